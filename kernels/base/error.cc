@@ -1,0 +1,23 @@
+#include "kernels/base/error.h"
+
+#include <cstdio>
+#include <cstdlib>
+
+namespace muster::kernels {
+
+CheckFailure::CheckFailure(const char* file, int line, const char* condition) {
+  message_ << "CHECK failed at " << file << ":" << line << ": " << condition << " ";
+}
+
+CheckFailure::~CheckFailure() {
+  std::fprintf(stderr, "%s\n", message_.str().c_str());
+  std::fflush(stderr);
+  std::abort();
+}
+
+absl::Status Annotate(const absl::Status& status, const std::string& where) {
+  if (status.ok()) return status;
+  return absl::Status(status.code(), where + ": " + std::string(status.message()));
+}
+
+}  // namespace muster::kernels

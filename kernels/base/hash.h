@@ -1,0 +1,17 @@
+#pragma once
+// 64-bit content hash (XXH3 of the xxHash library): file payloads, names, configurations.
+// Not cryptographic: it finds damage, not malice.
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace muster::kernels {
+
+uint64_t Hash64(const void* data, size_t bytes, uint64_t seed = 0);
+inline uint64_t Hash64(std::string_view text) { return Hash64(text.data(), text.size()); }
+
+// Sixteen lower-case hexadecimal digits.
+std::string HexDigits(uint64_t value);
+
+}  // namespace muster::kernels

@@ -1,0 +1,166 @@
+// CUDA streams, events and memory: the only file that calls cudaMalloc, cudaStreamCreate and
+// cudaEventCreate.
+#include "kernels/device/cuda_runtime.h"
+
+#include <cuda_runtime.h>
+
+#include <mutex>
+
+#include "kernels/base/error.h"
+#include "kernels/base/log.h"
+
+namespace muster::kernels::cuda {
+namespace {
+
+absl::Status ToStatus(cudaError_t error, const std::string& what) {
+  if (error == cudaSuccess) return absl::OkStatus();
+  const std::string message = what + ": " + cudaGetErrorString(error);
+  return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(message)
+                                            : absl::InternalError(message);
+}
+
+// Makes `device` current for the scope and restores what was.
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(Device device) {
+    cudaGetDevice(&before_);
+    cudaSetDevice(device.index);
+  }
+  ~CurrentDevice() { cudaSetDevice(before_); }
+
+ private:
+  int before_ = 0;
+};
+
+class CudaEvent : public EventState {
+ public:
+  explicit CudaEvent(cudaEvent_t event) : event(event) {}
+  ~CudaEvent() override { cudaEventDestroy(event); }
+  const cudaEvent_t event;
+};
+
+class CudaStream : public StreamState {
+ public:
+  CudaStream(Device device, cudaStream_t stream)
+      : StreamState(device, /*runs_inline=*/false), stream_(stream) {}
+  ~CudaStream() override { cudaStreamDestroy(stream_); }
+
+  void Record(EventState& event) override {
+    Fail(ToStatus(cudaEventRecord(static_cast<CudaEvent&>(event).event, stream_),
+                  "cudaEventRecord"));
+  }
+  void Wait(EventState& event) override {
+    Fail(ToStatus(cudaStreamWaitEvent(stream_, static_cast<CudaEvent&>(event).event, 0),
+                  "cudaStreamWaitEvent"));
+  }
+  absl::Status Synchronize() override {
+    Fail(ToStatus(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"));
+    std::lock_guard lock(mutex_);
+    return error_;
+  }
+  void Push(std::function<void()> work) override {
+    auto* owned = new std::function<void()>(std::move(work));
+    const auto run = [](void* argument) {
+      std::unique_ptr<std::function<void()>> call(static_cast<std::function<void()>*>(argument));
+      (*call)();
+    };
+    const cudaError_t error = cudaLaunchHostFunc(stream_, run, owned);
+    if (error != cudaSuccess) delete owned;
+    Fail(ToStatus(error, "cudaLaunchHostFunc"));
+  }
+  void Fail(const absl::Status& status) override {
+    std::lock_guard lock(mutex_);
+    if (error_.ok()) error_ = status;
+  }
+  void* native_handle() override { return stream_; }
+
+ private:
+  const cudaStream_t stream_;
+  std::mutex mutex_;
+  absl::Status error_;
+};
+
+absl::StatusOr<std::unique_ptr<EventState>> MakeEventWithFlags(Device device, unsigned flags) {
+  CurrentDevice current(device);
+  cudaEvent_t event = nullptr;
+  RETURN_IF_ERROR(ToStatus(cudaEventCreateWithFlags(&event, flags), "cudaEventCreate"));
+  return std::make_unique<CudaEvent>(event);
+}
+
+}  // namespace
+
+int DeviceCount() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+absl::StatusOr<std::unique_ptr<EventState>> MakeEvent(Device device) {
+  return MakeEventWithFlags(device, cudaEventDisableTiming);
+}
+
+absl::StatusOr<std::unique_ptr<EventState>> MakeTimedEvent(Device device) {
+  return MakeEventWithFlags(device, cudaEventDefault);
+}
+
+absl::StatusOr<std::unique_ptr<StreamState>> MakeStream(Device device, const std::string& name,
+                                                        StreamPriority priority) {
+  CurrentDevice current(device);
+  int lowest = 0, highest = 0;
+  RETURN_IF_ERROR(ToStatus(cudaDeviceGetStreamPriorityRange(&lowest, &highest),
+                           "cudaDeviceGetStreamPriorityRange"));
+  cudaStream_t stream = nullptr;
+  const int value = priority == StreamPriority::kHigh ? highest : lowest;
+  RETURN_IF_ERROR(ToStatus(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, value),
+                           "creating stream " + name + " on " + kernels::Name(device)));
+  return std::make_unique<CudaStream>(device, stream);
+}
+
+absl::StatusOr<void*> AllocateDevice(Device device, int64_t bytes) {
+  CurrentDevice current(device);
+  void* data = nullptr;
+  RETURN_IF_ERROR(ToStatus(cudaMalloc(&data, static_cast<size_t>(bytes)),
+                           "allocating " + std::to_string(bytes) + " bytes on " +
+                               kernels::Name(device)));
+  return data;
+}
+
+absl::StatusOr<void*> AllocatePinned(int64_t bytes) {
+  void* data = nullptr;
+  RETURN_IF_ERROR(ToStatus(cudaMallocHost(&data, static_cast<size_t>(bytes)),
+                           "allocating " + std::to_string(bytes) + " bytes of pinned memory"));
+  return data;
+}
+
+void FreeDevice(Device device, void* data) {
+  CurrentDevice current(device);
+  const absl::Status status = ToStatus(cudaFree(data), "cudaFree");
+  if (!status.ok()) Log(Severity::kError, std::string(status.message()));
+}
+
+void FreePinned(void* data) {
+  const absl::Status status = ToStatus(cudaFreeHost(data), "cudaFreeHost");
+  if (!status.ok()) Log(Severity::kError, std::string(status.message()));
+}
+
+absl::Status CopyAsync(void* destination, const void* source, int64_t bytes, StreamView stream) {
+  return ToStatus(cudaMemcpyAsync(destination, source, static_cast<size_t>(bytes),
+                                  cudaMemcpyDefault,
+                                  static_cast<cudaStream_t>(stream.native_handle())),
+                  "cudaMemcpyAsync of " + std::to_string(bytes) + " bytes");
+}
+
+absl::Status FillZeroAsync(void* destination, int64_t bytes, StreamView stream) {
+  return ToStatus(cudaMemsetAsync(destination, 0, static_cast<size_t>(bytes),
+                                  static_cast<cudaStream_t>(stream.native_handle())),
+                  "cudaMemsetAsync of " + std::to_string(bytes) + " bytes");
+}
+
+absl::StatusOr<int64_t> ElapsedNs(EventState& begin, EventState& end) {
+  float milliseconds = 0;
+  RETURN_IF_ERROR(ToStatus(cudaEventElapsedTime(&milliseconds, static_cast<CudaEvent&>(begin).event,
+                                                static_cast<CudaEvent&>(end).event),
+                           "cudaEventElapsedTime"));
+  return static_cast<int64_t>(static_cast<double>(milliseconds) * 1e6);
+}
+
+}  // namespace muster::kernels::cuda

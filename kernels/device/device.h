@@ -1,0 +1,31 @@
+#pragma once
+// Where memory lives and work runs: the host's processor, or one CUDA device.
+#include <cstdint>
+#include <string>
+
+namespace muster::kernels {
+
+enum class DeviceType : uint8_t { kCpu, kCuda };
+
+struct Device {
+  DeviceType type = DeviceType::kCpu;
+  int index = 0;
+  friend bool operator==(const Device&, const Device&) = default;
+};
+
+inline std::string Name(Device device) {
+  return device.type == DeviceType::kCpu ? "cpu" : "cuda:" + std::to_string(device.index);
+}
+
+// How many devices of a type this process sees; 0 CUDA devices in a build without CUDA.
+int DeviceCount(DeviceType type);
+
+// True in a build that contains the CUDA backend.
+constexpr bool kBuiltWithCuda =
+#ifdef MUSTER_WITH_CUDA
+    true;
+#else
+    false;
+#endif
+
+}  // namespace muster::kernels

@@ -1,0 +1,39 @@
+#pragma once
+// Causal grouped-query attention, blocked: the [S, S] matrix is never materialised.
+//   out_i = sum_j softmax_j(scale q_i . k_j) v_j   over j with k_begin + j <= q_begin + i
+// Query head h reads key/value head h / (H / K). The log-sum-exp of each row is kept in natural
+// log; the backward recomputes probabilities from it (Dao et al., "FlashAttention", 2022). Token
+// strides are free: q, k and v may be slices of one packed [B, S, (H + 2K) C] tensor, with
+// contiguous heads [.., H, C] in the last two dims. Rows that see no key give 0 and lse = -inf, so
+// that partial results over blocks of keys merge by log-sum-exp (ring attention).
+// FLOPs, causal: forward 2 B H S^2 C, backward 5 B H S^2 C.
+#include "kernels/ops/op.h"
+
+namespace muster::kernels {
+
+struct AttentionForwardArgs {
+  TensorView q;    // [B, Sq, H, C]
+  TensorView k;    // [B, Sk, K, C]
+  TensorView v;    // [B, Sk, K, C]
+  TensorView out;  // [B, Sq, H, C]
+  TensorView lse;  // out, accumulator dtype [B, H, Sq]
+  float scale = 1.0f;
+  bool causal = true;
+  int64_t q_begin = 0;  // global position of row 0 of q, and of k
+  int64_t k_begin = 0;
+};
+MUSTER_DECLARE_OP(AttentionForward)
+
+struct AttentionBackwardArgs {
+  TensorView d_out;            // [B, Sq, H, C]
+  TensorView q, k, v;          // as in the forward
+  TensorView out, lse;         // as the forward left them (merged, if merged)
+  TensorView d_q, d_k, d_v;    // out, shaped as q, k, v; may be slices of one packed tensor
+  TensorView delta;            // workspace, accumulator dtype [B, H, Sq]: sum_c d_out out
+  float scale = 1.0f;
+  bool causal = true;
+  int64_t q_begin = 0, k_begin = 0;
+};
+MUSTER_DECLARE_OP(AttentionBackward)
+
+}  // namespace muster::kernels

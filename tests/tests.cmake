@@ -1,0 +1,47 @@
+# One GoogleTest binary per folder: tests/<folder>/*_test.cc -> muster_<folder>_test. Files named
+# *_mpi_test.cc go into muster_<folder>_mpi_test, which ctest runs under mpirun with 1, 2, 3 and 4
+# ranks; every rank runs every test.
+find_package(GTest REQUIRED)
+set(MUSTER_MPIRUN ${CMAKE_COMMAND} -E env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    mpirun --oversubscribe --bind-to none --mca mpi_yield_when_idle 1)
+
+foreach(folder kernels parallel models runtime launch)
+  file(GLOB tests CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/${folder}/*_test.cc)
+  file(GLOB support CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/support/${folder}/*.cc)
+  set(mpi_tests ${tests})
+  list(FILTER mpi_tests INCLUDE REGEX "_mpi_test\\.cc$")
+  list(FILTER tests EXCLUDE REGEX "_mpi_test\\.cc$")
+  if(tests)
+    add_executable(muster_${folder}_test ${tests} ${support})
+    target_link_libraries(muster_${folder}_test muster_${folder} GTest::gtest GTest::gtest_main)
+    target_compile_definitions(muster_${folder}_test PRIVATE MUSTER_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
+                               MUSTER_BINARY_DIR="${CMAKE_BINARY_DIR}")
+    add_test(NAME ${folder} COMMAND muster_${folder}_test)
+    set_tests_properties(${folder} PROPERTIES ENVIRONMENT OMP_NUM_THREADS=1)
+  endif()
+  if(mpi_tests)
+    add_executable(muster_${folder}_mpi_test ${mpi_tests} ${support} tests/support/mpi_main.cc)
+    target_link_libraries(muster_${folder}_mpi_test muster_${folder} GTest::gtest MPI::MPI_CXX)
+    target_compile_definitions(muster_${folder}_mpi_test PRIVATE
+                               MUSTER_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
+                               MUSTER_BINARY_DIR="${CMAKE_BINARY_DIR}")
+    foreach(ranks 1 2 3 4)
+      add_test(NAME ${folder}_mpi_${ranks}
+               COMMAND ${MUSTER_MPIRUN} -np ${ranks} $<TARGET_FILE:muster_${folder}_mpi_test>)
+      set_tests_properties(${folder}_mpi_${ranks} PROPERTIES
+                           ENVIRONMENT OMP_NUM_THREADS=1 TIMEOUT 300 RUN_SERIAL ON)
+    endforeach()
+  endif()
+endforeach()
+
+file(GLOB scripts CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/end_to_end/*_test.sh)
+foreach(script IN LISTS scripts)
+  get_filename_component(name ${script} NAME_WE)
+  add_test(NAME ${name} COMMAND bash ${script} ${CMAKE_BINARY_DIR}/muster
+           WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(${name} PROPERTIES ENVIRONMENT OMP_NUM_THREADS=1 TIMEOUT 600 RUN_SERIAL ON)
+endforeach()
+
+if(EXISTS ${CMAKE_SOURCE_DIR}/tests/layering_test)
+  add_test(NAME layering COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/layering_test ${CMAKE_SOURCE_DIR})
+endif()
