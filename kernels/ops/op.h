@@ -5,6 +5,7 @@
 //   kernels::Name(const NameArgs&, StreamView)    what callers use: checks, enqueues and returns
 //   kernels::cpu::Name(const NameArgs&)           the specification, run in stream order on the host
 //   kernels::cuda::Name(const NameArgs&, StreamView)
+//   kernels::CheckArgs(const NameArgs&)           the contract's shapes and dtypes, for both
 //
 // kernels/ops/dispatch.cc, the one dispatch point, picks by the stream's device; the
 // implementation picks by dtype. Unless a header says otherwise, ops accumulate in fp32 (fp64 for
@@ -19,6 +20,7 @@
 
 #define MUSTER_DECLARE_OP(Name)                                 \
   void Name(const Name##Args& args, StreamView stream);         \
+  void CheckArgs(const Name##Args& args);                       \
   namespace cpu {                                               \
   void Name(const Name##Args& args);                            \
   }                                                             \
