@@ -30,9 +30,9 @@ absl::Status Annotate(const absl::Status& status, const std::string& where);
 #define MUSTER_CHECK(condition) \
   while (!(condition)) ::muster::kernels::CheckFailure(__FILE__, __LINE__, #condition).stream()
 #define MUSTER_CHECK_EQ(a, b) MUSTER_CHECK((a) == (b)) << (a) << " vs " << (b) << " "
-#define MUSTER_CHECK_OK(expression)                                       \
+#define MUSTER_CHECK_OK(expression)                                               \
   if (absl::Status muster_check_status = (expression); !muster_check_status.ok()) \
-  ::muster::kernels::CheckFailure(__FILE__, __LINE__, #expression).stream() \
+  ::muster::kernels::CheckFailure(__FILE__, __LINE__, #expression).stream()       \
       << muster_check_status.ToString()
 
 #define MUSTER_CONCAT_(a, b) a##b

@@ -21,9 +21,9 @@ void Log(Severity severity, const std::string& message) {
   localtime_r(&now.tv_sec, &local);
   char prefix[64];
   const int rank = log_rank.load(std::memory_order_relaxed);
-  const int used = std::snprintf(prefix, sizeof(prefix), "%02d:%02d:%02d.%03ld %s", local.tm_hour,
-                                 local.tm_min, local.tm_sec, now.tv_nsec / 1000000,
-                                 kNames[static_cast<int>(severity)]);
+  const int used =
+      std::snprintf(prefix, sizeof(prefix), "%02d:%02d:%02d.%03ld %s", local.tm_hour, local.tm_min,
+                    local.tm_sec, now.tv_nsec / 1000000, kNames[static_cast<int>(severity)]);
   std::string line(prefix, static_cast<size_t>(used));
   if (rank >= 0) line += " rank " + std::to_string(rank);
   line += ": " + message + "\n";

@@ -1,13 +1,12 @@
 // CUDA streams, events and memory: the only file that calls cudaMalloc, cudaStreamCreate and
 // cudaEventCreate.
-#include "kernels/device/cuda_runtime.h"
-
 #include <cuda_runtime.h>
 
 #include <mutex>
 
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
+#include "kernels/device/cuda_runtime.h"
 
 namespace muster::kernels::cuda {
 namespace {
@@ -118,9 +117,9 @@ absl::StatusOr<std::unique_ptr<StreamState>> MakeStream(Device device, const std
 absl::StatusOr<void*> AllocateDevice(Device device, int64_t bytes) {
   CurrentDevice current(device);
   void* data = nullptr;
-  RETURN_IF_ERROR(ToStatus(cudaMalloc(&data, static_cast<size_t>(bytes)),
-                           "allocating " + std::to_string(bytes) + " bytes on " +
-                               kernels::Name(device)));
+  RETURN_IF_ERROR(
+      ToStatus(cudaMalloc(&data, static_cast<size_t>(bytes)),
+               "allocating " + std::to_string(bytes) + " bytes on " + kernels::Name(device)));
   return data;
 }
 
@@ -143,10 +142,10 @@ void FreePinned(void* data) {
 }
 
 absl::Status CopyAsync(void* destination, const void* source, int64_t bytes, StreamView stream) {
-  return ToStatus(cudaMemcpyAsync(destination, source, static_cast<size_t>(bytes),
-                                  cudaMemcpyDefault,
-                                  static_cast<cudaStream_t>(stream.native_handle())),
-                  "cudaMemcpyAsync of " + std::to_string(bytes) + " bytes");
+  return ToStatus(
+      cudaMemcpyAsync(destination, source, static_cast<size_t>(bytes), cudaMemcpyDefault,
+                      static_cast<cudaStream_t>(stream.native_handle())),
+      "cudaMemcpyAsync of " + std::to_string(bytes) + " bytes");
 }
 
 absl::Status FillZeroAsync(void* destination, int64_t bytes, StreamView stream) {

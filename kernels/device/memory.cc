@@ -69,13 +69,20 @@ DeviceBuffer& DeviceBuffer::operator=(DeviceBuffer&& other) noexcept {
 DeviceBuffer::~DeviceBuffer() {
   if (data_ == nullptr) return;
   switch (kind_) {
-    case Kind::kHost: std::free(data_); return;
+    case Kind::kHost:
+      std::free(data_);
+      return;
 #ifdef MUSTER_WITH_CUDA
-    case Kind::kDevice: cuda::FreeDevice(device_, data_); return;
-    case Kind::kPinned: cuda::FreePinned(data_); return;
+    case Kind::kDevice:
+      cuda::FreeDevice(device_, data_);
+      return;
+    case Kind::kPinned:
+      cuda::FreePinned(data_);
+      return;
 #else
     case Kind::kDevice:
-    case Kind::kPinned: return;
+    case Kind::kPinned:
+      return;
 #endif
   }
 }

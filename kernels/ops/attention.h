@@ -25,11 +25,11 @@ struct AttentionForwardArgs {
 MUSTER_DECLARE_OP(AttentionForward)
 
 struct AttentionBackwardArgs {
-  TensorView d_out;            // [B, Sq, H, C]
-  TensorView q, k, v;          // as in the forward
-  TensorView out, lse;         // as the forward left them (merged, if merged)
-  TensorView d_q, d_k, d_v;    // out, shaped as q, k, v; may be slices of one packed tensor
-  TensorView delta;            // workspace, accumulator dtype [B, H, Sq]: sum_c d_out out
+  TensorView d_out;          // [B, Sq, H, C]
+  TensorView q, k, v;        // as in the forward
+  TensorView out, lse;       // as the forward left them (merged, if merged)
+  TensorView d_q, d_k, d_v;  // out, shaped as q, k, v; may be slices of one packed tensor
+  TensorView delta;          // workspace, accumulator dtype [B, H, Sq]: sum_c d_out out
   float scale = 1.0f;
   bool causal = true;
   int64_t q_begin = 0, k_begin = 0;

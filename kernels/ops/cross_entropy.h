@@ -1,7 +1,8 @@
 #pragma once
 // Cross-entropy of a next-token prediction, over a vocabulary that may be sharded. Two passes over
 // the logits in all:
-//   1. CrossEntropyStats: per token, over this shard, max, sum of exp(logit - max), and the target's
+//   1. CrossEntropyStats: per token, over this shard, max, sum of exp(logit - max), and the
+//   target's
 //      logit (-inf elsewhere). Shards merge by max and scaled sum (CrossEntropyMergeStats).
 //   2. CrossEntropyBackward: writes the gradient over the logits,
 //        d_logit = (softmax - onehot(target)) * scale.

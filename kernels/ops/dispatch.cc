@@ -1,5 +1,6 @@
 // The one dispatch point: an op runs where its stream is. Argument structs are copied into the
 // stream; tensors must live until the stream has passed.
+#include "kernels/base/error.h"
 #include "kernels/ops/adamw.h"
 #include "kernels/ops/attention.h"
 #include "kernels/ops/cast.h"
@@ -15,8 +16,6 @@
 #include "kernels/ops/rope.h"
 #include "kernels/ops/swiglu.h"
 #include "kernels/ops/topk_route.h"
-
-#include "kernels/base/error.h"
 
 namespace muster::kernels {
 namespace {
@@ -41,13 +40,13 @@ void Dispatch(const char* name, void (*cpu)(const Args&), void (*cuda)(const Arg
 #else
 #define MUSTER_CUDA_TWIN(Name) nullptr
 #endif
-#define MUSTER_DISPATCH(Name)                                                    \
-  void Name(const Name##Args& args, StreamView stream) {                         \
+#define MUSTER_DISPATCH(Name)                                                      \
+  void Name(const Name##Args& args, StreamView stream) {                           \
     Dispatch<Name##Args>(#Name, &cpu::Name, MUSTER_CUDA_TWIN(Name), args, stream); \
   }
 // Ops whose CUDA kernel is still to be written.
-#define MUSTER_DISPATCH_CPU_ONLY(Name)                             \
-  void Name(const Name##Args& args, StreamView stream) {           \
+#define MUSTER_DISPATCH_CPU_ONLY(Name)                              \
+  void Name(const Name##Args& args, StreamView stream) {            \
     Dispatch<Name##Args>(#Name, &cpu::Name, nullptr, args, stream); \
   }
 

@@ -17,9 +17,9 @@ MUSTER_DECLARE_OP(EmbeddingForward)
 
 // Sums in token order, so that the result does not depend on how many times a token occurs apart.
 struct EmbeddingBackwardArgs {
-  TensorView d_out;     // [T, D]
-  TensorView indices;   // int32 [T]: the tokens, or the positions for the position table
-  TensorView d_table;   // accumulated, accumulator dtype [V, D]
+  TensorView d_out;    // [T, D]
+  TensorView indices;  // int32 [T]: the tokens, or the positions for the position table
+  TensorView d_table;  // accumulated, accumulator dtype [V, D]
   int64_t vocab_begin = 0;
 };
 MUSTER_DECLARE_OP(EmbeddingBackward)

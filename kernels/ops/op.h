@@ -3,9 +3,9 @@
 // source, shapes, accumulation type, aliasing, determinism. MUSTER_DECLARE_OP(Name) declares
 //
 //   kernels::Name(const NameArgs&, StreamView)    what callers use: checks, enqueues and returns
-//   kernels::cpu::Name(const NameArgs&)           the specification, run in stream order on the host
-//   kernels::cuda::Name(const NameArgs&, StreamView)
-//   kernels::CheckArgs(const NameArgs&)           the contract's shapes and dtypes, for both
+//   kernels::cpu::Name(const NameArgs&)           the specification, run in stream order on the
+//   host kernels::cuda::Name(const NameArgs&, StreamView) kernels::CheckArgs(const NameArgs&) the
+//   contract's shapes and dtypes, for both
 //
 // kernels/ops/dispatch.cc, the one dispatch point, picks by the stream's device; the
 // implementation picks by dtype. Unless a header says otherwise, ops accumulate in fp32 (fp64 for
@@ -18,12 +18,12 @@
 #include "kernels/device/stream.h"
 #include "kernels/tensor/tensor.h"
 
-#define MUSTER_DECLARE_OP(Name)                                 \
-  void Name(const Name##Args& args, StreamView stream);         \
-  void CheckArgs(const Name##Args& args);                       \
-  namespace cpu {                                               \
-  void Name(const Name##Args& args);                            \
-  }                                                             \
-  namespace cuda {                                              \
-  void Name(const Name##Args& args, StreamView stream);         \
+#define MUSTER_DECLARE_OP(Name)                         \
+  void Name(const Name##Args& args, StreamView stream); \
+  void CheckArgs(const Name##Args& args);               \
+  namespace cpu {                                       \
+  void Name(const Name##Args& args);                    \
+  }                                                     \
+  namespace cuda {                                      \
+  void Name(const Name##Args& args, StreamView stream); \
   }

@@ -1,7 +1,7 @@
 #pragma once
 // Training memory, planned before step 1 and taken in one piece. Who needs a tensor adds it to the
-// plan with a name, a lifetime and the view to be bound; Arena::Allocate takes the planned bytes and
-// binds every view. The planned number and the allocated number are the same number.
+// plan with a name, a lifetime and the view to be bound; Arena::Allocate takes the planned bytes
+// and binds every view. The planned number and the allocated number are the same number.
 //
 // A view added to a plan must stay at its address until the arena is allocated.
 #include <cstdint>

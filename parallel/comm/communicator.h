@@ -1,0 +1,51 @@
+#pragma once
+// What a backend (MPI on host memory, NCCL) implements for one process group. Callers use
+// parallel/comm/collectives.h, which checks arguments, keeps the log, and handles groups of one.
+// Each call enqueues on `stream` and returns; failures that happen later are left in the stream
+// (StreamView::Fail). Ranks of a group make the same calls in the same order.
+//
+// Reductions add in rank order 0 .. n-1, in the accumulator dtype, whatever the message's size or
+// split, so results do not depend on how gradients are cut into buckets.
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "kernels/device/stream.h"
+#include "kernels/tensor/tensor.h"
+#include "parallel/comm/collective_log.h"
+
+namespace muster::parallel {
+
+enum class ReduceOp { kSum, kMax };
+
+// One enqueued call; the backend reports its start and end to the log.
+struct CollectiveCall {
+  CollectiveLog* log = nullptr;
+  uint64_t id = 0;
+  std::string what;  // "all_reduce #12 of group dp, 4096 bytes, from parallel/dp/x.cc:40"
+};
+
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  using TensorView = kernels::TensorView;
+  using StreamView = kernels::StreamView;
+
+  virtual absl::Status AllReduce(TensorView data, ReduceOp op, CollectiveCall call,
+                                 StreamView stream) = 0;
+  virtual absl::Status ReduceScatter(TensorView in, TensorView out, ReduceOp op,
+                                     CollectiveCall call, StreamView stream) = 0;
+  virtual absl::Status AllGather(TensorView in, TensorView out, CollectiveCall call,
+                                 StreamView stream) = 0;
+  virtual absl::Status AllToAll(TensorView in, TensorView out, TensorView send_counts,
+                                TensorView receive_counts, CollectiveCall call,
+                                StreamView stream) = 0;
+  virtual absl::Status Send(TensorView data, int peer, CollectiveCall call, StreamView stream) = 0;
+  virtual absl::Status Receive(TensorView data, int peer, CollectiveCall call,
+                               StreamView stream) = 0;
+  virtual absl::Status Broadcast(TensorView data, int root, CollectiveCall call,
+                                 StreamView stream) = 0;
+  virtual absl::Status Barrier(CollectiveCall call, StreamView stream) = 0;
+};
+
+}  // namespace muster::parallel

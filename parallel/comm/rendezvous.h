@@ -1,0 +1,62 @@
+#pragma once
+// How the processes of a job find each other: one World per process, from which all process groups
+// are made. Under mpirun (or srun with PMIx) it is MPI's world, initialised with
+// MPI_THREAD_MULTIPLE; a process started alone is a world of one and does not touch MPI.
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "parallel/comm/collective_log.h"
+#include "parallel/comm/process_group.h"
+
+namespace muster::parallel {
+
+// A slow link for tests: each message additionally takes latency + bytes / bandwidth, slept, not
+// computed, by the thread that runs the collective. Zero is off.
+struct InjectedLink {
+  double latency_us = 0;
+  double gigabytes_per_second = 0;  // 0: no bandwidth limit
+};
+
+struct WorldOptions {
+  // A collective that has not ended by then fails with DeadlineExceeded and names itself.
+  std::chrono::milliseconds deadline{60'000};
+  InjectedLink injected_link;
+};
+
+class World {
+ public:
+  // Errors: MPI without MPI_THREAD_MULTIPLE; a launcher's environment that MPI does not confirm.
+  static absl::StatusOr<std::unique_ptr<World>> Create(const WorldOptions& options);
+  // A world of one, whatever started the process (tests compare N ranks with it).
+  static std::unique_ptr<World> Alone();
+  virtual ~World() = default;
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  int local_rank() const { return local_rank_; }  // among the ranks of this host
+  int local_size() const { return local_size_; }
+  const std::string& host() const { return host_; }
+  CollectiveLog& log() { return log_; }
+
+  // All ranks of `world_ranks` (ascending, this rank among them) call it, in the same order.
+  // `device` is where the group's tensors live: MPI serves the CPU, NCCL the GPUs.
+  virtual absl::StatusOr<std::unique_ptr<ProcessGroup>> NewGroup(std::string name,
+                                                                 std::vector<int> world_ranks,
+                                                                 TimeCategory category,
+                                                                 kernels::Device device) = 0;
+  // Every rank's `text`, by rank; blocks. For small things at start-up: hashes, host names.
+  virtual absl::StatusOr<std::vector<std::string>> GatherText(const std::string& text) = 0;
+  // Ends every process of the job now; for a failure that other ranks cannot see.
+  [[noreturn]] virtual void Abort(int exit_code) = 0;
+
+ protected:
+  int rank_ = 0, size_ = 1, local_rank_ = 0, local_size_ = 1;
+  std::string host_;
+  CollectiveLog log_;
+};
+
+}  // namespace muster::parallel

@@ -1,0 +1,69 @@
+#pragma once
+// The mesh folds the world's W ranks twice over the same ranks:
+//   dense part    W = pp x dp x cp x tp      (tp innermost)
+//   expert part   W = pp x edp x ep x etp    (etp innermost),  dp cp tp = edp ep etp
+// A degree left out is 1, but dp fills the world. Experts are folded, not multiplied: the ranks of
+// an ep group are ranks of the dense axes.
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/device/device.h"
+#include "parallel/comm/process_group.h"
+#include "parallel/comm/rendezvous.h"
+
+namespace muster::parallel {
+
+enum class Axis {
+  kData,          // dp: replicas of the dense part
+  kTensor,        // tp
+  kContext,       // cp
+  kPipeline,      // pp
+  kExpert,        // ep: ranks that share one set of experts
+  kExpertTensor,  // etp
+  kExpertData,    // edp: replicas of an expert shard; its gradients are reduced here
+  kDenseReplica,  // dp x cp: gradients of dense parameters are reduced here
+  kWorld,
+};
+const char* Name(Axis axis);
+
+struct MeshDegrees {
+  int dp = 0;  // 0: what is left of the world
+  int tp = 1, cp = 1, pp = 1, ep = 1, etp = 1;
+  int edp() const { return dp * cp * tp / (ep * etp); }
+  int world_size() const { return pp * dp * cp * tp; }
+  std::string ToString() const;  // "dp4 ep2 (edp2)", degrees of 1 left out
+};
+
+// Fills dp in and checks every rule; each broken one is a sentence with field, value and the
+// nearest legal values, appended to `problems`.
+MeshDegrees ResolveMesh(MeshDegrees wanted, int world_size, std::vector<std::string>* problems);
+
+struct MeshCoordinates {
+  int pp = 0, dp = 0, cp = 0, tp = 0;  // dense
+  int edp = 0, ep = 0, etp = 0;        // expert
+};
+MeshCoordinates CoordinatesOf(int world_rank, const MeshDegrees& degrees);
+// World ranks, ascending, of the group along `axis` that contains `world_rank`.
+std::vector<int> GroupRanks(Axis axis, int world_rank, const MeshDegrees& degrees);
+
+class Mesh {
+ public:
+  // Makes and warms every group, in the same order on all ranks. CHECKs that degrees are resolved.
+  static absl::StatusOr<std::unique_ptr<Mesh>> Create(World& world, const MeshDegrees& degrees,
+                                                      kernels::Device device);
+  const ProcessGroup& Group(Axis axis) const { return *groups_[static_cast<size_t>(axis)]; }
+  const MeshDegrees& degrees() const { return degrees_; }
+  const MeshCoordinates& coordinates() const { return coordinates_; }
+  kernels::Device device() const { return device_; }
+
+ private:
+  Mesh() = default;
+  MeshDegrees degrees_;
+  MeshCoordinates coordinates_;
+  kernels::Device device_;
+  std::vector<std::unique_ptr<ProcessGroup>> groups_;  // indexed by Axis
+};
+
+}  // namespace muster::parallel
