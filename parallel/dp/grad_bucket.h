@@ -1,0 +1,63 @@
+#pragma once
+// Buckets: contiguous runs of gradients (and of weights, in the same layout) that are reduced,
+// updated and gathered as one. Parameters enter in backward order (the reverse of the list), so a
+// bucket is complete as early as the backward can make it. Dense and expert parameters go to
+// separate buckets, as their replicas are different groups. PlanBuckets is pure; who decides bucket
+// sizes is its `bucket_bytes`.
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/tensor/arena.h"
+#include "parallel/mesh/parameter.h"
+
+namespace muster::parallel {
+
+struct BucketSlice {
+  ParameterId parameter;
+  int64_t offset, count;  // elements within the bucket
+};
+
+struct Bucket {
+  std::string name;  // "bucket 3 (dense)"
+  bool expert = false;
+  int group_size = 1;  // replicas: ranks that reduce it together
+  int group_rank = 0;
+  std::vector<BucketSlice> slices;
+  int64_t num_elements = 0;  // padded: a multiple of group_size * kBucketAlignment
+
+  int64_t shard_elements() const { return num_elements / group_size; }
+  int64_t shard_begin() const { return group_rank * shard_elements(); }
+};
+
+constexpr int64_t kBucketAlignment = 64;  // elements; each shard and each parameter starts aligned
+
+struct BucketLayout {
+  std::vector<Bucket> buckets;  // in backward order
+  std::vector<int> bucket_of;   // by ParameterId
+};
+
+// Closes a bucket once it holds bucket_bytes of gradients; a parameter is never split over buckets.
+BucketLayout PlanBuckets(const ParameterList& parameters, int64_t bucket_bytes,
+                         kernels::DType gradient_dtype);
+
+// The memory of all buckets. Construct, then allocate the arena, then Bind.
+class BucketStorage {
+ public:
+  BucketStorage(const BucketLayout& layout, kernels::DType weight_dtype, kernels::ArenaPlan& plan);
+  // Points every parameter's weight and gradient into its bucket.
+  void Bind(ParameterList& parameters) const;
+  const kernels::TensorView& weights(int bucket) const { return weights_[Index(bucket)]; }
+  const kernels::TensorView& gradients(int bucket) const { return gradients_[Index(bucket)]; }
+  // This rank's part.
+  kernels::TensorView weight_shard(int bucket) const;
+  kernels::TensorView gradient_shard(int bucket) const;
+  const BucketLayout& layout() const { return layout_; }
+
+ private:
+  static size_t Index(int bucket) { return static_cast<size_t>(bucket); }
+  const BucketLayout& layout_;
+  std::vector<kernels::TensorView> weights_, gradients_;
+};
+
+}  // namespace muster::parallel

@@ -1,0 +1,48 @@
+#pragma once
+// AdamW on this rank's shard of every bucket (ZeRO 1), or on whole buckets (ZeRO 0): moments, and a
+// master copy when weights are stored in bf16. Weight decay is a property of the parameter.
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kernels/device/stream.h"
+#include "kernels/tensor/arena.h"
+#include "parallel/dp/bucket_reducer.h"
+#include "parallel/dp/grad_bucket.h"
+#include "parallel/optim/grad_clip.h"
+
+namespace muster::parallel {
+
+struct AdamWOptions {
+  float beta1 = 0.9f, beta2 = 0.95f, epsilon = 1e-8f, weight_decay = 0.1f;
+};
+
+// One parameter's (part of a) state on this rank: a logical range for checkpoints and tests.
+struct OptimizerSlice {
+  ParameterId parameter;
+  int64_t begin, count;  // elements of the parameter's local slice
+  kernels::TensorView master, moment1, moment2;
+};
+
+class ShardedAdamW {
+ public:
+  ShardedAdamW(const BucketStorage& storage, const ParameterList& parameters, int zero_level,
+               AdamWOptions options, kernels::ArenaPlan& plan);
+  // Copies the weights into the master copies; after initial weights or a load.
+  void ReadWeights(kernels::StreamView compute);
+  // One update with the given rate; `update` counts from 1. Skips if facts.scale is 0.
+  void Step(double learning_rate, int64_t update, const GradientFacts& facts,
+            kernels::StreamView compute);
+  std::vector<OptimizerSlice> Slices() const;
+
+ private:
+  struct State {
+    kernels::TensorView master, moment1, moment2;  // [owned elements of the bucket]
+  };
+  const BucketStorage& storage_;
+  const ParameterList& parameters_;
+  const int zero_level_;
+  const AdamWOptions options_;
+  std::vector<State> states_;  // by bucket
+};
+
+}  // namespace muster::parallel
