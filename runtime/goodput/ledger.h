@@ -1,0 +1,77 @@
+#pragma once
+// The goodput ledger: one append-only binary file per rank and attempt, written with one write(2)
+// per record and no fsync, so that it survives the death of its process. A rank is always in
+// exactly one state; entering one closes the one before, so the intervals tile. The report
+// (runtime/goodput/attribution) is a pure function of these files.
+//
+// File: ledger/attempt-<a>/rank-<r>.ledger in the run directory, created exclusively, mode 0600.
+// Record, little-endian: u16 payload bytes, u8 type, u8 version, u32 checksum of the rest
+// (XXH32), i64 monotonic ns, i64 realtime ns, payload; at most 256 bytes. Readers skip unknown
+// types by length; a damaged tail costs the last record, and is reported.
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "parallel/comm/time_category.h"
+
+namespace muster::runtime {
+
+enum class State : uint8_t {
+  kAllocWait,
+  kLaunch,
+  kInitRuntime,
+  kInitModel,
+  kCheckpointLoad,
+  kDataSeek,
+  kWarmup,
+  kStep,
+  kCheckpointStall,
+  kEval,
+  kDetect,
+  kTeardown,
+  kSpareIdle,
+  kDrain,
+  kUnknown,
+};
+constexpr int kNumStates = static_cast<int>(State::kUnknown) + 1;
+const char* Name(State state);
+
+struct AttemptBegin {
+  int attempt = 0, rank = 0, world_size = 1;
+  double peak_flops = 0;   // of this device
+  std::string peak_label;  // "H200 SXM bf16 dense", "peak=measured"; cut to 48 bytes
+  std::string host;        // cut to 64 bytes
+  uint64_t config_hash = 0;
+  int64_t process_start_monotonic_ns = 0;
+};
+
+struct StepEnd {
+  int64_t step = 0;
+  uint64_t loss_bits = 0, grad_norm_bits = 0;                   // of fp64
+  double model_flops = 0;                                       // of this rank's share of the step
+  int64_t tokens = 0;                                           // of the global batch
+  bool skipped = false;                                         // executed without an update
+  std::array<int64_t, parallel::kNumTimeCategories> time_ns{};  // sums to the step's wall time
+};
+
+class LedgerWriter {
+ public:
+  // Errors: the directory cannot be written; the file exists (another process has this attempt).
+  static absl::StatusOr<std::unique_ptr<LedgerWriter>> Create(const std::string& run_directory,
+                                                              const AttemptBegin& begin);
+  virtual ~LedgerWriter() = default;  // closes the attempt's last state, if End was not called
+  // From now on this rank is in `state`. Returns the instant (CLOCK_MONOTONIC ns).
+  virtual int64_t Enter(State state) = 0;
+  virtual void StepBegin(int64_t step) = 0;  // enters kStep
+  // The step's interval ends now; time_ns is scaled to tile it exactly: the difference between its
+  // sum and the interval goes to kOther.
+  virtual void StepEnded(const StepEnd& end) = 0;
+  virtual void Heartbeat() = 0;  // at most 0.5 s apart while alive; cheap
+  virtual void End(int exit_code) = 0;
+  virtual absl::Status status() const = 0;  // the first write error, if any
+};
+
+}  // namespace muster::runtime
