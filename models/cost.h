@@ -11,7 +11,7 @@ namespace muster::models {
 
 struct ModelCost {
   int64_t parameters = 0;            // all
-  int64_t active_parameters = 0;     // that one token meets
+  int64_t active_parameters = 0;     // all but the routed experts that a token does not choose
   int64_t embedding_parameters = 0;  // token and position tables (not the output projection)
   int64_t expert_parameters = 0;     // routed experts only
   // Training FLOPs (forward and backward) per token, at the given sequence length.
