@@ -1,0 +1,52 @@
+#pragma once
+// Reads and writes safetensors files (Hugging Face's format: 8-byte little-endian header length, a
+// JSON header, raw little-endian data). The reader takes a file for hostile: it checks the header's
+// bound, names, dtypes, shape x dtype with overflow, and that the tensors cover the data without
+// gap or overlap, before it hands out a pointer. The writer writes a temporary beside the target,
+// syncs it and renames it, so that a file that exists is whole.
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/base/dtype.h"
+
+namespace muster::runtime {
+
+struct SafetensorsEntry {
+  kernels::DType dtype = kernels::DType::kFloat32;  // F32, BF16, F64, I32, I64, U8
+  std::vector<int64_t> shape;
+  const void* data = nullptr;  // host memory
+  int64_t bytes = 0;
+};
+
+class SafetensorsFile {
+ public:
+  // Memory-maps and validates. Errors name the file, the tensor and the broken rule.
+  static absl::StatusOr<std::unique_ptr<SafetensorsFile>> Open(const std::string& path);
+  ~SafetensorsFile();
+  SafetensorsFile(const SafetensorsFile&) = delete;
+  SafetensorsFile& operator=(const SafetensorsFile&) = delete;
+
+  const std::map<std::string, SafetensorsEntry>& tensors() const { return tensors_; }
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+
+ private:
+  SafetensorsFile() = default;
+  absl::Status ParseHeader(const std::string& path);
+  void* map_ = nullptr;
+  size_t map_bytes_ = 0;
+  std::map<std::string, SafetensorsEntry> tensors_;
+  std::map<std::string, std::string> metadata_;
+};
+
+// Tensors are written in the order of their names. Errors: the file cannot be written; nothing is
+// left behind then.
+absl::Status WriteSafetensors(const std::string& path,
+                              const std::map<std::string, SafetensorsEntry>& tensors,
+                              const std::map<std::string, std::string>& metadata);
+
+}  // namespace muster::runtime

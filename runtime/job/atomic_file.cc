@@ -1,0 +1,88 @@
+#include "runtime/job/atomic_file.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+
+#include "kernels/base/error.h"
+
+namespace muster::runtime {
+namespace {
+
+absl::Status FromErrno(const std::string& what) {
+  const std::string message = what + ": " + std::strerror(errno);
+  switch (errno) {
+    case ENOENT:
+      return absl::NotFoundError(message);
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return absl::PermissionDeniedError(message);
+    case ENOSPC:
+    case EFBIG:
+    case EDQUOT:
+      return absl::ResourceExhaustedError(message);
+    default:
+      return absl::UnavailableError(message);
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<AtomicFile>> AtomicFile::Create(const std::string& path) {
+  const std::string temporary = path + ".partial-" + std::to_string(getpid());
+  const int fd =
+      open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (fd < 0) return FromErrno("cannot write " + path);
+  return std::unique_ptr<AtomicFile>(new AtomicFile(path, temporary, fd));
+}
+
+AtomicFile::~AtomicFile() {
+  if (fd_ < 0) return;
+  close(fd_);
+  unlink(temporary_.c_str());
+}
+
+absl::Status AtomicFile::Write(const void* data, size_t bytes) {
+  const char* next = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t written = write(fd_, next, bytes);
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) return FromErrno("writing " + path_);
+    next += written;
+    bytes -= static_cast<size_t>(written);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status AtomicFile::WriteAt(size_t offset, const void* data, size_t bytes) {
+  const ssize_t written = pwrite(fd_, data, bytes, static_cast<off_t>(offset));
+  if (written != static_cast<ssize_t>(bytes)) return FromErrno("writing " + path_);
+  return absl::OkStatus();
+}
+
+absl::Status AtomicFile::Commit() {
+  if (fsync(fd_) != 0) return FromErrno("syncing " + path_);
+  if (rename(temporary_.c_str(), path_.c_str()) != 0) return FromErrno("renaming to " + path_);
+  close(fd_);
+  fd_ = -1;
+  std::string directory = std::filesystem::path(path_).parent_path().string();
+  if (directory.empty()) directory = ".";
+  const int directory_fd = open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (directory_fd < 0) return FromErrno("opening " + directory);
+  const int result = fsync(directory_fd);
+  close(directory_fd);
+  return result == 0 ? absl::OkStatus() : FromErrno("syncing " + directory);
+}
+
+absl::Status WriteFileAtomically(const std::string& path, const std::string& text) {
+  ASSIGN_OR_RETURN(std::unique_ptr<AtomicFile> file, AtomicFile::Create(path));
+  RETURN_IF_ERROR(file->Write(text.data(), text.size()));
+  return file->Commit();
+}
+
+}  // namespace muster::runtime
