@@ -27,8 +27,9 @@ class BucketReducer {
                                                                kernels::StreamView comm);
   // Zeroes the gradients on `compute` and forgets who was ready.
   void BeginStep(kernels::StreamView compute);
-  // Only the last microbatch's contributions make a gradient ready.
+  // Only the last microbatch's contributions make a gradient ready: Ready does nothing before.
   void SetLastMicrobatch(bool last) { last_microbatch_ = last; }
+  // Errors: ready twice in one step.
   absl::Status Ready(ParameterId id, kernels::StreamView compute);
   // Enqueues what is left; `compute` waits for all reductions, under TimeCategory kExposedDp.
   // Errors: a parameter that never became ready, named.
@@ -36,17 +37,18 @@ class BucketReducer {
 
  private:
   BucketReducer(const BucketStorage& storage, const Mesh& mesh, DataParallelOptions options,
-                kernels::StreamView comm);
-  absl::Status Reduce(int bucket, kernels::StreamView compute);
+                kernels::StreamView comm, kernels::Event filled, kernels::Event reduced);
+  void ForgetReady();
+  absl::Status ReduceNext(kernels::StreamView compute);
   const BucketStorage& storage_;
   const Mesh& mesh_;
   const DataParallelOptions options_;
   const kernels::StreamView comm_;
   bool last_microbatch_ = true;
-  std::vector<bool> ready_;   // by ParameterId
-  std::vector<int> missing_;  // by bucket: parameters not yet ready
-  int next_ = 0;              // buckets are enqueued in order, so that ranks agree
-  std::vector<kernels::Event> filled_, reduced_;  // by bucket
+  std::vector<bool> ready_;          // by ParameterId
+  std::vector<int> missing_;         // by bucket: parameters not yet ready
+  int next_ = 0;                     // buckets are enqueued in order, so that ranks agree
+  kernels::Event filled_, reduced_;  // of the bucket enqueued last
 };
 
 }  // namespace muster::parallel

@@ -35,13 +35,17 @@ constexpr int64_t kBucketAlignment = 64;  // elements; each shard and each param
 struct BucketLayout {
   std::vector<Bucket> buckets;  // in backward order
   std::vector<int> bucket_of;   // by ParameterId
+  // Global names, by ParameterId, for messages.
+  std::vector<std::string> parameter_names;
 };
 
 // Closes a bucket once it holds bucket_bytes of gradients; a parameter is never split over buckets.
+// Buckets are ordered by when the backward completes them.
 BucketLayout PlanBuckets(const ParameterList& parameters, int64_t bucket_bytes,
                          kernels::DType gradient_dtype);
 
-// The memory of all buckets. Construct, then allocate the arena, then Bind.
+// The memory of all buckets, gradients in the accumulator dtype of the weights. Construct, then
+// allocate the arena, then Bind. `layout` must outlive it.
 class BucketStorage {
  public:
   BucketStorage(const BucketLayout& layout, kernels::DType weight_dtype, kernels::ArenaPlan& plan);
@@ -53,10 +57,13 @@ class BucketStorage {
   kernels::TensorView weight_shard(int bucket) const;
   kernels::TensorView gradient_shard(int bucket) const;
   const BucketLayout& layout() const { return layout_; }
+  kernels::DType weight_dtype() const { return weight_dtype_; }
+  kernels::DType gradient_dtype() const { return kernels::AccumulatorDType(weight_dtype_); }
 
  private:
   static size_t Index(int bucket) { return static_cast<size_t>(bucket); }
   const BucketLayout& layout_;
+  const kernels::DType weight_dtype_;
   std::vector<kernels::TensorView> weights_, gradients_;
 };
 

@@ -28,13 +28,15 @@ class ParamGather {
 
  private:
   ParamGather(const BucketStorage& storage, const Mesh& mesh, DataParallelOptions options,
-              kernels::StreamView comm);
+              kernels::StreamView comm, kernels::Event updated,
+              std::vector<kernels::Event> gathered);
   const BucketStorage& storage_;
   const Mesh& mesh_;
   const DataParallelOptions options_;
   const kernels::StreamView comm_;
-  std::vector<bool> pending_;  // by bucket: Use has still to wait
-  std::vector<kernels::Event> updated_, gathered_;
+  std::vector<bool> pending_;             // by bucket: Use has still to wait
+  kernels::Event updated_;                // the shards are new
+  std::vector<kernels::Event> gathered_;  // by bucket
 };
 
 }  // namespace muster::parallel

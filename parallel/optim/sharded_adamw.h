@@ -36,8 +36,11 @@ class ShardedAdamW {
 
  private:
   struct State {
-    kernels::TensorView master, moment1, moment2;  // [owned elements of the bucket]
+    // [owned elements of the bucket]; master is null when the weights are their own master
+    kernels::TensorView master, moment1, moment2;
   };
+  kernels::TensorView OwnedWeights(int bucket) const;
+  kernels::TensorView Master(int bucket) const;
   const BucketStorage& storage_;
   const ParameterList& parameters_;
   const int zero_level_;

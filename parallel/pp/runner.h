@@ -9,14 +9,15 @@
 
 namespace muster::parallel {
 
-// Called before the backward of each microbatch: is it the last that adds to the gradients?
+// Called before each kBackward and kBackwardWeight: is it the last that adds to the gradients?
 class MicrobatchObserver {
  public:
   virtual ~MicrobatchObserver() = default;
   virtual void BeforeBackward(int microbatch, bool last) = 0;
 };
 
-// Runs the actions of a pipeline of one rank. Errors: the stage's, annotated with the action.
+// Runs the actions of a pipeline of one stage. Errors: InvalidArgument for an action of another
+// stage; the stage's own, annotated with the action.
 absl::Status RunSchedule(const std::vector<Action>& actions, Stage& stage,
                          MicrobatchObserver& observer, kernels::StreamView compute);
 

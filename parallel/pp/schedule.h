@@ -14,7 +14,8 @@ struct Action {
   int microbatch;
   friend bool operator==(const Action&, const Action&) = default;
 };
-std::string ToString(const Action& action);  // "F0.3": stage 0, microbatch 3
+// "F0.3": forward, stage 0, microbatch 3; B is a whole backward, I and W its two halves.
+std::string ToString(const Action& action);
 
 struct PipelineShape {
   int ranks = 1;
@@ -28,7 +29,8 @@ using Schedule = std::vector<std::vector<Action>>;  // by pipeline rank
 // accumulation, F0 B0 F1 B1 ...
 Schedule OneForwardOneBackward(const PipelineShape& shape);
 
-// Microbatches alive at once on each rank, between forward and last backward: slots to plan.
+// Microbatches alive at once on each rank, between forward and last backward: slots to plan. With
+// several stages on a rank, a microbatch counts once for each.
 std::vector<int> PeakMicrobatches(const Schedule& schedule);
 
 }  // namespace muster::parallel

@@ -1,0 +1,14 @@
+#include "parallel/dp/data_parallel.h"
+
+namespace muster::parallel {
+
+void DataParallelHooks::Use(ParameterId id, kernels::StreamView compute) {
+  gather_.Use(layout_.bucket_of[static_cast<size_t>(id)], compute);
+}
+
+void DataParallelHooks::Ready(ParameterId id, kernels::StreamView compute) {
+  const absl::Status status = reducer_.Ready(id, compute);
+  if (!status.ok()) compute.Fail(status);
+}
+
+}  // namespace muster::parallel

@@ -1,0 +1,41 @@
+#include "parallel/optim/grad_clip.h"
+
+#include "kernels/device/span.h"
+#include "kernels/ops/reduce.h"
+#include "parallel/comm/collectives.h"
+
+namespace muster::parallel {
+
+using kernels::DType;
+using kernels::Lifetime;
+
+GradientClip::GradientClip(const BucketStorage& storage, const Mesh& mesh, double max_norm,
+                           kernels::ArenaPlan& plan)
+    : storage_(storage), mesh_(mesh), max_norm_(max_norm) {
+  plan.Add(&facts_.sum_of_squares, "gradient sum of squares", DType::kFloat64, {1},
+           Lifetime::kPersistent);
+  plan.Add(&facts_.norm, "gradient norm", DType::kFloat64, {1}, Lifetime::kPersistent);
+  plan.Add(&facts_.scale, "gradient scale", storage.gradient_dtype(), {1}, Lifetime::kPersistent);
+}
+
+absl::Status GradientClip::Measure(kernels::StreamView compute) {
+  const kernels::Span span(compute, "gradient norm", kOptimizer);
+  kernels::FillZeroAsync(facts_.sum_of_squares, compute);
+  // Replicas divide a bucket by shards, so over the world each of its elements is squared once;
+  // padding is zero. This is the place that tensor parallelism must touch: a parameter replicated
+  // over the tensor axis lies in the buckets of all tp ranks, and only one of them may count it.
+  for (size_t b = 0; b < storage_.layout().buckets.size(); ++b) {
+    kernels::SumOfSquares(
+        {.x = storage_.gradient_shard(static_cast<int>(b)), .out = facts_.sum_of_squares}, compute);
+  }
+  RETURN_IF_ERROR(
+      AllReduce(facts_.sum_of_squares, ReduceOp::kSum, mesh_.Group(Axis::kWorld), compute));
+  kernels::ClipCoefficient({.sum_of_squares = facts_.sum_of_squares,
+                            .norm = facts_.norm,
+                            .scale = facts_.scale,
+                            .max_norm = max_norm_},
+                           compute);
+  return absl::OkStatus();
+}
+
+}  // namespace muster::parallel

@@ -1,0 +1,118 @@
+#include "parallel/optim/sharded_adamw.h"
+
+#include <algorithm>
+
+#include "kernels/device/span.h"
+#include "kernels/ops/adamw.h"
+#include "kernels/ops/cast.h"
+
+namespace muster::parallel {
+namespace {
+
+using kernels::TensorView;
+
+// The elements of a bucket that this rank updates.
+struct Range {
+  int64_t begin, end;
+};
+Range OwnedRange(const Bucket& bucket, int zero_level) {
+  if (zero_level == 0) return {0, bucket.num_elements};
+  return {bucket.shard_begin(), bucket.shard_begin() + bucket.shard_elements()};
+}
+
+Range Intersect(const BucketSlice& slice, Range owned) {
+  return {std::max(slice.offset, owned.begin), std::min(slice.offset + slice.count, owned.end)};
+}
+
+}  // namespace
+
+ShardedAdamW::ShardedAdamW(const BucketStorage& storage, const ParameterList& parameters,
+                           int zero_level, AdamWOptions options, kernels::ArenaPlan& plan)
+    : storage_(storage),
+      parameters_(parameters),
+      zero_level_(zero_level),
+      options_(options),
+      states_(storage.layout().buckets.size()) {
+  const kernels::DType dtype = storage.gradient_dtype();
+  for (size_t b = 0; b < states_.size(); ++b) {
+    const Bucket& bucket = storage.layout().buckets[b];
+    const Range owned = OwnedRange(bucket, zero_level);
+    const auto add = [&](TensorView* view, const char* what) {
+      plan.Add(view, bucket.name + what, dtype, {owned.end - owned.begin},
+               kernels::Lifetime::kPersistent);
+    };
+    if (storage.weight_dtype() != dtype) add(&states_[b].master, " master weights");
+    add(&states_[b].moment1, " first moments");
+    add(&states_[b].moment2, " second moments");
+  }
+}
+
+TensorView ShardedAdamW::OwnedWeights(int bucket) const {
+  const Range owned =
+      OwnedRange(storage_.layout().buckets[static_cast<size_t>(bucket)], zero_level_);
+  return storage_.weights(bucket).Slice(0, owned.begin, owned.end);
+}
+
+TensorView ShardedAdamW::Master(int bucket) const {
+  const TensorView& master = states_[static_cast<size_t>(bucket)].master;
+  return master ? master : OwnedWeights(bucket);
+}
+
+void ShardedAdamW::ReadWeights(kernels::StreamView compute) {
+  for (size_t b = 0; b < states_.size(); ++b) {
+    if (!states_[b].master) continue;
+    kernels::Cast({.x = OwnedWeights(static_cast<int>(b)), .out = states_[b].master}, compute);
+  }
+}
+
+void ShardedAdamW::Step(double learning_rate, int64_t update, const GradientFacts& facts,
+                        kernels::StreamView compute) {
+  const kernels::Span span(compute, "adamw", kOptimizer);
+  for (size_t b = 0; b < states_.size(); ++b) {
+    const int bucket = static_cast<int>(b);
+    const Range owned = OwnedRange(storage_.layout().buckets[b], zero_level_);
+    const TensorView weights = OwnedWeights(bucket), master = Master(bucket);
+    const TensorView gradients = storage_.gradients(bucket).Slice(0, owned.begin, owned.end);
+    for (const BucketSlice& slice : storage_.layout().buckets[b].slices) {
+      const Range range = Intersect(slice, owned);
+      if (range.begin >= range.end) continue;
+      const auto part = [&](const TensorView& view) {
+        return view.Slice(0, range.begin - owned.begin, range.end - owned.begin);
+      };
+      kernels::AdamW(
+          {.grad = part(gradients),
+           .master = part(master),
+           .moment1 = part(states_[b].moment1),
+           .moment2 = part(states_[b].moment2),
+           .weight = part(weights),
+           .grad_scale = facts.scale,
+           .learning_rate = static_cast<float>(learning_rate),
+           .beta1 = options_.beta1,
+           .beta2 = options_.beta2,
+           .epsilon = options_.epsilon,
+           .weight_decay = parameters_[slice.parameter].weight_decay ? options_.weight_decay : 0.0f,
+           .step = update},
+          compute);
+    }
+  }
+}
+
+std::vector<OptimizerSlice> ShardedAdamW::Slices() const {
+  std::vector<OptimizerSlice> slices;
+  for (size_t b = 0; b < states_.size(); ++b) {
+    const Bucket& bucket = storage_.layout().buckets[b];
+    const Range owned = OwnedRange(bucket, zero_level_);
+    const TensorView master = Master(static_cast<int>(b));
+    for (const BucketSlice& slice : bucket.slices) {
+      const Range range = Intersect(slice, owned);
+      if (range.begin >= range.end) continue;
+      const int64_t begin = range.begin - owned.begin, end = range.end - owned.begin;
+      slices.push_back({slice.parameter, range.begin - slice.offset, range.end - range.begin,
+                        master.Slice(0, begin, end), states_[b].moment1.Slice(0, begin, end),
+                        states_[b].moment2.Slice(0, begin, end)});
+    }
+  }
+  return slices;
+}
+
+}  // namespace muster::parallel

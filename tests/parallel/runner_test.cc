@@ -1,0 +1,87 @@
+#include "parallel/pp/runner.h"
+
+#include <gtest/gtest.h>
+
+namespace muster::parallel {
+namespace {
+
+using kernels::StreamView;
+using kernels::TensorView;
+using Kind = Action::Kind;
+
+// Writes down what it is asked, with the observer's announcements, and may fail at one call.
+class RecordingStage : public Stage, public MicrobatchObserver {
+ public:
+  absl::Status Forward(int m, TensorView in, TensorView out, StreamView) override {
+    EXPECT_FALSE(in);
+    EXPECT_FALSE(out);
+    return Note("F" + std::to_string(m));
+  }
+  absl::Status BackwardInput(int m, TensorView d_out, TensorView d_in, StreamView) override {
+    EXPECT_FALSE(d_out);
+    EXPECT_FALSE(d_in);
+    return Note("I" + std::to_string(m));
+  }
+  absl::Status BackwardWeight(int m, StreamView) override { return Note("W" + std::to_string(m)); }
+  absl::Status Backward(int m, TensorView d_out, TensorView d_in, StreamView) override {
+    EXPECT_FALSE(d_out);
+    EXPECT_FALSE(d_in);
+    return Note("B" + std::to_string(m));
+  }
+  void BeforeBackward(int m, bool last) override {
+    calls += (last ? "last" : "before") + std::to_string(m) + " ";
+  }
+
+  std::string calls, fail_at;
+
+ private:
+  absl::Status Note(const std::string& call) {
+    calls += call + " ";
+    return call == fail_at ? absl::ResourceExhaustedError("no memory") : absl::OkStatus();
+  }
+};
+
+class PipelineRunner : public ::testing::Test {
+ protected:
+  PipelineRunner()
+      : compute_(*kernels::Stream::Create({}, kernels::StreamMode::kInline, "compute")) {}
+  absl::Status Run(const std::vector<Action>& actions) {
+    return RunSchedule(actions, stage_, stage_, compute_.view());
+  }
+  kernels::Stream compute_;
+  RecordingStage stage_;
+};
+
+TEST_F(PipelineRunner, RunsActionsInOrderAndAnnouncesTheLastBackward) {
+  ASSERT_TRUE(Run(OneForwardOneBackward({.ranks = 1, .microbatches = 3})[0]).ok());
+  EXPECT_EQ(stage_.calls, "F0 before0 B0 F1 before1 B1 F2 last2 B2 ");
+}
+
+TEST_F(PipelineRunner, OnlyWeightGradientsCountAsContributions) {
+  ASSERT_TRUE(Run({{Kind::kForward, 0, 0},
+                   {Kind::kForward, 0, 1},
+                   {Kind::kBackwardInput, 0, 0},
+                   {Kind::kBackwardWeight, 0, 0},
+                   {Kind::kBackwardWeight, 0, 1},
+                   {Kind::kBackwardInput, 0, 1}})
+                  .ok());
+  EXPECT_EQ(stage_.calls, "F0 F1 I0 before0 W0 last1 W1 I1 ");
+}
+
+TEST_F(PipelineRunner, StopsAtAnErrorAndNamesTheAction) {
+  stage_.fail_at = "B1";
+  const absl::Status status = Run(OneForwardOneBackward({.ranks = 1, .microbatches = 3})[0]);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(status.message(), "action B0.1 (4 of 6): no memory");
+  EXPECT_EQ(stage_.calls, "F0 before0 B0 F1 before1 B1 ");
+}
+
+TEST_F(PipelineRunner, RefusesActionsOfOtherStagesBeforeItRunsAny) {
+  const absl::Status status = Run({{Kind::kForward, 0, 0}, {Kind::kForward, 1, 0}});
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(status.message().find("F1.0"), absl::string_view::npos);
+  EXPECT_EQ(stage_.calls, "");
+}
+
+}  // namespace
+}  // namespace muster::parallel
