@@ -1,0 +1,32 @@
+#pragma once
+// The weights of a model as safetensors files with an index (Hugging Face's sharded layout:
+// model-00001-of-0000N.safetensors and model.safetensors.index.json). Every tensor has its global
+// name; experts are stored one by one ("...experts.5.gate_up"), so any expert layout reads them.
+// Each parameter is written by one of its replicas; buffers (balance bias) by rank 0.
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "kernels/device/stream.h"
+#include "parallel/comm/rendezvous.h"
+#include "parallel/mesh/parameter.h"
+
+namespace muster::runtime {
+
+struct NamedBuffer {
+  std::string global_name;
+  kernels::TensorView tensor;  // replicated on all ranks
+};
+
+// Collective over the world; all replicas hold current weights. `directory` appears whole, by a
+// rename, or not at all. Errors (on every rank): it exists, or cannot be written.
+absl::Status SaveWeights(const std::string& directory, const parallel::ParameterList& parameters,
+                         const std::vector<NamedBuffer>& buffers, parallel::World& world,
+                         kernels::StreamView compute);
+
+// Reads this rank's slice of every parameter and buffer. Errors name the file and tensor: missing,
+// of another shape or dtype, or in the files but not in the model.
+absl::Status LoadWeights(const std::string& directory, const parallel::ParameterList& parameters,
+                         const std::vector<NamedBuffer>& buffers, kernels::StreamView compute);
+
+}  // namespace muster::runtime

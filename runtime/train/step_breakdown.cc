@@ -1,0 +1,89 @@
+#include "runtime/train/step_breakdown.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "kernels/base/error.h"
+#include "kernels/device/span.h"
+#include "parallel/comm/collectives.h"
+
+namespace muster::runtime {
+namespace {
+
+constexpr int kCategories = parallel::kNumTimeCategories;
+constexpr std::array kExposed = {parallel::kExposedDp, parallel::kExposedTp, parallel::kExposedCp,
+                                 parallel::kExposedPp, parallel::kExposedEp};
+
+}  // namespace
+
+std::array<double, kCategories> StepBreakdown::MeanSeconds(double step_seconds) const {
+  std::array<double, kCategories> seconds{};
+  for (size_t c = 0; c < seconds.size(); ++c) seconds[c] = mean_ns[c] * 1e-9;
+  seconds[parallel::kOther] += step_seconds - std::accumulate(seconds.begin(), seconds.end(), 0.0);
+  return seconds;
+}
+
+void SeparateImbalance(int world_size, std::vector<int64_t>* all) {
+  const auto at = [&](int rank, int category) -> int64_t& {
+    return (*all)[static_cast<size_t>(rank * kCategories + category)];
+  };
+  for (const int category : kExposed) {
+    int64_t least = at(0, category);
+    for (int rank = 1; rank < world_size; ++rank) least = std::min(least, at(rank, category));
+    for (int rank = 0; rank < world_size; ++rank) {
+      at(rank, parallel::kImbalance) += at(rank, category) - least;
+      at(rank, category) = least;
+    }
+  }
+}
+
+absl::StatusOr<StepBreakdown> ShareBreakdown(const std::vector<int64_t>& mine,
+                                             TrainingState& state) {
+  const kernels::StreamView compute = state.compute();
+  const parallel::ProcessGroup& everyone = state.mesh->Group(parallel::Axis::kWorld);
+  StepBreakdown breakdown;
+  breakdown.begin_ns =
+      kernels::MonotonicNs() - std::accumulate(mine.begin(), mine.end(), int64_t{0});
+  kernels::CopyAsync(state.time_ns.data, mine.data(), state.time_ns.bytes(), compute);
+  RETURN_IF_ERROR(parallel::AllGather(
+      state.time_ns, state.times_ns.Reshape({state.times_ns.num_elements()}), everyone, compute));
+  kernels::CopyAsync(state.host_times.data(), state.times_ns.data, state.times_ns.bytes(), compute);
+  RETURN_IF_ERROR(compute.Synchronize());
+  const auto* host = static_cast<const int64_t*>(state.host_times.data());
+  std::vector<int64_t> all(host, host + state.times_ns.num_elements());
+  SeparateImbalance(everyone.size(), &all);
+  for (int rank = 0; rank < everyone.size(); ++rank) {
+    for (int c = 0; c < kCategories; ++c) {
+      const int64_t ns = all[static_cast<size_t>(rank * kCategories + c)];
+      breakdown.mean_ns[static_cast<size_t>(c)] += static_cast<double>(ns) / everyone.size();
+      if (rank == everyone.rank()) breakdown.mine_ns[static_cast<size_t>(c)] = ns;
+    }
+  }
+  return breakdown;
+}
+
+std::vector<double> ExpertImbalance(const TrainingState& state) {
+  const kernels::TensorView& load = state.model->facts().expert_load;
+  std::vector<double> ratios;
+  if (load.num_elements() == 0) return ratios;
+  const int64_t layers = load.shape[0], experts = load.shape[1];
+  const auto* counts = static_cast<const int64_t*>(state.host_load.data());
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    const int64_t* first = counts + layer * experts;
+    const int64_t sum = std::accumulate(first, first + experts, int64_t{0});
+    const int64_t most = *std::max_element(first, first + experts);
+    ratios.push_back(sum == 0 ? 1.0
+                              : static_cast<double>(most * experts) / static_cast<double>(sum));
+  }
+  return ratios;
+}
+
+int64_t DroppedChoices(const ResolvedJob& job, int64_t tokens, const TrainingState& state) {
+  const kernels::TensorView& load = state.model->facts().expert_load;
+  if (load.num_elements() == 0) return 0;
+  const auto* counts = static_cast<const int64_t*>(state.host_load.data());
+  const int64_t kept = std::accumulate(counts, counts + load.num_elements(), int64_t{0});
+  return load.shape[0] * tokens * job.job.model().moe().top_k() - kept;
+}
+
+}  // namespace muster::runtime

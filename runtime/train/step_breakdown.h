@@ -1,0 +1,38 @@
+#pragma once
+// What a step's time went to on every rank. Each rank's Timeline says how long its compute stream
+// waited in each collective; of that, the shortest wait of all ranks is the price of the transfer,
+// and what a rank waited longer is imbalance: it was there before the others.
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "parallel/comm/time_category.h"
+#include "runtime/job/config.h"
+#include "runtime/train/training_state.h"
+
+namespace muster::runtime {
+
+struct StepBreakdown {
+  using Times = std::array<int64_t, parallel::kNumTimeCategories>;
+  int64_t begin_ns = 0;  // when the step began here (CLOCK_MONOTONIC)
+  Times mine_ns{};       // of this rank
+  std::array<double, parallel::kNumTimeCategories> mean_ns{};  // over ranks
+  // Mean seconds; kOther takes what is missing to `step_seconds`.
+  std::array<double, parallel::kNumTimeCategories> MeanSeconds(double step_seconds) const;
+};
+
+// Pure: `all` holds every rank's times, world x categories. Moves the part of each exposed wait
+// that exceeds the least of all ranks to kImbalance; each rank's sum stays.
+void SeparateImbalance(int world_size, std::vector<int64_t>* all);
+
+// Gathers all ranks' times of the step that has just been collected.
+absl::StatusOr<StepBreakdown> ShareBreakdown(const std::vector<int64_t>& mine,
+                                             TrainingState& state);
+
+// Max / mean of the global expert load, by MoE layer. Read after ShareBreakdown.
+std::vector<double> ExpertImbalance(const TrainingState& state);
+// Choices that capacity dropped in the global batch: those the router made less those kept.
+int64_t DroppedChoices(const ResolvedJob& job, int64_t tokens, const TrainingState& state);
+
+}  // namespace muster::runtime

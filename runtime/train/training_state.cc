@@ -1,0 +1,168 @@
+#include "runtime/train/training_state.h"
+
+#include <algorithm>
+
+#include "kernels/base/error.h"
+#include "kernels/base/log.h"
+#include "parallel/comm/time_category.h"
+
+namespace muster::runtime {
+namespace {
+
+using kernels::ArenaPlan;
+using kernels::DType;
+using kernels::Lifetime;
+using kernels::StreamMode;
+using parallel::Axis;
+
+models::StageShape ShapeOf(const ResolvedJob& job, const std::vector<parallel::Action>& actions) {
+  models::StageShape shape;
+  shape.sequences = job.microbatch_sequences;
+  shape.sequence_length = job.sequence_length;
+  shape.num_microbatches = job.job.schedule().microbatches();
+  shape.num_slots = parallel::PeakMicrobatches({actions}).front();
+  shape.dtype = StorageDType(job.job.precision().compute());
+  return shape;
+}
+
+// The tensors through which the trainer and the device exchange a step's input and facts.
+void PlanExchange(const models::StageShape& shape, int world_size, TrainingState& state) {
+  const kernels::Shape batch{shape.num_microbatches, shape.tokens()};
+  ArenaPlan& plan = state.plan;
+  plan.Add(&state.tokens, "batch.tokens", DType::kInt32, batch, Lifetime::kPersistent);
+  plan.Add(&state.targets, "batch.targets", DType::kInt32, batch, Lifetime::kPersistent);
+  plan.Add(&state.positions, "batch.positions", DType::kInt32, batch, Lifetime::kPersistent);
+  plan.Add(&state.step_sums, "step.sums", DType::kFloat64, {StepSums::kSize},
+           Lifetime::kPersistent);
+  plan.Add(&state.time_ns, "step.time_ns", DType::kInt64, {parallel::kNumTimeCategories},
+           Lifetime::kPersistent);
+  plan.Add(&state.times_ns, "step.times_ns", DType::kInt64,
+           {world_size, parallel::kNumTimeCategories}, Lifetime::kPersistent);
+}
+
+void CutIntoMicrobatches(const models::StageShape& shape, TrainingState& state) {
+  const kernels::Shape tokens{shape.tokens()};
+  for (int64_t m = 0; m < shape.num_microbatches; ++m) {
+    state.microbatches.push_back({state.tokens.Slice(0, m, m + 1).Reshape(tokens),
+                                  state.targets.Slice(0, m, m + 1).Reshape(tokens),
+                                  state.positions.Slice(0, m, m + 1).Reshape(tokens)});
+  }
+}
+
+absl::Status MakeHostSides(TrainingState& state) {
+  const auto allocate = [&](const kernels::TensorView& tensor, kernels::DeviceBuffer* buffer) {
+    absl::StatusOr<kernels::DeviceBuffer> host =
+        kernels::DeviceBuffer::AllocateHost(state.device, tensor.bytes());
+    if (host.ok()) *buffer = *std::move(host);
+    return host.status();
+  };
+  RETURN_IF_ERROR(allocate(state.step_sums, &state.host_sums));
+  RETURN_IF_ERROR(allocate(state.times_ns, &state.host_times));
+  RETURN_IF_ERROR(allocate(state.clip->facts().norm, &state.host_norm));
+  return allocate(state.model->facts().expert_load, &state.host_load);
+}
+
+absl::Status MakeStreams(StreamMode compute_mode, TrainingState& state) {
+  const kernels::Device device = state.device;
+  const bool cpu = device.type == kernels::DeviceType::kCpu;
+  ASSIGN_OR_RETURN(
+      kernels::Stream compute,
+      kernels::Stream::Create(device, cpu ? compute_mode : StreamMode::kQueue, "compute"));
+  ASSIGN_OR_RETURN(kernels::Stream comm, kernels::Stream::Create(device, StreamMode::kQueue, "comm",
+                                                                 kernels::StreamPriority::kHigh));
+  state.compute_stream = std::make_unique<kernels::Stream>(std::move(compute));
+  state.comm_stream = std::make_unique<kernels::Stream>(std::move(comm));
+  ASSIGN_OR_RETURN(state.timeline,
+                   kernels::Timeline::Create(state.compute(), parallel::kNumTimeCategories));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+DType StorageDType(Storage storage) {
+  switch (storage) {
+    case fp32:
+      return DType::kFloat32;
+    case bf16:
+      return DType::kBFloat16;
+    case fp64:
+      return DType::kFloat64;
+  }
+  return DType::kFloat32;
+}
+
+std::vector<NamedBuffer> TrainingState::Buffers() const {
+  std::vector<NamedBuffer> buffers;
+  for (const models::Gpt::Buffer& buffer : model->Buffers()) {
+    buffers.push_back({buffer.global_name, buffer.tensor});
+  }
+  return buffers;
+}
+
+TrainingState::~TrainingState() {
+  for (const auto& stream : {comm_stream.get(), compute_stream.get()}) {
+    if (stream == nullptr) continue;
+    const absl::Status status = stream->view().Synchronize();
+    if (!status.ok()) kernels::Log(kernels::Severity::kError, std::string(status.message()));
+  }
+}
+
+absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Build(const ResolvedJob& job,
+                                                                    parallel::World& world,
+                                                                    StreamMode compute_mode) {
+  auto state = std::make_unique<TrainingState>();
+  if (job.job.device() == CUDA) {
+    state->device = {kernels::DeviceType::kCuda, world.local_rank()};
+  }
+  RETURN_IF_ERROR(MakeStreams(compute_mode, *state));
+  ASSIGN_OR_RETURN(state->mesh, parallel::Mesh::Create(world, job.mesh, state->device));
+
+  const parallel::Schedule schedule = parallel::OneForwardOneBackward(
+      {.ranks = job.mesh.pp, .microbatches = job.job.schedule().microbatches()});
+  state->actions = schedule[static_cast<size_t>(state->mesh->coordinates().pp)];
+  const models::StageShape shape = ShapeOf(job, state->actions);
+  const models::ModelConfig& config = job.job.model();
+  state->parameters = std::make_unique<parallel::ParameterList>(*state->mesh);
+  state->model = models::Gpt::Create(config, shape, *state->mesh, *state->parameters);
+  state->cost = models::CostOf(config, job.sequence_length);
+
+  const Communication& communication = job.job.communication();
+  const int zero_level = job.job.zero().level();
+  const Optimizer& optimizer = job.job.optimizer();
+  state->layout = parallel::PlanBuckets(
+      *state->parameters, static_cast<int64_t>(communication.bucket_megabytes() * 1e6),
+      kernels::AccumulatorDType(shape.dtype));
+  ArenaPlan& plan = state->plan;
+  state->buckets = std::make_unique<parallel::BucketStorage>(state->layout, shape.dtype, plan);
+  state->clip = std::make_unique<parallel::GradientClip>(*state->buckets, *state->mesh,
+                                                         optimizer.clip_norm(), plan);
+  state->optimizer = std::make_unique<parallel::ShardedAdamW>(
+      *state->buckets, *state->parameters, zero_level,
+      parallel::AdamWOptions{.beta1 = static_cast<float>(optimizer.beta1()),
+                             .beta2 = static_cast<float>(optimizer.beta2()),
+                             .epsilon = static_cast<float>(optimizer.epsilon()),
+                             .weight_decay = static_cast<float>(optimizer.weight_decay())},
+      plan);
+  state->model->PlanMemory(plan);
+  PlanExchange(shape, world.size(), *state);
+  ASSIGN_OR_RETURN(state->arena, kernels::Arena::Allocate(plan, state->device));
+  state->buckets->Bind(*state->parameters);
+  CutIntoMicrobatches(shape, *state);
+  RETURN_IF_ERROR(MakeHostSides(*state));
+
+  const parallel::DataParallelOptions options{.zero_level = zero_level,
+                                              .overlap = communication.overlap()};
+  ASSIGN_OR_RETURN(state->reducer, parallel::BucketReducer::Create(*state->buckets, *state->mesh,
+                                                                   options, state->comm()));
+  ASSIGN_OR_RETURN(state->gather, parallel::ParamGather::Create(*state->buckets, *state->mesh,
+                                                                options, state->comm()));
+  state->hooks =
+      std::make_unique<parallel::DataParallelHooks>(state->layout, *state->reducer, *state->gather);
+  parallel::InitializeWeights(*state->parameters, job.job.train().seed(), state->compute());
+  state->optimizer->ReadWeights(state->compute());
+  state->model->Initialise(*state->parameters, *state->hooks, state->compute());
+  RETURN_IF_ERROR(state->compute().Synchronize());
+  return state;
+}
+
+}  // namespace muster::runtime

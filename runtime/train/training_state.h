@@ -1,0 +1,74 @@
+#pragma once
+// Everything that stands before step 1 of one rank: mesh, model, buckets, optimizer, streams, and
+// the one arena that holds their memory. Members are listed in order of construction; a step
+// allocates nothing.
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/device/span.h"
+#include "kernels/device/stream.h"
+#include "kernels/tensor/arena.h"
+#include "models/cost.h"
+#include "models/gpt.h"
+#include "parallel/comm/rendezvous.h"
+#include "parallel/dp/data_parallel.h"
+#include "parallel/mesh/mesh.h"
+#include "parallel/optim/sharded_adamw.h"
+#include "parallel/pp/schedule.h"
+#include "runtime/checkpoint/weights.h"
+#include "runtime/job/config.h"
+
+namespace muster::runtime {
+
+// What the host reads after a step, summed over the world; one all-reduce brings it.
+struct StepSums {
+  static constexpr int kLosses = 3;        // cross-entropy, auxiliary, z
+  static constexpr int kStopRequests = 3;  // ranks that a signal asked to stop
+  static constexpr int kTimeUp = 4;        // ranks whose clock says that max_seconds have passed
+  static constexpr int kSize = 5;
+};
+
+struct TrainingState {
+  // `compute_mode` is kQueue in tests that look for missing waits.
+  static absl::StatusOr<std::unique_ptr<TrainingState>> Build(
+      const ResolvedJob& job, parallel::World& world,
+      kernels::StreamMode compute_mode = kernels::StreamMode::kInline);
+
+  kernels::Device device;
+  std::unique_ptr<parallel::Mesh> mesh;
+  std::vector<parallel::Action> actions;  // of this rank
+  std::unique_ptr<parallel::ParameterList> parameters;
+  std::unique_ptr<models::Gpt> model;
+  models::ModelCost cost;
+  parallel::BucketLayout layout;
+  kernels::ArenaPlan plan;
+  std::unique_ptr<parallel::BucketStorage> buckets;
+  std::unique_ptr<parallel::GradientClip> clip;
+  std::unique_ptr<parallel::ShardedAdamW> optimizer;
+
+  // Device copies of the batch, int32 [microbatches, T] each, cut into microbatches.
+  kernels::TensorView tokens, targets, positions;
+  std::vector<models::MicrobatchTokens> microbatches;
+  kernels::TensorView step_sums;  // fp64 [StepSums::kSize]
+  kernels::TensorView time_ns;    // int64 [categories]: this rank's step, by category
+  kernels::TensorView times_ns;   // int64 [world, categories]
+  kernels::Arena arena;
+  kernels::DeviceBuffer host_sums, host_times, host_load, host_norm;  // host sides of the facts
+
+  std::unique_ptr<kernels::Stream> compute_stream, comm_stream;
+  std::unique_ptr<kernels::Timeline> timeline;  // of the compute stream
+  std::unique_ptr<parallel::BucketReducer> reducer;
+  std::unique_ptr<parallel::ParamGather> gather;
+  std::unique_ptr<parallel::DataParallelHooks> hooks;
+
+  // The model's buffers as weight files name them.
+  std::vector<NamedBuffer> Buffers() const;
+  kernels::StreamView compute() const { return compute_stream->view(); }
+  kernels::StreamView comm() const { return comm_stream->view(); }
+  ~TrainingState();  // waits for both streams before their memory goes
+};
+
+kernels::DType StorageDType(Storage storage);
+
+}  // namespace muster::runtime
