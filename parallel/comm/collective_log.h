@@ -23,9 +23,11 @@ const char* Name(CollectiveKind kind);
 
 struct CollectiveEntry {
   enum class State : uint8_t { kEnqueued, kStarted, kDone, kFailed };
-  uint64_t id = 0;        // counts this rank's calls on all groups
-  std::string group;      // name of the process group
-  uint64_t sequence = 0;  // counts calls on that group: equal on all its ranks
+  uint64_t id = 0;    // counts this rank's calls on all groups
+  std::string group;  // name of the process group
+  // Counts collectives on that group: equal on all its ranks. A send or receive has the number of
+  // the collective that comes next.
+  uint64_t sequence = 0;
   CollectiveKind kind = CollectiveKind::kBarrier;
   int64_t bytes = 0;
   std::string site;  // file:line of the caller

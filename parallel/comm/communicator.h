@@ -40,6 +40,9 @@ class Communicator {
   virtual absl::Status AllToAll(TensorView in, TensorView out, TensorView send_counts,
                                 TensorView receive_counts, CollectiveCall call,
                                 StreamView stream) = 0;
+  // Flat and in equal parts by rank order.
+  virtual absl::Status AllToAllEqual(TensorView in, TensorView out, CollectiveCall call,
+                                     StreamView stream) = 0;
   virtual absl::Status Send(TensorView data, int peer, CollectiveCall call, StreamView stream) = 0;
   virtual absl::Status Receive(TensorView data, int peer, CollectiveCall call,
                                StreamView stream) = 0;

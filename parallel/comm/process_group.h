@@ -36,6 +36,9 @@ class ProcessGroup {
   // For parallel/comm/collectives.cc.
   Communicator& communicator() const { return *communicator_; }
   CollectiveLog& log() const { return *log_; }
+  // Counts the calls that all ranks make together; a send or a receive, which only two ranks make,
+  // has the number of the collective that comes next.
+  uint64_t sequence() const { return sequence_.load(std::memory_order_relaxed); }
   uint64_t NextSequence() const { return sequence_.fetch_add(1, std::memory_order_relaxed); }
 
  private:

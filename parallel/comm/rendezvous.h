@@ -3,6 +3,7 @@
 // are made. Under mpirun (or srun with PMIx) it is MPI's world, initialised with
 // MPI_THREAD_MULTIPLE; a process started alone is a world of one and does not touch MPI.
 #include <chrono>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,9 +17,21 @@ namespace muster::parallel {
 
 // A slow link for tests: each message additionally takes latency + bytes / bandwidth, slept, not
 // computed, by the thread that runs the collective. Zero is off.
+//
+// A rank has one link, which carries one message at a time each way. Before a rank sends the
+// messages of a step (to all peers of a reduce-scatter, all-gather or all-to-all, to one child of a
+// broadcast, or a Send's only one) it sleeps for what they take one after the other; receiving
+// alone adds nothing. So a reduce-scatter or all-gather of B bytes over n ranks takes
+// (n-1) (latency + B / n / bandwidth) more, counted from the last rank's arrival.
 struct InjectedLink {
   double latency_us = 0;
   double gigabytes_per_second = 0;  // 0: no bandwidth limit
+
+  std::chrono::nanoseconds TimeOf(int64_t num_messages, int64_t bytes) const {
+    double ns = latency_us * 1e3 * static_cast<double>(num_messages);
+    if (gigabytes_per_second > 0) ns += static_cast<double>(bytes) / gigabytes_per_second;
+    return std::chrono::nanoseconds(static_cast<int64_t>(ns));
+  }
 };
 
 struct WorldOptions {
@@ -30,6 +43,8 @@ struct WorldOptions {
 class World {
  public:
   // Errors: MPI without MPI_THREAD_MULTIPLE; a launcher's environment that MPI does not confirm.
+  // All ranks of the job call it. The first World of a process starts MPI and, when it ends, stops
+  // it; a World made meanwhile (tests do, with other options) shares it.
   static absl::StatusOr<std::unique_ptr<World>> Create(const WorldOptions& options);
   // A world of one, whatever started the process (tests compare N ranks with it).
   static std::unique_ptr<World> Alone();
@@ -43,12 +58,14 @@ class World {
   CollectiveLog& log() { return log_; }
 
   // All ranks of `world_ranks` (ascending, this rank among them) call it, in the same order.
-  // `device` is where the group's tensors live: MPI serves the CPU, NCCL the GPUs.
+  // `device` is where the group's tensors live: MPI serves the CPU, NCCL the GPUs. Errors: a rank
+  // that does not come within the deadline, or comes to make another group.
   virtual absl::StatusOr<std::unique_ptr<ProcessGroup>> NewGroup(std::string name,
                                                                  std::vector<int> world_ranks,
                                                                  TimeCategory category,
                                                                  kernels::Device device) = 0;
-  // Every rank's `text`, by rank; blocks. For small things at start-up: hashes, host names.
+  // Every rank's `text`, by rank; blocks, for no longer than the deadline. For small things at
+  // start-up: hashes, host names.
   virtual absl::StatusOr<std::vector<std::string>> GatherText(const std::string& text) = 0;
   // Ends every process of the job now; for a failure that other ranks cannot see.
   [[noreturn]] virtual void Abort(int exit_code) = 0;

@@ -1,0 +1,262 @@
+#include "parallel/comm/mpi_world.h"
+
+#include <mpi.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <utility>
+
+#include "kernels/base/error.h"
+#include "kernels/base/hash.h"
+#include "kernels/base/log.h"
+#include "parallel/comm/mpi_backend.h"
+#include "parallel/comm/mpi_exchange.h"
+
+namespace muster::parallel {
+namespace {
+
+// Of messages between worlds' ranks that belong to no group.
+constexpr int kGatherTag = 1, kGroupTag = 2;
+
+absl::Status MpiStatus(int code, const std::string& what) {
+  if (code == MPI_SUCCESS) return absl::OkStatus();
+  char text[MPI_MAX_ERROR_STRING];
+  int length = 0;
+  MPI_Error_string(code, text, &length);
+  return absl::UnavailableError(what +
+                                " failed: " + std::string(text, static_cast<size_t>(length)));
+}
+
+// What the launcher said of this process, against what MPI found.
+absl::Status ConfirmLauncher(int rank, int size) {
+  const struct {
+    const char* variable;
+    int found;
+  } facts[] = {{"OMPI_COMM_WORLD_SIZE", size},
+               {"OMPI_COMM_WORLD_RANK", rank},
+               {"PMI_SIZE", size},
+               {"PMI_RANK", rank},
+               {"PMIX_RANK", rank}};
+  for (const auto& fact : facts) {
+    const char* text = std::getenv(fact.variable);
+    if (text == nullptr || std::atoi(text) == fact.found) continue;
+    return absl::FailedPreconditionError(
+        std::string("the launcher says ") + fact.variable + "=" + text + ", but MPI found rank " +
+        std::to_string(rank) + " of " + std::to_string(size) +
+        ": the launcher and this program's MPI library do not speak the same protocol; start with "
+        "the mpirun of that library, or with `srun --mpi=pmix`");
+  }
+  return absl::OkStatus();
+}
+
+// Starts MPI unless it runs already; `*started` says which.
+absl::Status StartMpi(bool* started) {
+  int finalized = 0, initialized = 0, level = MPI_THREAD_SINGLE;
+  MPI_Finalized(&finalized);
+  if (finalized) {
+    return absl::FailedPreconditionError("MPI was stopped already; one process is one run");
+  }
+  MPI_Initialized(&initialized);
+  *started = !initialized;
+  if (initialized) {
+    RETURN_IF_ERROR(MpiStatus(MPI_Query_thread(&level), "MPI_Query_thread"));
+  } else {
+    RETURN_IF_ERROR(MpiStatus(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &level),
+                              "MPI_Init_thread"));
+  }
+  if (level == MPI_THREAD_MULTIPLE) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "this MPI grants thread level " + std::to_string(level) + ", wanted MPI_THREAD_MULTIPLE (" +
+      std::to_string(MPI_THREAD_MULTIPLE) +
+      "): communication threads need it; use an MPI built with it");
+}
+
+class MpiWorld final : public World {
+ public:
+  static absl::StatusOr<std::unique_ptr<World>> Make(const WorldOptions& options);
+  ~MpiWorld() override;
+  absl::StatusOr<std::unique_ptr<ProcessGroup>> NewGroup(std::string name,
+                                                         std::vector<int> world_ranks,
+                                                         TimeCategory category,
+                                                         kernels::Device device) override;
+  absl::StatusOr<std::vector<std::string>> GatherText(const std::string& text) override;
+  [[noreturn]] void Abort(int exit_code) override;
+
+ private:
+  explicit MpiWorld(const WorldOptions& options) : options_(options) {}
+  absl::Status Learn();
+  absl::Status Meet(const std::string& name, const std::vector<int>& world_ranks);
+  absl::StatusOr<MpiHandle> Split(const std::vector<int>& world_ranks);
+  MpiExchange::Clock::time_point Deadline() const {
+    return MpiExchange::Clock::now() + options_.deadline;
+  }
+
+  const WorldOptions options_;
+  bool owns_mpi_ = false;
+  MPI_Comm communicator_ = MPI_COMM_NULL;
+  std::unique_ptr<MpiExchange> exchange_;
+  std::atomic<bool> failed_{false};
+};
+
+absl::StatusOr<std::unique_ptr<World>> MpiWorld::Make(const WorldOptions& options) {
+  std::unique_ptr<MpiWorld> world(new MpiWorld(options));
+  RETURN_IF_ERROR(StartMpi(&world->owns_mpi_));
+  RETURN_IF_ERROR(world->Learn());
+  kernels::SetLogRank(world->rank_);
+  return world;
+}
+
+absl::Status MpiWorld::Learn() {
+  RETURN_IF_ERROR(MpiStatus(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN),
+                            "MPI_Comm_set_errhandler"));
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
+  MPI_Comm_size(MPI_COMM_WORLD, &size_);
+  RETURN_IF_ERROR(ConfirmLauncher(rank_, size_));
+  RETURN_IF_ERROR(MpiStatus(MPI_Comm_dup(MPI_COMM_WORLD, &communicator_), "MPI_Comm_dup"));
+  MPI_Comm_set_errhandler(communicator_, MPI_ERRORS_RETURN);
+
+  MPI_Comm on_host = MPI_COMM_NULL;
+  RETURN_IF_ERROR(MpiStatus(
+      MPI_Comm_split_type(communicator_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &on_host),
+      "MPI_Comm_split_type"));
+  MPI_Comm_rank(on_host, &local_rank_);
+  MPI_Comm_size(on_host, &local_size_);
+  MPI_Comm_free(&on_host);
+  char name[256] = "";
+  gethostname(name, sizeof(name) - 1);
+  host_ = name;
+
+  std::vector<int> all(static_cast<size_t>(size_));
+  for (int rank = 0; rank < size_; ++rank) all[static_cast<size_t>(rank)] = rank;
+  exchange_ = std::make_unique<MpiExchange>(MPI_Comm_c2f(communicator_), std::move(all));
+  return absl::OkStatus();
+}
+
+MpiWorld::~MpiWorld() {
+  exchange_.reset();
+  if (failed_) {
+    // MPI_Finalize waits for all ranks, and one of them may never come.
+    if (owns_mpi_) {
+      kernels::Log(kernels::Severity::kWarning, "a collective failed, so MPI is not finalized");
+    }
+    return;
+  }
+  if (communicator_ != MPI_COMM_NULL) MPI_Comm_free(&communicator_);
+  if (owns_mpi_) MPI_Finalize();
+}
+
+// All ranks of a group say which one they are about to make, before MPI makes it: its own call has
+// no deadline.
+absl::Status MpiWorld::Meet(const std::string& name, const std::vector<int>& world_ranks) {
+  uint64_t own = kernels::Hash64(name);
+  own = kernels::Hash64(world_ranks.data(), world_ranks.size() * sizeof(int), own);
+  std::vector<uint64_t> theirs(world_ranks.size(), own);
+  const auto what = [&] {
+    return "making group " + name + " of " + std::to_string(world_ranks.size()) +
+           " ranks on world rank " + std::to_string(rank_);
+  };
+  exchange_->Begin(kGroupTag, Deadline());
+  for (size_t i = 0; i < world_ranks.size(); ++i) {
+    if (world_ranks[i] == rank_) continue;
+    exchange_->Receive(world_ranks[i], &theirs[i], sizeof(uint64_t));
+    exchange_->Send(world_ranks[i], &own, sizeof(uint64_t));
+  }
+  RETURN_IF_ERROR(kernels::Annotate(exchange_->Wait(), what()));
+  for (size_t i = 0; i < world_ranks.size(); ++i) {
+    if (theirs[i] == own) continue;
+    return absl::FailedPreconditionError(what() + ": world rank " + std::to_string(world_ranks[i]) +
+                                         " is making another group; all ranks must make the same "
+                                         "groups in the same order");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<MpiHandle> MpiWorld::Split(const std::vector<int>& world_ranks) {
+  MPI_Group all = MPI_GROUP_NULL, chosen = MPI_GROUP_NULL;
+  MPI_Comm communicator = MPI_COMM_NULL;
+  RETURN_IF_ERROR(MpiStatus(MPI_Comm_group(communicator_, &all), "MPI_Comm_group"));
+  RETURN_IF_ERROR(MpiStatus(
+      MPI_Group_incl(all, static_cast<int>(world_ranks.size()), world_ranks.data(), &chosen),
+      "MPI_Group_incl"));
+  const int code = MPI_Comm_create_group(communicator_, chosen, kGroupTag, &communicator);
+  MPI_Group_free(&chosen);
+  MPI_Group_free(&all);
+  RETURN_IF_ERROR(MpiStatus(code, "MPI_Comm_create_group"));
+  MPI_Comm_set_errhandler(communicator, MPI_ERRORS_RETURN);
+  return MPI_Comm_c2f(communicator);
+}
+
+absl::StatusOr<std::unique_ptr<ProcessGroup>> MpiWorld::NewGroup(std::string name,
+                                                                 std::vector<int> world_ranks,
+                                                                 TimeCategory category,
+                                                                 kernels::Device device) {
+  const auto self = std::find(world_ranks.begin(), world_ranks.end(), rank_);
+  MUSTER_CHECK(self != world_ranks.end() &&
+               std::adjacent_find(world_ranks.begin(), world_ranks.end(),
+                                  std::greater_equal<int>()) == world_ranks.end() &&
+               world_ranks.front() >= 0 && world_ranks.back() < size_)
+      << "ranks of group " << name << " on world rank " << rank_;
+  const int rank = static_cast<int>(self - world_ranks.begin());
+  std::unique_ptr<Communicator> communicator;
+  if (world_ranks.size() > 1) {
+    if (device.type != kernels::DeviceType::kCpu) {
+      return absl::UnimplementedError("group " + name + " on " + kernels::Name(device) +
+                                      ": this build has no backend for it; set device: CPU");
+    }
+    const absl::Status met = Meet(name, world_ranks);
+    if (!met.ok()) failed_ = true;
+    RETURN_IF_ERROR(met);
+    ASSIGN_OR_RETURN(const MpiHandle handle, Split(world_ranks));
+    communicator = MakeMpiCommunicator({.communicator = handle,
+                                        .world_ranks = world_ranks,
+                                        .rank = rank,
+                                        .deadline = options_.deadline,
+                                        .injected_link = options_.injected_link,
+                                        .world_failed = &failed_});
+  }
+  return std::make_unique<ProcessGroup>(std::move(name), std::move(world_ranks), rank, category,
+                                        std::move(communicator), &log_);
+}
+
+absl::StatusOr<std::vector<std::string>> MpiWorld::GatherText(const std::string& text) {
+  const auto deadline = Deadline();
+  const int64_t own_size = static_cast<int64_t>(text.size());
+  std::vector<int64_t> sizes(static_cast<size_t>(size_), own_size);
+  std::vector<std::string> texts(static_cast<size_t>(size_), text);
+  const auto exchange = [&](auto post) -> absl::Status {
+    exchange_->Begin(kGatherTag, deadline);
+    for (int peer = 0; peer < size_; ++peer) {
+      if (peer != rank_) post(peer, static_cast<size_t>(peer));
+    }
+    const absl::Status status = exchange_->Wait();
+    if (!status.ok()) failed_ = true;
+    return kernels::Annotate(status, "gathering text on world rank " + std::to_string(rank_));
+  };
+  RETURN_IF_ERROR(exchange([&](int peer, size_t i) {
+    exchange_->Receive(peer, &sizes[i], sizeof(int64_t));
+    exchange_->Send(peer, &own_size, sizeof(int64_t));
+  }));
+  RETURN_IF_ERROR(exchange([&](int peer, size_t i) {
+    texts[i].resize(static_cast<size_t>(sizes[i]));
+    exchange_->Receive(peer, texts[i].data(), sizes[i]);
+    exchange_->Send(peer, text.data(), own_size);
+  }));
+  return texts;
+}
+
+void MpiWorld::Abort(int exit_code) {
+  MPI_Abort(MPI_COMM_WORLD, exit_code);
+  _exit(exit_code);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<World>> MakeMpiWorld(const WorldOptions& options) {
+  return MpiWorld::Make(options);
+}
+
+}  // namespace muster::parallel

@@ -1,0 +1,16 @@
+#pragma once
+// What tests under mpirun share: the job's world, made once. All ranks run all tests, in the same
+// order; a test that needs other options makes a further World beside it.
+#include <string>
+#include <vector>
+
+#include "parallel/comm/rendezvous.h"
+
+namespace muster::parallel {
+
+World& TestWorld();
+
+// A group of all ranks on the CPU.
+std::unique_ptr<ProcessGroup> GroupOfAll(World& world, const std::string& name = "all");
+
+}  // namespace muster::parallel
