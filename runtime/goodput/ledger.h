@@ -2,12 +2,13 @@
 // The goodput ledger: one append-only binary file per rank and attempt, written with one write(2)
 // per record and no fsync, so that it survives the death of its process. A rank is always in
 // exactly one state; entering one closes the one before, so the intervals tile. The report
-// (runtime/goodput/attribution) is a pure function of these files.
+// (runtime/goodput/attribution) is a pure function of these files. From StepEnded to the next state
+// a rank is in kUnknown, so begin the next step at once and book the rest under it.
 //
 // File: ledger/attempt-<a>/rank-<r>.ledger in the run directory, created exclusively, mode 0600.
-// Record, little-endian: u16 payload bytes, u8 type, u8 version, u32 checksum of the rest
-// (XXH32), i64 monotonic ns, i64 realtime ns, payload; at most 256 bytes. Readers skip unknown
-// types by length; a damaged tail costs the last record, and is reported.
+// Record, little-endian: u16 payload bytes, u8 type, u8 version, u32 checksum (XXH32 of the
+// record with this field zero), i64 monotonic ns, i64 realtime ns, payload; at most 256 bytes.
+// Readers skip unknown types by length; a damaged tail costs the last record, and is reported.
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -57,19 +58,25 @@ struct StepEnd {
   std::array<int64_t, parallel::kNumTimeCategories> time_ns{};  // sums to the step's wall time
 };
 
+// The parts of a step of `interval_ns`, made to sum to it exactly: what they lack goes to kOther;
+// if they pass it (they are from the device's clock), all shrink alike.
+std::array<int64_t, parallel::kNumTimeCategories> TileStep(
+    std::array<int64_t, parallel::kNumTimeCategories> time_ns, int64_t interval_ns);
+
+// Thread-safe. A write error never stops a training run: it is logged once and kept in status().
 class LedgerWriter {
  public:
   // Errors: the directory cannot be written; the file exists (another process has this attempt).
   static absl::StatusOr<std::unique_ptr<LedgerWriter>> Create(const std::string& run_directory,
                                                               const AttemptBegin& begin);
   virtual ~LedgerWriter() = default;  // closes the attempt's last state, if End was not called
-  // From now on this rank is in `state`. Returns the instant (CLOCK_MONOTONIC ns).
+  // From now on this rank is in `state` (not kStep: see StepBegin). Returns the instant
+  // (CLOCK_MONOTONIC ns).
   virtual int64_t Enter(State state) = 0;
   virtual void StepBegin(int64_t step) = 0;  // enters kStep
-  // The step's interval ends now; time_ns is scaled to tile it exactly: the difference between its
-  // sum and the interval goes to kOther.
+  // The open step's interval ends now; time_ns is made to tile it by TileStep.
   virtual void StepEnded(const StepEnd& end) = 0;
-  virtual void Heartbeat() = 0;  // at most 0.5 s apart while alive; cheap
+  virtual void Heartbeat() = 0;  // call at most 0.5 s apart; writes if 0.25 s are silent
   virtual void End(int exit_code) = 0;
   virtual absl::Status status() const = 0;  // the first write error, if any
 };

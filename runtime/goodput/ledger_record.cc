@@ -1,0 +1,181 @@
+#include "runtime/goodput/ledger_record.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/base/error.h"
+
+namespace muster::runtime {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "records are copied as they lie");
+static_assert(sizeof(double) == 8);
+
+constexpr size_t kChecksumOffset = 4;
+
+// Of the whole record, with the checksum's own field as zero.
+uint32_t Checksum(std::string_view record) {
+  std::array<char, kMaxRecordBytes> copy;
+  std::memcpy(copy.data(), record.data(), record.size());
+  std::memset(copy.data() + kChecksumOffset, 0, sizeof(uint32_t));
+  return XXH32(copy.data(), record.size(), 0);
+}
+
+// Reads fields off the front of a payload; once it runs dry, ok() is false and values are zero.
+class Fields {
+ public:
+  explicit Fields(std::string_view payload) : rest_(payload) {}
+  template <typename T>
+  T Take() {
+    T value{};
+    if (rest_.size() < sizeof(T)) {
+      ok_ = false;
+      return value;
+    }
+    std::memcpy(&value, rest_.data(), sizeof(T));
+    rest_.remove_prefix(sizeof(T));
+    return value;
+  }
+  // Host names and labels are printed: bytes that are not printable ASCII become '?'.
+  std::string TakeText() {
+    const size_t size = Take<uint8_t>();
+    if (!ok_ || rest_.size() < size) {
+      ok_ = false;
+      return "";
+    }
+    std::string text(rest_.substr(0, size));
+    rest_.remove_prefix(size);
+    for (char& c : text) {
+      if (c < ' ' || c > '~') c = '?';
+    }
+    return text;
+  }
+  bool ok() const { return ok_; }
+
+ private:
+  std::string_view rest_;
+  bool ok_ = true;
+};
+
+}  // namespace
+
+RecordBuilder::RecordBuilder(RecordType type, int64_t monotonic_ns, int64_t realtime_ns)
+    : monotonic_ns_(monotonic_ns) {
+  buffer_[2] = static_cast<char>(type);
+  buffer_[3] = static_cast<char>(kRecordVersion);
+  std::memcpy(buffer_.data() + 8, &monotonic_ns, sizeof(monotonic_ns));
+  std::memcpy(buffer_.data() + 16, &realtime_ns, sizeof(realtime_ns));
+}
+
+RecordBuilder& RecordBuilder::PutBytes(const void* bytes, size_t size) {
+  MUSTER_CHECK(used_ + size <= kMaxRecordBytes) << "a ledger record would pass its bound";
+  std::memcpy(buffer_.data() + used_, bytes, size);
+  used_ += size;
+  return *this;
+}
+
+RecordBuilder& RecordBuilder::PutText(std::string_view text, size_t max_bytes) {
+  text = text.substr(0, std::min<size_t>(max_bytes, 255));
+  PutU8(static_cast<uint8_t>(text.size()));
+  return PutBytes(text.data(), text.size());
+}
+
+std::string_view RecordBuilder::Finish() {
+  const uint16_t payload = static_cast<uint16_t>(used_ - kRecordHeaderBytes);
+  std::memcpy(buffer_.data(), &payload, sizeof(payload));
+  const uint32_t checksum = Checksum({buffer_.data(), used_});
+  std::memcpy(buffer_.data() + kChecksumOffset, &checksum, sizeof(checksum));
+  return {buffer_.data(), used_};
+}
+
+std::optional<RecordView> ParseRecord(std::string_view bytes) {
+  if (bytes.size() < kRecordHeaderBytes) return std::nullopt;
+  uint16_t payload = 0;
+  uint32_t checksum = 0;
+  std::memcpy(&payload, bytes.data(), sizeof(payload));
+  std::memcpy(&checksum, bytes.data() + kChecksumOffset, sizeof(checksum));
+  const size_t size = kRecordHeaderBytes + payload;
+  if (size > kMaxRecordBytes || size > bytes.size()) return std::nullopt;
+  if (Checksum(bytes.substr(0, size)) != checksum) return std::nullopt;
+  RecordView record;
+  record.type = static_cast<uint8_t>(bytes[2]);
+  record.version = static_cast<uint8_t>(bytes[3]);
+  std::memcpy(&record.monotonic_ns, bytes.data() + 8, sizeof(int64_t));
+  std::memcpy(&record.realtime_ns, bytes.data() + 16, sizeof(int64_t));
+  record.payload = bytes.substr(kRecordHeaderBytes, payload);
+  return record;
+}
+
+std::optional<AttemptBegin> ParseAttemptBegin(std::string_view payload) {
+  Fields fields(payload);
+  AttemptBegin begin;
+  begin.attempt = fields.Take<int32_t>();
+  begin.rank = fields.Take<int32_t>();
+  begin.world_size = fields.Take<int32_t>();
+  begin.peak_flops = fields.Take<double>();
+  begin.config_hash = fields.Take<uint64_t>();
+  begin.process_start_monotonic_ns = fields.Take<int64_t>();
+  begin.peak_label = fields.TakeText();
+  begin.host = fields.TakeText();
+  const bool sane = begin.attempt >= 0 && begin.rank >= 0 && begin.rank < begin.world_size &&
+                    std::isfinite(begin.peak_flops) && begin.peak_flops >= 0;
+  if (!fields.ok() || !sane) return std::nullopt;
+  return begin;
+}
+
+std::optional<State> ParseEnter(std::string_view payload) {
+  Fields fields(payload);
+  const uint8_t state = fields.Take<uint8_t>();
+  // kStep is entered by kStepBegin only, which says which step.
+  if (!fields.ok() || state >= kNumStates || state == static_cast<uint8_t>(State::kStep)) {
+    return std::nullopt;
+  }
+  return static_cast<State>(state);
+}
+
+std::optional<int64_t> ParseStepBegin(std::string_view payload) {
+  Fields fields(payload);
+  const int64_t step = fields.Take<int64_t>();
+  if (!fields.ok() || step < 0) return std::nullopt;
+  return step;
+}
+
+std::optional<StepEnd> ParseStepEnd(std::string_view payload) {
+  Fields fields(payload);
+  StepEnd end;
+  end.step = fields.Take<int64_t>();
+  end.loss_bits = fields.Take<uint64_t>();
+  end.grad_norm_bits = fields.Take<uint64_t>();
+  end.model_flops = fields.Take<double>();
+  end.tokens = fields.Take<int64_t>();
+  end.skipped = fields.Take<uint8_t>() != 0;
+  const int count = fields.Take<uint8_t>();
+  bool sane = end.step >= 0 && end.tokens >= 0 && std::isfinite(end.model_flops) &&
+              end.model_flops >= 0 && count <= parallel::kNumTimeCategories;
+  for (int c = 0; sane && c < count; ++c) {
+    end.time_ns[c] = fields.Take<int64_t>();
+    sane = end.time_ns[c] >= 0;
+  }
+  if (!fields.ok() || !sane) return std::nullopt;
+  return end;
+}
+
+std::optional<int32_t> ParseEnd(std::string_view payload) {
+  Fields fields(payload);
+  const int32_t exit_code = fields.Take<int32_t>();
+  if (!fields.ok()) return std::nullopt;
+  return exit_code;
+}
+
+std::string AttemptDirectory(const std::string& run_directory, int attempt) {
+  return run_directory + "/ledger/attempt-" + std::to_string(attempt);
+}
+
+std::string LedgerFileName(int rank) { return "rank-" + std::to_string(rank) + ".ledger"; }
+
+}  // namespace muster::runtime
