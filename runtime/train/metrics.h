@@ -36,6 +36,13 @@ struct EvaluationMetrics {
   double validation_loss = 0, unigram_entropy = 0;
 };
 
+// A line of metrics.jsonl or evaluations.jsonl, without the newline. Numbers have the digits that
+// restore their bits; one that is not finite is null, and its *_bits field still tells which.
+std::string StepLine(const StepMetrics& metrics);
+std::string EvaluationLine(const EvaluationMetrics& metrics);
+
+// Appends to metrics.jsonl (each step), evaluations.jsonl and tensorboard/ in the run directory, a
+// line at a time, and prints progress to stdout as the job's Log says.
 class MetricsWriter {
  public:
   // Errors: the run directory cannot be written.

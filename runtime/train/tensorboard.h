@@ -1,0 +1,44 @@
+#pragma once
+// Writes scalars as a TensorBoard event file. An event is a serialised tensorboard::Event in the
+// framing of TFRecord: u64 length, masked CRC of the length, the bytes, masked CRC of the bytes
+// (little-endian). A record is one write(2), so that a reader who follows the file, or a crash,
+// sees whole events.
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace muster::runtime {
+
+// CRC-32C (Castagnoli, RFC 3720 appendix B.4) of the bytes; "123456789" gives 0xE3069283.
+uint32_t Crc32c(std::string_view bytes);
+// TFRecord's masking: a CRC stored beside the data that it covers must not be a plain CRC of it.
+uint32_t MaskedCrc32c(std::string_view bytes);
+std::string FrameRecord(std::string_view payload);
+
+class TensorBoardWriter {
+ public:
+  using Scalars = std::vector<std::pair<std::string, double>>;  // tag, value
+
+  // Creates "<directory>/events.out.tfevents.<seconds>.<host>.<pid>". Errors: it cannot be created.
+  static absl::StatusOr<std::unique_ptr<TensorBoardWriter>> Create(const std::string& directory);
+  ~TensorBoardWriter();
+  TensorBoardWriter(const TensorBoardWriter&) = delete;
+  TensorBoardWriter& operator=(const TensorBoardWriter&) = delete;
+
+  // One event with all scalars of a step; wall_seconds: since 1970. Values are stored as float.
+  absl::Status Write(int64_t step, double wall_seconds, const Scalars& scalars);
+  const std::string& path() const { return path_; }
+
+ private:
+  TensorBoardWriter(int file, std::string path) : file_(file), path_(std::move(path)) {}
+  int file_;
+  std::string path_;
+};
+
+}  // namespace muster::runtime
