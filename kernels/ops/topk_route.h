@@ -3,8 +3,10 @@
 // backward the gradient of all of them with the balancing losses.
 //   score: softmax over E, or sigmoid (DeepSeek-V3, 2024).
 //   choice: the k largest of score + bias, ties to the lower expert id; with groups > 1 only among
-//     experts of the group_top_k groups whose two best (score + bias) sum highest.
-//   weight: the chosen scores, without bias, divided by their sum if normalise, times scale.
+//     experts of the group_top_k groups whose two best (score + bias) sum highest, ties to the
+//     lower group. Scores that are NaN still give k distinct experts.
+//   weight: the chosen scores, without bias, divided by their sum + 1e-20 if normalise (scores that
+//     all underflow give 0), times scale.
 // Balancing losses (gradients with respect to the logits, added in the backward):
 //   auxiliary, per group of tokens G (a sequence; Fedus et al. 2021, Zoph et al. 2022):
 //     aux_coefficient * E / (k |G|) * sum_e count_e(G) * mean_{t in G} p_e(t), where p is the score

@@ -1,0 +1,71 @@
+#include "kernels/ops/adamw.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/ops/cpu/dtype_switch.h"
+
+namespace muster::kernels::cpu {
+namespace {
+
+template <typename A>
+struct Coefficients {
+  A scale, beta1, beta2, bias_correction1, bias_correction2, learning_rate, epsilon, weight_decay;
+};
+
+template <typename A>
+void Update(const Coefficients<A>& c, const A* __restrict grad, A* __restrict master,
+            A* __restrict moment1, A* __restrict moment2, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    const A g = grad[i] * c.scale;
+    const A m = c.beta1 * moment1[i] + (A{1} - c.beta1) * g;
+    const A v = c.beta2 * moment2[i] + (A{1} - c.beta2) * g * g;
+    moment1[i] = m;
+    moment2[i] = v;
+    const A step = m * c.bias_correction1 / (std::sqrt(v * c.bias_correction2) + c.epsilon);
+    master[i] -= c.learning_rate * (step + c.weight_decay * master[i]);
+  }
+}
+
+// In blocks that stay in the first-level cache between the update and the cast.
+template <typename A, typename T>
+void UpdateAndCast(const AdamWArgs& args, A scale) {
+  constexpr int64_t kBlock = 1024;
+  const auto correction = [&](float beta) {
+    return static_cast<A>(1.0 / (1.0 - std::pow(double{beta}, static_cast<double>(args.step))));
+  };
+  const Coefficients<A> c{scale,
+                          static_cast<A>(args.beta1),
+                          static_cast<A>(args.beta2),
+                          correction(args.beta1),
+                          correction(args.beta2),
+                          static_cast<A>(args.learning_rate),
+                          static_cast<A>(args.epsilon),
+                          static_cast<A>(args.weight_decay)};
+  A* master = args.master.as<A>();
+  T* weight = args.weight.as<T>();
+  const bool cast = args.weight.data != args.master.data;
+  const int64_t n = args.master.num_elements();
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    const int64_t count = std::min(kBlock, n - begin);
+    Update<A>(c, args.grad.as<A>() + begin, master + begin, args.moment1.as<A>() + begin,
+              args.moment2.as<A>() + begin, count);
+    if (!cast) continue;
+    for (int64_t i = begin; i < begin + count; ++i) weight[i] = static_cast<T>(master[i]);
+  }
+}
+
+}  // namespace
+
+void AdamW(const AdamWArgs& args) {
+  CheckArgs(args);
+  SwitchAccumulator(args.master.dtype, [&](auto accumulator) {
+    using A = decltype(accumulator);
+    const A scale = *args.grad_scale.as<A>();
+    if (!std::isfinite(scale) || scale == A{0}) return;
+    SwitchStorage(args.weight.dtype,
+                  [&](auto storage) { UpdateAndCast<A, decltype(storage)>(args, scale); });
+  });
+}
+
+}  // namespace muster::kernels::cpu

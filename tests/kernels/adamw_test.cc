@@ -1,0 +1,139 @@
+#include "kernels/ops/adamw.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "tests/support/kernels/op_cases.h"
+#include "tests/support/kernels/tolerance.h"
+
+namespace muster::kernels {
+namespace {
+
+constexpr int64_t kSize = 2100;  // more than one block, no multiple of a vector's width
+
+struct State {
+  explicit State(DType dtype)
+      : grad(RandomTensor(AccumulatorDType(dtype), {kSize}, "grad")),
+        master(RandomTensor(AccumulatorDType(dtype), {kSize}, "master")),
+        moment1(RandomTensor(AccumulatorDType(dtype), {kSize}, "moment1", 0.1)),
+        moment2(MakeTensor(AccumulatorDType(dtype), {kSize})),
+        weight(MakeTensor(dtype, {kSize})),
+        grad_scale(TensorOf(AccumulatorDType(dtype), {1}, {0.5})) {
+    for (int64_t i = 0; i < kSize; ++i) {
+      SetValue(moment2.view(), i, std::pow(GetValue(grad.view(), kSize - 1 - i), 2));
+    }
+  }
+  AdamWArgs Args() const {
+    return {.grad = grad.view(),
+            .master = master.view(),
+            .moment1 = moment1.view(),
+            .moment2 = moment2.view(),
+            .weight = weight.view(),
+            .grad_scale = grad_scale.view(),
+            .learning_rate = 0.125f,
+            .beta1 = 0.875f,
+            .beta2 = 0.9375f,
+            .epsilon = 1e-3f,
+            .weight_decay = 0.25f,
+            .step = 3};
+  }
+
+  Tensor grad, master, moment1, moment2, weight, grad_scale;
+};
+
+class AdamWOf : public ::testing::TestWithParam<DType> {};
+INSTANTIATE_TEST_SUITE_P(, AdamWOf, StorageDTypes(), DTypeName);
+
+TEST_P(AdamWOf, MatchesReference) {
+  State state(GetParam());
+  std::vector<double> grad = Values(state.grad.view()), master = Values(state.master.view());
+  std::vector<double> m = Values(state.moment1.view()), v = Values(state.moment2.view());
+  const double epsilon = 1e-3f;
+  for (size_t i = 0; i < grad.size(); ++i) {
+    const double g = grad[i] * 0.5;
+    m[i] = 0.875 * m[i] + 0.125 * g;
+    v[i] = 0.9375 * v[i] + 0.0625 * g * g;
+    const double m_hat = m[i] / (1 - std::pow(0.875, 3)), v_hat = v[i] / (1 - std::pow(0.9375, 3));
+    master[i] -= 0.125 * (m_hat / (std::sqrt(v_hat) + epsilon) + 0.25 * master[i]);
+  }
+  cpu::AdamW(state.Args());
+  EXPECT_TRUE(IsClose(state.master.view(), master));
+  EXPECT_TRUE(IsClose(state.moment1.view(), m));
+  EXPECT_TRUE(IsClose(state.moment2.view(), v));
+  EXPECT_TRUE(IsClose(state.weight.view(), master));
+  EXPECT_EQ(Values(state.grad.view()), grad);
+}
+
+TEST_P(AdamWOf, WeightIsTheRoundedMaster) {
+  State state(GetParam());
+  cpu::AdamW(state.Args());
+  const Tensor rounded = TensorOf(GetParam(), {kSize}, Values(state.master.view()));
+  EXPECT_EQ(Values(state.weight.view()), Values(rounded.view()));
+}
+
+TEST_P(AdamWOf, SkipsIfTheScaleIsZeroOrNotFinite) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (double scale : {0.0, infinity, -infinity, std::nan("")}) {
+    State state(GetParam());
+    FillRandom(state.weight.view(), "weight");
+    SetValue(state.grad_scale.view(), 0, scale);
+    SetValue(state.grad.view(), 5, std::nan(""));
+    const State before(GetParam());
+    const std::vector<double> weight = Values(state.weight.view());
+    cpu::AdamW(state.Args());
+    EXPECT_EQ(Values(state.master.view()), Values(before.master.view())) << scale;
+    EXPECT_EQ(Values(state.moment1.view()), Values(before.moment1.view())) << scale;
+    EXPECT_EQ(Values(state.moment2.view()), Values(before.moment2.view())) << scale;
+    EXPECT_EQ(Values(state.weight.view()), weight) << scale;
+  }
+}
+
+TEST_P(AdamWOf, ShardsEqualTheWhole) {
+  State whole(GetParam()), sharded(GetParam());
+  cpu::AdamW(whole.Args());
+  for (const auto& [begin, end] : {std::pair{0, 701}, {701, 702}, {702, 2100}}) {
+    AdamWArgs args = sharded.Args();
+    for (TensorView* view :
+         {&args.grad, &args.master, &args.moment1, &args.moment2, &args.weight}) {
+      *view = view->Slice(0, begin, end);
+    }
+    cpu::AdamW(args);
+  }
+  EXPECT_EQ(Values(sharded.master.view()), Values(whole.master.view()));
+  EXPECT_EQ(Values(sharded.weight.view()), Values(whole.weight.view()));
+}
+
+class AdamWMaster : public ::testing::TestWithParam<DType> {};
+INSTANTIATE_TEST_SUITE_P(, AdamWMaster, AccumulatorDTypes(), DTypeName);
+
+TEST_P(AdamWMaster, MayBeTheWeight) {
+  State apart(GetParam()), aliased(GetParam());
+  cpu::AdamW(apart.Args());
+  AdamWArgs args = aliased.Args();
+  args.weight = args.master;
+  cpu::AdamW(args);
+  EXPECT_EQ(Values(args.master), Values(apart.weight.view()));
+}
+
+TEST(AdamW, FirstStepMovesByTheLearningRateAgainstTheSign) {
+  const Tensor grad = TensorOf(DType::kFloat64, {2}, {1e-3, -1e3});
+  const Tensor master = MakeTensor(DType::kFloat64, {2}),
+               moment1 = MakeTensor(DType::kFloat64, {2});
+  const Tensor moment2 = MakeTensor(DType::kFloat64, {2});
+  const Tensor scale = TensorOf(DType::kFloat64, {1}, {1});
+  cpu::AdamW({.grad = grad.view(),
+              .master = master.view(),
+              .moment1 = moment1.view(),
+              .moment2 = moment2.view(),
+              .weight = master.view(),
+              .grad_scale = scale.view(),
+              .learning_rate = 0.5f,
+              .epsilon = 1e-12f});
+  EXPECT_NEAR(GetValue(master.view(), 0), -0.5, 1e-6);
+  EXPECT_NEAR(GetValue(master.view(), 1), 0.5, 1e-6);
+}
+
+}  // namespace
+}  // namespace muster::kernels
