@@ -61,6 +61,11 @@ void CheckArgs(const MergeSourcesArgs& args) {
   CheckTensor(op, "row_count", args.row_count, kCount, {1});
 }
 
+void CheckArgs(const SumCountsArgs& args) {
+  CheckRank("SumCounts", "counts", args.counts, kCount, 2);
+  CheckTensor("SumCounts", "sums", args.sums, kCount, {args.counts.shape[0]});
+}
+
 void CheckArgs(const GatherRowsArgs& args) {
   const char* op = "GatherRows";
   CheckFloating(op, "x", args.x, 2);

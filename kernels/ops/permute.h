@@ -56,6 +56,13 @@ struct MergeSourcesArgs {
 };
 MUSTER_DECLARE_OP(MergeSources)
 
+// Rows to or from each rank: sums[p] = sum over e of counts[p, e].
+struct SumCountsArgs {
+  TensorView counts;  // int64 [n, E]
+  TensorView sums;    // out int64 [n]
+};
+MUSTER_DECLARE_OP(SumCounts)
+
 // out[index[r]] = x[r] for r < row_count, or out[r] = x[index[r]] when inverse. D may be 1.
 struct GatherRowsArgs {
   TensorView x;          // [R, D]

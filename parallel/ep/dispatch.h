@@ -16,6 +16,7 @@ struct DispatchStaging {
   kernels::TensorView received_RD;         // [received_rows, D]
   kernels::TensorView sent_R, received_R;  // accumulator dtype: router weights
 
+  // Adds nothing with one expert rank: rows then go straight between token and expert order.
   void AddTo(kernels::ArenaPlan& plan, const std::string& name, const RouteShape& shape,
              int64_t hidden, kernels::DType dtype, kernels::Lifetime lifetime);
 };

@@ -28,15 +28,16 @@ struct RouteShape {
   int64_t received_rows() const;
 };
 
+// With one expert rank the views marked * stay null: nothing travels.
 struct RoutePlan {
   kernels::TensorView rows_TK;           // int32 [T, k]: send row of each choice, -1: dropped
   kernels::TensorView counts_E;          // int64 [experts]: choices kept per expert
   kernels::TensorView offsets_E;         // int64 [experts + 1]
   kernels::TensorView dropped;           // int64 [1]
-  kernels::TensorView counts_PE;         // int64 [ep, local experts]: what each rank sends here
-  kernels::TensorView send_counts_P;     // int64 [ep]: rows to each rank
-  kernels::TensorView receive_counts_P;  // int64 [ep]
-  kernels::TensorView index_R;           // int32 [R]: arrival order -> expert order
+  kernels::TensorView counts_PE;         // * int64 [ep, local experts]: what each rank sends here
+  kernels::TensorView send_counts_P;     // * int64 [ep]: rows to each rank
+  kernels::TensorView receive_counts_P;  // * int64 [ep]
+  kernels::TensorView index_R;           // * int32 [R]: arrival order -> expert order
   kernels::TensorView local_offsets;     // int64 [local experts + 1]: rows of each local expert
   kernels::TensorView row_count;         // int64 [1]: rows received
 

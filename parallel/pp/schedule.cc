@@ -4,6 +4,7 @@
 #include <map>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/base/error.h"
 
 namespace muster::parallel {
@@ -24,7 +25,7 @@ std::string ToString(const Action& action) {
       kind = "W";
       break;
   }
-  return kind + std::to_string(action.stage) + "." + std::to_string(action.microbatch);
+  return absl::StrCat(kind, action.stage, ".", action.microbatch);
 }
 
 Schedule OneForwardOneBackward(const PipelineShape& shape) {

@@ -212,6 +212,13 @@ TEST_P(PermuteWeights, GoesToRowsAndBack) {
   EXPECT_EQ(Values(by_choice.view()), (std::vector<double>{10, 11, 0, 13, 14, 15}));
 }
 
+TEST(SumCounts, AddsTheExpertsOfEachRank) {
+  const Tensor counts = TensorOf(DType::kInt64, {2, 3}, {1, 2, 3, 0, 0, 40000000000});
+  const Tensor sums = TensorOf(DType::kInt64, {2}, {-1, -1});
+  cpu::SumCounts({.counts = counts.view(), .sums = sums.view()});
+  EXPECT_EQ(Values(sums.view()), (std::vector<double>{6, 40000000000}));
+}
+
 TEST(MergeSources, OrdersByExpertThenSource) {
   const Tensor counts = TensorOf(DType::kInt64, {3, 2}, {2, 1, 0, 2, 1, 0});
   const Tensor index = TensorOf(DType::kInt32, {8}, std::vector<double>(8, -7));

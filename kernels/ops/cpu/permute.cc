@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "kernels/ops/cpu/dtype_switch.h"
 
@@ -154,6 +155,15 @@ void MergeSources(const MergeSourcesArgs& args) {
         *index++ = static_cast<int32_t>(offsets[e + 1]++);
       }
     }
+  }
+}
+
+void SumCounts(const SumCountsArgs& args) {
+  CheckArgs(args);
+  const int64_t num_ranks = args.counts.shape[0], num_experts = args.counts.shape[1];
+  for (int64_t p = 0; p < num_ranks; ++p) {
+    const int64_t* counts = args.counts.as<int64_t>() + p * num_experts;
+    args.sums.as<int64_t>()[p] = std::accumulate(counts, counts + num_experts, int64_t{0});
   }
 }
 
