@@ -1,0 +1,60 @@
+#include "kernels/ops/attention.h"
+
+#include "kernels/ops/check_args.h"
+
+namespace muster::kernels {
+namespace {
+
+// [B, S, heads, C], contiguous in the last two dims; the token and batch strides are free.
+void CheckHeads(const char* op, const char* name, const TensorView& x, DType dtype,
+                const Shape& shape) {
+  MUSTER_CHECK(x.dtype == dtype && x.shape == shape)
+      << op << ": argument " << name << " wants " << Name(dtype) << shape.ToString() << ", found "
+      << x.ToString();
+  MUSTER_CHECK(x.data != nullptr || x.num_elements() == 0)
+      << op << ": argument " << name << " is missing";
+  const int64_t heads = shape[2], head_size = shape[3];
+  MUSTER_CHECK((head_size <= 1 || x.strides[3] == 1) && (heads <= 1 || x.strides[2] == head_size) &&
+               (shape[1] <= 1 || x.strides[1] >= heads * head_size))
+      << op << ": argument " << name << " wants contiguous heads, found strides "
+      << x.strides.ToString() << " for " << x.ToString();
+}
+
+// The shapes that forward and backward share.
+template <typename Args>
+void CheckInputs(const char* op, const Args& args) {
+  const TensorView& q = args.q;
+  MUSTER_CHECK(q.rank() == 4 && args.k.rank() == 4)
+      << op << " wants q and k of 4 dims, found " << q.ToString() << " and " << args.k.ToString();
+  MUSTER_CHECK(q.dtype == DType::kFloat32 || q.dtype == DType::kBFloat16 ||
+               q.dtype == DType::kFloat64)
+      << op << ": argument q wants fp32, bf16 or fp64, found " << q.ToString();
+  const int64_t batch = q.shape[0], heads = q.shape[2], head_size = q.shape[3];
+  const int64_t kv_heads = args.k.shape[2];
+  MUSTER_CHECK(kv_heads > 0 && heads % kv_heads == 0)
+      << op << ": " << heads << " query heads do not divide among " << kv_heads
+      << " key/value heads";
+  const Shape kv_shape = {batch, args.k.shape[1], kv_heads, head_size};
+  CheckHeads(op, "q", q, q.dtype, q.shape);
+  CheckHeads(op, "k", args.k, q.dtype, kv_shape);
+  CheckHeads(op, "v", args.v, q.dtype, kv_shape);
+  CheckHeads(op, "out", args.out, q.dtype, q.shape);
+  CheckTensor(op, "lse", args.lse, AccumulatorDType(q.dtype), {batch, heads, q.shape[1]});
+}
+
+}  // namespace
+
+void CheckArgs(const AttentionForwardArgs& args) { CheckInputs("AttentionForward", args); }
+
+void CheckArgs(const AttentionBackwardArgs& args) {
+  constexpr const char* kOp = "AttentionBackward";
+  CheckInputs(kOp, args);
+  const DType dtype = args.q.dtype;
+  CheckHeads(kOp, "d_out", args.d_out, dtype, args.q.shape);
+  CheckHeads(kOp, "d_q", args.d_q, dtype, args.q.shape);
+  CheckHeads(kOp, "d_k", args.d_k, dtype, args.k.shape);
+  CheckHeads(kOp, "d_v", args.d_v, dtype, args.k.shape);
+  CheckTensor(kOp, "delta", args.delta, args.lse.dtype, args.lse.shape);
+}
+
+}  // namespace muster::kernels
