@@ -17,7 +17,9 @@ foreach(folder kernels parallel models runtime launch)
     target_compile_definitions(muster_${folder}_test PRIVATE MUSTER_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                                MUSTER_BINARY_DIR="${CMAKE_BINARY_DIR}")
     add_test(NAME ${folder} COMMAND muster_${folder}_test)
-    set_tests_properties(${folder} PROPERTIES ENVIRONMENT OMP_NUM_THREADS=1)
+    # Tests of running out of memory want a null pointer from the sanitizers' allocators too.
+    set_tests_properties(${folder} PROPERTIES ENVIRONMENT
+      "OMP_NUM_THREADS=1;ASAN_OPTIONS=allocator_may_return_null=1;TSAN_OPTIONS=allocator_may_return_null=1")
   endif()
   if(mpi_tests)
     add_executable(muster_${folder}_mpi_test ${mpi_tests} ${support} tests/support/mpi_main.cc)

@@ -1,0 +1,143 @@
+#include "kernels/device/span.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <numeric>
+#include <thread>
+
+#include "kernels/base/error.h"
+
+namespace muster::kernels {
+namespace {
+
+constexpr int64_t kMillisecond = 1'000'000;
+constexpr int kOther = 0, kMatmul = 1, kWait = 2;
+
+Stream MakeStream(StreamMode mode) {
+  auto stream = Stream::Create({}, mode, "test");
+  MUSTER_CHECK_OK(stream.status());
+  return *std::move(stream);
+}
+std::unique_ptr<Timeline> MakeTimeline(const Stream& stream, int max_marks = 1 << 14) {
+  auto timeline = Timeline::Create(stream.view(), 3, max_marks);
+  MUSTER_CHECK_OK(timeline.status());
+  return *std::move(timeline);
+}
+std::vector<int64_t> Collect(Timeline& timeline) {
+  auto sums = timeline.Collect();
+  MUSTER_CHECK_OK(sums.status());
+  return *std::move(sums);
+}
+int64_t Total(const std::vector<int64_t>& sums) {
+  return std::accumulate(sums.begin(), sums.end(), int64_t{0});
+}
+void Work(StreamView stream, int64_t milliseconds) {
+  stream.Enqueue([=] { std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds)); });
+}
+
+class TimelineOf : public ::testing::TestWithParam<StreamMode> {};
+INSTANTIATE_TEST_SUITE_P(, TimelineOf, ::testing::Values(StreamMode::kInline, StreamMode::kQueue),
+                         [](const auto& info) {
+                           return info.param == StreamMode::kInline ? "inline" : "queue";
+                         });
+
+TEST_P(TimelineOf, TilesTheStreamsTimeWithoutGaps) {
+  const Stream stream = MakeStream(GetParam());
+  const int64_t before = MonotonicNs();
+  const auto timeline = MakeTimeline(stream);
+  ASSERT_TRUE(stream.view().Synchronize().ok());
+  const int64_t started = MonotonicNs();
+  int64_t total = 0;
+  // A gap at any of the many marks and collects would add up beyond the two ends' uncertainty.
+  int64_t last_collect = 0;
+  for (int i = 0; i < 200; ++i) {
+    for (int category : {kMatmul, kWait, kOther}) timeline->Enter(category);
+    last_collect = MonotonicNs();
+    total += Total(Collect(*timeline));
+  }
+  const int64_t ended = MonotonicNs();
+  EXPECT_GE(total, last_collect - started);
+  EXPECT_LE(total, ended - before);
+}
+
+TEST_P(TimelineOf, GivesTimeToTheCategoryTheStreamIsIn) {
+  const Stream stream = MakeStream(GetParam());
+  const auto timeline = MakeTimeline(stream);
+  {
+    Span matmul(stream.view(), "matmul", kMatmul);
+    Work(stream.view(), 4);
+    {
+      Span wait(stream.view(), "wait", kWait);
+      Work(stream.view(), 12);
+    }
+    Work(stream.view(), 4);
+  }
+  EXPECT_EQ(timeline->current(), kOther);
+  const std::vector<int64_t> sums = Collect(*timeline);
+  EXPECT_GE(sums[kMatmul], 8 * kMillisecond);
+  EXPECT_GE(sums[kWait], 12 * kMillisecond);
+}
+
+TEST_P(TimelineOf, CollectStartsTheNextIntervalInTheSameCategory) {
+  const Stream stream = MakeStream(GetParam());
+  const auto timeline = MakeTimeline(stream);
+  Span matmul(stream.view(), "matmul", kMatmul);
+  Work(stream.view(), 2);
+  EXPECT_GE(Collect(*timeline)[kMatmul], 2 * kMillisecond);
+  Work(stream.view(), 2);
+  const std::vector<int64_t> sums = Collect(*timeline);
+  EXPECT_GE(sums[kMatmul], 2 * kMillisecond);
+  EXPECT_EQ(sums[kOther], 0);
+  EXPECT_EQ(sums[kWait], 0);
+}
+
+TEST(Timeline, OfAQueueMeasuresTheStreamNotTheHost) {
+  const Stream stream = MakeStream(StreamMode::kQueue);
+  const auto timeline = MakeTimeline(stream);
+  Work(stream.view(), 10);  // the host has entered kWait long before this ends
+  timeline->Enter(kWait);
+  std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  timeline->Enter(kOther);
+  Work(stream.view(), 1);
+  const std::vector<int64_t> sums = Collect(*timeline);
+  EXPECT_GE(sums[kOther], 11 * kMillisecond);
+  EXPECT_LT(sums[kWait], 10 * kMillisecond);
+}
+
+TEST(Timeline, BeyondItsMarksCountsAndStillTiles) {
+  const Stream stream = MakeStream(StreamMode::kInline);
+  const auto timeline = MakeTimeline(stream, 4);
+  for (int i = 0; i < 3; ++i) {
+    timeline->Enter(kMatmul);  // dropped the second and the third time: one mark stays for Collect
+    timeline->Enter(kWait);
+  }
+  EXPECT_EQ(timeline->dropped_marks(), 2);
+  const int64_t begin = MonotonicNs();
+  Work(stream.view(), 2);
+  const int64_t end = MonotonicNs();
+  const std::vector<int64_t> sums = Collect(*timeline);
+  EXPECT_GE(sums[kWait], end - begin);  // with the last category that had a mark
+  timeline->Enter(kMatmul);             // a new interval has its marks again
+  EXPECT_EQ(timeline->dropped_marks(), 2);
+}
+
+TEST(Timeline, DetachesWhenItEnds) {
+  const Stream stream = MakeStream(StreamMode::kInline);
+  {
+    const auto timeline = MakeTimeline(stream);
+    EXPECT_EQ(stream.view().timeline(), timeline.get());
+  }
+  EXPECT_EQ(stream.view().timeline(), nullptr);
+  Span span(stream.view(), "without a timeline", kMatmul);  // does nothing
+}
+
+TEST(Timeline, CollectReturnsTheStreamsError) {
+  const Stream stream = MakeStream(StreamMode::kQueue);
+  const auto timeline = MakeTimeline(stream);
+  stream.view().Fail(absl::UnavailableError("lost"));
+  EXPECT_EQ(timeline->Collect().status(), absl::UnavailableError("lost"));
+}
+
+}  // namespace
+}  // namespace muster::kernels
