@@ -27,6 +27,8 @@ Accumulator<T> Largest(const T* x, int64_t n) {
   std::fill_n(lanes, kLanes, kMinusInfinity<A>);
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) {
+    // g++ would unroll this into scalar code before it looks for vectors.
+#pragma GCC unroll 1
     for (int lane = 0; lane < kLanes; ++lane) {
       const A value = static_cast<A>(x[i + lane]);
       lanes[lane] = value > lanes[lane] ? value : lanes[lane];
