@@ -123,12 +123,14 @@ class FileLedgerWriter final : public LedgerWriter {
       last_record_ns_ = record.monotonic_ns();
       return;
     }
-    const int error = written < 0 ? errno : ENOSPC;
+    const std::string error = written < 0 ? std::strerror(errno)
+                                          : std::to_string(written) + " bytes of " +
+                                                std::to_string(bytes.size()) + " were taken";
     // A torn record would hide what is appended after it.
     const bool restored = written <= 0 || ftruncate(file_, file_bytes_) == 0;
     if (!status_.ok()) return;
     status_ = absl::UnavailableError(
-        "cannot append to the goodput ledger " + path_ + ": " + std::strerror(error) +
+        "cannot append to the goodput ledger " + path_ + ": " + error +
         (restored ? "" : "; a torn record stays in it") +
         "; training goes on, but the report will lack this rank's time from here");
     kernels::Log(kernels::Severity::kError, std::string(status_.message()));
@@ -158,9 +160,8 @@ const char* Name(State state) {
 
 std::array<int64_t, parallel::kNumTimeCategories> TileStep(
     std::array<int64_t, parallel::kNumTimeCategories> time_ns, int64_t interval_ns) {
-  // No sum can wrap then: no category can be longer than the interval.
-  for (int64_t& ns : time_ns) ns = std::clamp<int64_t>(ns, 0, interval_ns);
-  const int64_t sum = std::accumulate(time_ns.begin(), time_ns.end(), int64_t{0});
+  for (int64_t& ns : time_ns) ns = std::max<int64_t>(ns, 0);
+  const auto sum = std::accumulate(time_ns.begin(), time_ns.end(), __int128{0});
   if (sum > interval_ns) {
     // The parts were measured on another clock (the device's): shrink all alike.
     for (int64_t& ns : time_ns) ns = static_cast<int64_t>(__int128{ns} * interval_ns / sum);

@@ -1,0 +1,290 @@
+#include "runtime/goodput/attribution.h"
+
+#include <algorithm>
+#include <limits>
+#include <map>
+#include <numeric>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/error.h"
+
+namespace muster::runtime {
+namespace {
+
+constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+
+// A step number executed for the n-th time within an attempt: the same on every rank.
+using Execution = std::pair<int64_t, int>;
+
+// How later attempts look back at one.
+struct Hindsight {
+  int64_t rolled_back_to = kNever;  // min of S_b over later attempts b
+  int64_t resumed_at = -1;          // max of S_b
+};
+
+std::optional<int64_t> FirstStep(const AttemptLog& attempt) {
+  if (attempt.resume_step) return attempt.resume_step;
+  std::optional<int64_t> first;
+  for (const RankLog& rank : attempt.ranks) {
+    if (rank.steps.empty()) continue;
+    first = first ? std::min(*first, rank.steps[0].step) : rank.steps[0].step;
+  }
+  return first;
+}
+
+// The n of each execution of a rank.
+std::vector<Execution> Executions(const RankLog& rank) {
+  std::map<int64_t, int> seen;
+  std::vector<Execution> executions;
+  executions.reserve(rank.steps.size());
+  for (const StepExecution& step : rank.steps) {
+    executions.emplace_back(step.step, seen[step.step]++);
+  }
+  return executions;
+}
+
+// Has this rank gone through its i-th execution? A rank that began a later step has, even if its
+// end record is damaged.
+bool Passed(const RankLog& rank, size_t i) {
+  return rank.steps[i].finished ||
+         (i + 1 < rank.steps.size() && rank.steps[i + 1].step > rank.steps[i].step);
+}
+
+// The table of steps while it is filled: `key` tells which execution the entry describes.
+struct StepEntry {
+  AttributedStep step;
+  std::pair<int, int> key{-1, 0};  // attempt, n-th execution in it
+  bool has_end = false;            // some rank's end record has filled in loss and tokens
+};
+using StepTable = std::map<int64_t, StepEntry>;
+
+// Fills in one attempt and adds its steps to the table of all.
+class AttemptAttributor {
+ public:
+  AttemptAttributor(const AttemptLog& log, const Hindsight& hindsight, StepTable* steps)
+      : log_(log), hindsight_(hindsight), steps_(*steps) {}
+
+  AttributedAttempt Run() {
+    SetWindow();
+    for (const RankLog& rank : log_.ranks) {
+      const std::vector<Execution> executions = Executions(rank);
+      for (size_t i = 0; i < executions.size(); ++i) {
+        ranks_passed_[executions[i]] += Passed(rank, i) ? 1 : 0;
+      }
+    }
+    for (const RankLog& rank : log_.ranks) AddRank(rank);
+    const int silent = log_.world_size - static_cast<int>(log_.ranks.size());
+    result_.time.At(State::kUnknown) += DeviceNs{result_.end_ns - result_.begin_ns} * silent;
+    return std::move(result_);
+  }
+
+ private:
+  void SetWindow() {
+    result_.attempt = log_.attempt;
+    result_.world_size = log_.world_size;
+    result_.ranks_with_log = static_cast<int>(log_.ranks.size());
+    result_.gap_before_ns = log_.gap_before_ns;
+    result_.begin_realtime_ns = log_.begin_realtime_ns;
+    result_.first_step = FirstStep(log_);
+    int64_t begin = log_.begin_ns.value_or(kNever), end = log_.end_ns.value_or(0);
+    for (const RankLog& rank : log_.ranks) {
+      begin = std::min(begin, rank.process_start_ns);
+      end = std::max(end, rank.end_ns);
+      if (!rank.exit_code) {
+        result_.dead_ranks.push_back(rank.rank);
+      } else if (result_.exit_code.value_or(0) == 0) {
+        result_.exit_code = rank.exit_code;
+      }
+    }
+    result_.begin_ns = std::min(begin, end);
+    result_.end_ns = end;
+  }
+
+  void AddRank(const RankLog& rank) {
+    const std::vector<Execution> executions = Executions(rank);
+    // goes_back_to[i]: the lowest step that this rank executes after its i-th execution.
+    std::vector<int64_t> goes_back_to(executions.size(), kNever);
+    for (size_t i = executions.size(); i-- > 1;) {
+      goes_back_to[i - 1] = std::min(goes_back_to[i], rank.steps[i].step);
+    }
+    const int64_t first = rank.phases.empty() ? rank.end_ns : rank.phases[0].begin_ns;
+    result_.time.At(State::kLaunch) += first - result_.begin_ns;
+    for (size_t i = 0; i < rank.phases.size(); ++i) {
+      const Phase& phase = rank.phases[i];
+      const int64_t end = i + 1 < rank.phases.size() ? rank.phases[i + 1].begin_ns : rank.end_ns;
+      if (phase.state != State::kStep) {
+        result_.time.At(phase.state) += end - phase.begin_ns;
+        continue;
+      }
+      const size_t index = static_cast<size_t>(phase.step_index);
+      const StepFate fate = FateOf(rank, index, executions[index], goes_back_to[index]);
+      AddStep(rank.steps[index], executions[index].second, fate, end - phase.begin_ns);
+      if (rank.rank == log_.ranks[0].rank) CountStep(rank.steps[index].step, fate);
+      result_.first_step_begin_ns =
+          std::min(result_.first_step_begin_ns.value_or(kNever), phase.begin_ns);
+    }
+    AddTail(rank);
+  }
+
+  StepFate FateOf(const RankLog& rank, size_t i, const Execution& execution,
+                  int64_t goes_back_to) const {
+    const StepExecution& step = rank.steps[i];
+    const bool complete = ranks_passed_.at(execution) == static_cast<int>(log_.ranks.size()) ||
+                          hindsight_.resumed_at > step.step;
+    if (!step.finished || !complete) return StepFate::kLostPartial;
+    if (step.step >= std::min(hindsight_.rolled_back_to, goes_back_to)) return StepFate::kRework;
+    return step.skipped ? StepFate::kSkipped : StepFate::kProductive;
+  }
+
+  void AddTail(const RankLog& rank) {
+    const int64_t kill =
+        std::clamp(log_.kill_ns.value_or(result_.end_ns), rank.end_ns, result_.end_ns);
+    const int64_t torn_down_from = rank.exit_code ? rank.end_ns : kill;
+    result_.time.At(State::kDetect) += torn_down_from - rank.end_ns;
+    result_.time.At(State::kTeardown) += result_.end_ns - torn_down_from;
+  }
+
+  void CountStep(int64_t step, StepFate fate) {
+    if (fate == StepFate::kLostPartial) return;
+    ++result_.completed_steps;
+    if (fate == StepFate::kRework) ++result_.rework_steps;
+    if (fate == StepFate::kSkipped) ++result_.skipped_steps;
+    result_.last_step = std::max(result_.last_step.value_or(step), step);
+  }
+
+  void AddStep(const StepExecution& execution, int occurrence, StepFate fate, int64_t ns) {
+    if (fate == StepFate::kLostPartial) {
+      result_.time.lost_partial += ns;
+    } else {
+      for (int c = 0; c < parallel::kNumTimeCategories; ++c) {
+        result_.time.step[static_cast<int>(fate)][c] += execution.time_ns[c];
+      }
+    }
+    StepEntry& entry = steps_[execution.step];
+    const std::pair<int, int> key{log_.attempt, occurrence};
+    if (key < entry.key) {  // another rank has shown a later execution
+      entry.step.lost_device_ns += ns;
+      return;
+    }
+    if (key > entry.key) StartEntry(execution, key, fate, &entry);
+    AttributedStep& step = entry.step;
+    ++step.ranks;
+    step.device_ns += ns;
+    step.model_flops += execution.model_flops;
+    // Ranks differ in fate only where an end record is damaged: those that have theirs decide.
+    if (fate != StepFate::kLostPartial) step.fate = fate;
+    if (execution.finished && !std::exchange(entry.has_end, true)) {
+      step.tokens = execution.tokens;
+      step.loss_bits = execution.loss_bits;
+      step.grad_norm_bits = execution.grad_norm_bits;
+    }
+    for (int c = 0; c < parallel::kNumTimeCategories; ++c) step.time_ns[c] += execution.time_ns[c];
+  }
+
+  static void StartEntry(const StepExecution& execution, std::pair<int, int> key, StepFate fate,
+                         StepEntry* entry) {
+    const DeviceNs lost = entry->step.lost_device_ns + entry->step.device_ns;
+    entry->key = key;
+    entry->has_end = false;
+    entry->step = AttributedStep{};
+    entry->step.step = execution.step;
+    entry->step.attempt = key.first;
+    entry->step.fate = fate;
+    entry->step.lost_device_ns = lost;
+  }
+
+  const AttemptLog& log_;
+  const Hindsight hindsight_;
+  StepTable& steps_;
+  std::map<Execution, int> ranks_passed_;
+  AttributedAttempt result_;
+};
+
+// For each attempt, what the later ones tell about it.
+std::vector<Hindsight> LookBack(const RunLog& log) {
+  std::vector<Hindsight> hindsight(log.attempts.size());
+  for (size_t a = log.attempts.size(); a-- > 1;) {
+    hindsight[a - 1] = hindsight[a];
+    const std::optional<int64_t> first = FirstStep(log.attempts[a]);
+    if (!first) continue;
+    hindsight[a - 1].rolled_back_to = std::min(hindsight[a].rolled_back_to, *first);
+    hindsight[a - 1].resumed_at = std::max(hindsight[a].resumed_at, *first);
+  }
+  return hindsight;
+}
+
+// What the attempt's devices could have computed in their time; nullopt: a peak is not known.
+std::optional<double> PossibleFlops(const AttemptLog& log, const AttributedAttempt& attempt) {
+  double sum_of_peaks = 0;
+  for (const RankLog& rank : log.ranks) {
+    if (!(rank.peak_flops > 0)) return std::nullopt;
+    sum_of_peaks += rank.peak_flops;
+  }
+  if (log.ranks.empty()) return std::nullopt;
+  const double mean_peak = sum_of_peaks / static_cast<double>(log.ranks.size());
+  return static_cast<double>(attempt.allocated()) / 1e9 * mean_peak;
+}
+
+void AddProductive(const StepTable& table, Attribution* result) {
+  for (const auto& [number, entry] : table) {
+    result->steps.push_back(entry.step);
+    if (entry.step.fate != StepFate::kProductive) continue;
+    ++result->productive_steps;
+    result->productive_tokens += entry.step.tokens;
+    result->productive_flops += entry.step.model_flops;
+  }
+}
+
+}  // namespace
+
+DeviceNs DeviceTime::At(StepFate fate) const {
+  if (fate == StepFate::kLostPartial) return lost_partial;
+  const auto& parts = step[static_cast<int>(fate)];
+  return std::accumulate(parts.begin(), parts.end(), DeviceNs{0});
+}
+
+DeviceNs DeviceTime::Total() const {
+  return std::accumulate(state.begin(), state.end(), DeviceNs{0}) + At(StepFate::kProductive) +
+         At(StepFate::kRework) + At(StepFate::kSkipped) + lost_partial;
+}
+
+DeviceTime& DeviceTime::operator+=(const DeviceTime& other) {
+  for (int s = 0; s < kNumStates; ++s) state[s] += other.state[s];
+  for (int f = 0; f < kNumBrokenDownFates; ++f) {
+    for (int c = 0; c < parallel::kNumTimeCategories; ++c) step[f][c] += other.step[f][c];
+  }
+  lost_partial += other.lost_partial;
+  return *this;
+}
+
+absl::StatusOr<Attribution> Attribute(const RunLog& log) {
+  RETURN_IF_ERROR(CheckRunLog(log));
+  const std::vector<Hindsight> hindsight = LookBack(log);
+  Attribution result;
+  result.possible_flops = 0;
+  std::set<std::string> labels;
+  StepTable table;
+  for (size_t a = 0; a < log.attempts.size(); ++a) {
+    AttributedAttempt attempt = AttemptAttributor(log.attempts[a], hindsight[a], &table).Run();
+    result.total += attempt.time;
+    result.allocated += attempt.allocated();
+    const std::optional<double> possible = PossibleFlops(log.attempts[a], attempt);
+    if (!possible) result.possible_flops.reset();
+    if (result.possible_flops) *result.possible_flops += *possible;
+    for (const RankLog& rank : log.attempts[a].ranks) labels.insert(rank.peak_label);
+    result.attempts.push_back(std::move(attempt));
+  }
+  AddProductive(table, &result);
+  result.peak_labels.assign(labels.begin(), labels.end());
+  if (result.total.Total() != result.allocated) {
+    return absl::InternalError(absl::StrCat(
+        "time is not conserved: the categories sum to ",
+        static_cast<double>(result.total.Total()) * 1e-9, " device-seconds, allocated were ",
+        static_cast<double>(result.allocated) * 1e-9, "; this is a bug in attribution"));
+  }
+  return result;
+}
+
+}  // namespace muster::runtime

@@ -1,0 +1,92 @@
+#pragma once
+// Gives each nanosecond of each device exactly one name: a pure function of the logs.
+//
+// An attempt lasts from its first process start to its last record (or as its supervisor says), on
+// all of its devices. Before a rank's first state its time is launch; after its end record it is
+// teardown; after the last record of a rank that died it is detect, and from the supervisor's kill
+// on teardown. A rank without a log is unknown throughout.
+//
+// Let S_b be the first step that attempt b executes. A completed step s of attempt a is rework iff
+// s >= S_b for some later attempt b (or the same attempt later goes back to s or before); else
+// productive, or skipped, if it made no update. A step is complete when every rank with a log has
+// ended it, or a later attempt resumed beyond it; the rest of what was begun is lost_partial.
+//
+// Conservation: the sum over all names equals the sum over attempts of (end - begin) x devices, as
+// integers. It is checked, and a difference is an Internal error.
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "parallel/comm/time_category.h"
+#include "runtime/goodput/run_log.h"
+
+namespace muster::runtime {
+
+// Nanoseconds x devices. 64 bits would end at 292 device-years.
+__extension__ typedef __int128 DeviceNs;
+
+enum class StepFate { kProductive, kRework, kSkipped, kLostPartial };
+constexpr int kNumBrokenDownFates = 3;  // kLostPartial has no end record, so no parts
+
+struct DeviceTime {
+  std::array<DeviceNs, kNumStates> state{};  // outside steps: [kStep] stays 0
+  std::array<std::array<DeviceNs, parallel::kNumTimeCategories>, kNumBrokenDownFates> step{};
+  DeviceNs lost_partial = 0;
+
+  DeviceNs& At(State s) { return state[static_cast<int>(s)]; }
+  DeviceNs At(State s) const { return state[static_cast<int>(s)]; }
+  // All of the executed steps' time with this fate.
+  DeviceNs At(StepFate fate) const;
+  DeviceNs Total() const;
+  DeviceTime& operator+=(const DeviceTime& other);
+};
+
+struct AttributedAttempt {
+  int attempt = 0, world_size = 1, ranks_with_log = 0;
+  int64_t begin_ns = 0, end_ns = 0;  // of the attempt's clock
+  int64_t gap_before_ns = 0, begin_realtime_ns = 0;
+  DeviceTime time;
+  std::optional<int64_t> first_step, last_step;  // S_b; the last that was complete
+  std::optional<int64_t> first_step_begin_ns;
+  int64_t completed_steps = 0, rework_steps = 0, skipped_steps = 0;
+  std::vector<int> dead_ranks;       // without an end record
+  std::optional<int32_t> exit_code;  // the first that is not 0, else 0; none: all died
+  DeviceNs allocated() const { return DeviceNs{end_ns - begin_ns} * world_size; }
+};
+
+// All executions of one step number.
+struct AttributedStep {
+  int64_t step = 0;
+  int attempt = 0;  // of the last execution: these fields are its
+  StepFate fate = StepFate::kProductive;
+  DeviceNs device_ns = 0;
+  std::array<DeviceNs, parallel::kNumTimeCategories> time_ns{};  // sums to device_ns, if complete
+  double model_flops = 0;                                        // of all ranks
+  int64_t tokens = 0;
+  uint64_t loss_bits = 0, grad_norm_bits = 0;  // the lowest rank's
+  int ranks = 0;                               // that executed it
+  DeviceNs lost_device_ns = 0;                 // of the executions before
+};
+
+struct Attribution {
+  std::vector<AttributedAttempt> attempts;
+  std::vector<AttributedStep> steps;  // by step number
+  DeviceTime total;
+  DeviceNs allocated = 0;
+  double productive_flops = 0;
+  int64_t productive_tokens = 0, productive_steps = 0;
+  // Sum over devices of allocated seconds x peak FLOP/s: what the hardware could have done.
+  // nullopt: a rank with a log states no peak. Devices without a log count with the mean of their
+  // attempt.
+  std::optional<double> possible_flops;
+  std::vector<std::string> peak_labels;  // all that occur
+};
+
+// Errors: InvalidArgument if the logs contradict themselves (attempt and rank), Internal if the
+// result does not conserve time.
+absl::StatusOr<Attribution> Attribute(const RunLog& log);
+
+}  // namespace muster::runtime

@@ -1,0 +1,66 @@
+#pragma once
+// What a run's ledgers say, freed of files: the input of attribution. A rank's phases tile the time
+// from its first state to its end by construction, since each begins where the one before ends.
+// Within an attempt all times are ns of one clock, the reference rank's monotonic one.
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "parallel/comm/time_category.h"
+#include "runtime/goodput/ledger.h"
+
+namespace muster::runtime {
+
+struct Phase {
+  int64_t begin_ns = 0;
+  State state = State::kUnknown;
+  int step_index = -1;  // kStep: of RankLog::steps
+};
+
+struct StepExecution {
+  int64_t step = 0;
+  bool finished = false;  // an end record exists; the rest is of that record
+  bool skipped = false;
+  std::array<int64_t, parallel::kNumTimeCategories> time_ns{};  // tiles the phase
+  double model_flops = 0;                                       // of this rank
+  int64_t tokens = 0;                                           // of the global batch
+  uint64_t loss_bits = 0, grad_norm_bits = 0;
+};
+
+struct RankLog {
+  int rank = 0;
+  std::string host, peak_label;
+  double peak_flops = 0;  // 0: not known
+  int64_t process_start_ns = 0;
+  std::vector<Phase> phases;         // begin_ns never falls, from process_start_ns on
+  std::vector<StepExecution> steps;  // in the order of execution
+  int64_t end_ns = 0;                // the last record; a supervisor may know a later exit
+  std::optional<int32_t> exit_code;  // none: it died, hangs, or still runs; kNoExitCode: see ledger
+};
+
+struct AttemptLog {
+  int attempt = 0;
+  int world_size = 1;          // devices; ranks without a log are booked as unknown
+  std::vector<RankLog> ranks;  // by rank
+  // Known only where a supervisor watched: its begin and end of the attempt, when it began to kill
+  // (what a dead rank's device waits for is detect until then and teardown after), and the step
+  // that the attempt resumed from, though it may not have begun it.
+  std::optional<int64_t> begin_ns, end_ns, kill_ns;
+  std::optional<int64_t> resume_step;
+  int64_t gap_before_ns =
+      0;  // since the end of the attempt before: no rank ran; not allocated here
+  int64_t begin_realtime_ns = 0;  // for people; no duration is computed from it
+};
+
+struct RunLog {
+  std::vector<AttemptLog> attempts;  // by attempt number
+};
+
+// Errors: InvalidArgument, naming attempt and rank, if attempts or ranks are not in order, a clock
+// runs backwards, or the parts of a step do not tile it.
+absl::Status CheckRunLog(const RunLog& log);
+
+}  // namespace muster::runtime

@@ -1,0 +1,230 @@
+#include "runtime/goodput/ledger.h"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+#include <numeric>
+
+#include "kernels/device/span.h"
+#include "runtime/goodput/attribution.h"
+#include "runtime/goodput/ledger_reader.h"
+#include "runtime/goodput/ledger_record.h"
+#include "tests/support/runtime/scratch_directory.h"
+
+namespace muster::runtime {
+namespace {
+
+AttemptBegin ExampleBegin(int rank = 0, int world_size = 1) {
+  AttemptBegin begin;
+  begin.rank = rank;
+  begin.world_size = world_size;
+  begin.peak_flops = 1e12;
+  begin.peak_label = "test peak";
+  begin.host = "host-a";
+  begin.config_hash = 42;
+  begin.process_start_monotonic_ns = kernels::MonotonicNs() - 1'000'000;
+  return begin;
+}
+
+StepEnd ExampleStep(int64_t step) {
+  StepEnd end;
+  end.step = step;
+  end.loss_bits = 0x4010000000000000;
+  end.grad_norm_bits = 0x3ff0000000000000;
+  end.model_flops = 5e9;
+  end.tokens = 512;
+  end.time_ns[parallel::kCompute] = 900;
+  end.time_ns[parallel::kExposedDp] = 100;
+  return end;
+}
+
+std::unique_ptr<LedgerWriter> MustCreate(const std::string& run, const AttemptBegin& begin) {
+  auto writer = LedgerWriter::Create(run, begin);
+  EXPECT_TRUE(writer.ok()) << writer.status();
+  return writer.ok() ? *std::move(writer) : nullptr;
+}
+
+// A whole attempt: start-up, two steps, evaluation, a skipped step, the end.
+void WriteExample(const std::string& run, const AttemptBegin& begin) {
+  const auto writer = MustCreate(run, begin);
+  writer->Enter(State::kInitRuntime);
+  writer->Enter(State::kInitModel);
+  for (int64_t step = 1; step <= 2; ++step) {
+    writer->StepBegin(step);
+    writer->StepEnded(ExampleStep(step));
+  }
+  writer->Enter(State::kEval);
+  writer->StepBegin(3);
+  StepEnd skipped = ExampleStep(3);
+  skipped.skipped = true;
+  writer->StepEnded(skipped);
+  writer->Enter(State::kTeardown);
+  writer->End(0);
+  EXPECT_TRUE(writer->status().ok());
+}
+
+std::string PathOf(const std::string& run, int attempt = 0, int rank = 0) {
+  return AttemptDirectory(run, attempt) + "/" + LedgerFileName(rank);
+}
+
+TEST(Ledger, WhatIsWrittenIsReadBack) {
+  const ScratchDirectory scratch;
+  WriteExample(scratch.path(), ExampleBegin());
+  const auto ledger = ReadLedger(scratch.path());
+  ASSERT_TRUE(ledger.ok()) << ledger.status();
+  EXPECT_TRUE(ledger->notes.empty()) << ledger->notes[0];
+  ASSERT_EQ(ledger->log.attempts.size(), 1u);
+  const RankLog& rank = ledger->log.attempts[0].ranks.at(0);
+  EXPECT_EQ(rank.host, "host-a");
+  EXPECT_EQ(rank.peak_label, "test peak");
+  EXPECT_EQ(rank.peak_flops, 1e12);
+  EXPECT_EQ(rank.exit_code, 0);
+  std::vector<State> states;
+  for (const Phase& phase : rank.phases) states.push_back(phase.state);
+  EXPECT_EQ(states,
+            (std::vector<State>{State::kInitRuntime, State::kInitModel, State::kStep,
+                                State::kUnknown, State::kStep, State::kUnknown, State::kEval,
+                                State::kStep, State::kUnknown, State::kTeardown}));
+  ASSERT_EQ(rank.steps.size(), 3u);
+  EXPECT_EQ(rank.steps[1].step, 2);
+  EXPECT_EQ(rank.steps[1].loss_bits, 0x4010000000000000u);
+  EXPECT_EQ(rank.steps[1].grad_norm_bits, 0x3ff0000000000000u);
+  EXPECT_EQ(rank.steps[1].model_flops, 5e9);
+  EXPECT_EQ(rank.steps[1].tokens, 512);
+  EXPECT_FALSE(rank.steps[1].skipped);
+  EXPECT_TRUE(rank.steps[2].skipped);
+  const auto attribution = Attribute(ledger->log);
+  ASSERT_TRUE(attribution.ok()) << attribution.status();
+  EXPECT_GE(attribution->total.At(State::kLaunch), 1'000'000);  // since the process start
+}
+
+TEST(Ledger, FilesAreExclusiveAndPrivate) {
+  const ScratchDirectory scratch;
+  const auto writer = MustCreate(scratch.path(), ExampleBegin());
+  struct stat facts {};
+  ASSERT_EQ(stat(PathOf(scratch.path()).c_str(), &facts), 0);
+  EXPECT_EQ(facts.st_mode & 0777, 0600u);
+  const auto second = LedgerWriter::Create(scratch.path(), ExampleBegin());
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(LedgerWriter::Create("/proc/no", ExampleBegin()).status().code(),
+            absl::StatusCode::kPermissionDenied);
+}
+
+TEST(Ledger, AWriterThatGoesAwayClosesItsAttempt) {
+  const ScratchDirectory scratch;
+  MustCreate(scratch.path(), ExampleBegin())->Enter(State::kInitModel);
+  const auto ledger = ReadLedger(scratch.path());
+  ASSERT_TRUE(ledger.ok());
+  EXPECT_EQ(ledger->log.attempts[0].ranks[0].exit_code, kNoExitCode);
+}
+
+TEST(Ledger, AKilledProcessLeavesItsRecords) {
+  const ScratchDirectory scratch;
+  const pid_t child = fork();
+  if (child == 0) {
+    const auto writer = LedgerWriter::Create(scratch.path(), ExampleBegin());
+    (*writer)->StepBegin(1);
+    (*writer)->StepEnded(ExampleStep(1));
+    (*writer)->StepBegin(2);
+    raise(SIGKILL);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  ASSERT_TRUE(WIFSIGNALED(status));
+  const auto ledger = ReadLedger(scratch.path());
+  ASSERT_TRUE(ledger.ok()) << ledger.status();
+  const RankLog& rank = ledger->log.attempts[0].ranks[0];
+  EXPECT_FALSE(rank.exit_code.has_value());
+  ASSERT_EQ(rank.steps.size(), 2u);
+  EXPECT_TRUE(rank.steps[0].finished);
+  EXPECT_FALSE(rank.steps[1].finished);
+}
+
+TEST(Ledger, StepPartsAlwaysTileTheStep) {
+  const auto sum = [](const auto& parts) {
+    return std::accumulate(parts.begin(), parts.end(), int64_t{0});
+  };
+  std::array<int64_t, parallel::kNumTimeCategories> parts{};
+  parts[parallel::kCompute] = 600;
+  parts[parallel::kData] = 300;
+  EXPECT_EQ(TileStep(parts, 900), parts);
+  const auto longer = TileStep(parts, 1000);
+  EXPECT_EQ(longer[parallel::kOther], 100);
+  EXPECT_EQ(longer[parallel::kCompute], 600);
+  const auto shorter = TileStep(parts, 450);
+  EXPECT_EQ(shorter[parallel::kCompute], 300);
+  EXPECT_EQ(shorter[parallel::kData], 150);
+  parts.fill(INT64_MAX);
+  parts[3] = -5;
+  for (const int64_t interval : {0, 1, 11, 1'000'003}) {
+    const auto tiled = TileStep(parts, interval);
+    EXPECT_EQ(sum(tiled), interval);
+    EXPECT_GE(*std::min_element(tiled.begin(), tiled.end()), 0);
+  }
+}
+
+TEST(Ledger, HeartbeatsAreRareHoweverOftenTheyAreCalled) {
+  const ScratchDirectory scratch;
+  const auto writer = MustCreate(scratch.path(), ExampleBegin());
+  const auto before = std::filesystem::file_size(PathOf(scratch.path()));
+  for (int i = 0; i < 1000; ++i) writer->Heartbeat();
+  const auto after = std::filesystem::file_size(PathOf(scratch.path()));
+  EXPECT_LE(after - before, 2 * kRecordHeaderBytes);
+  usleep(300'000);
+  writer->Heartbeat();
+  EXPECT_EQ(std::filesystem::file_size(PathOf(scratch.path())), after + kRecordHeaderBytes);
+}
+
+TEST(Ledger, AStepCostsLittleTimeAndSpace) {
+  const ScratchDirectory scratch;
+  const auto writer = MustCreate(scratch.path(), ExampleBegin());
+  const auto bytes_before = std::filesystem::file_size(PathOf(scratch.path()));
+  constexpr int kSteps = 5000;
+  const int64_t begin = kernels::MonotonicNs();
+  for (int64_t step = 0; step < kSteps; ++step) {
+    writer->StepBegin(step);
+    writer->Heartbeat();
+    writer->StepEnded(ExampleStep(step));
+  }
+  const double microseconds = double(kernels::MonotonicNs() - begin) / 1e3 / kSteps;
+  const auto bytes = std::filesystem::file_size(PathOf(scratch.path())) - bytes_before;
+  RecordProperty("microseconds_a_step", std::to_string(microseconds));
+  std::printf("ledger: %.2f us and %d bytes a step\n", microseconds, int(bytes / kSteps));
+  EXPECT_LT(microseconds, 100);  // about 3 on an idle machine; 0.5 % of a 20 ms step
+  EXPECT_LE(bytes / kSteps, 1024u);
+}
+
+TEST(Ledger, AFullDiskIsReportedAndTrainingGoesOn) {
+  const ScratchDirectory scratch;
+  const pid_t child = fork();
+  if (child == 0) {
+    const auto writer = LedgerWriter::Create(scratch.path(), ExampleBegin());
+    if (!writer.ok()) _exit(1);
+    signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit{400, 400};  // bytes a file may have
+    setrlimit(RLIMIT_FSIZE, &limit);
+    for (int64_t step = 0; step < 5; ++step) {
+      (*writer)->StepBegin(step);
+      (*writer)->StepEnded(ExampleStep(step));
+    }
+    const absl::Status status = (*writer)->status();
+    const bool told = !status.ok() && status.message().find("rank-0") != absl::string_view::npos;
+    _exit(told ? 0 : 2);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  const auto ledger = ReadLedger(scratch.path());
+  ASSERT_TRUE(ledger.ok()) << ledger.status();
+  EXPECT_TRUE(ledger->notes.empty()) << ledger->notes[0];  // no torn record stayed behind
+}
+
+}  // namespace
+}  // namespace muster::runtime

@@ -1,0 +1,69 @@
+#pragma once
+// Makes the bytes of ledger files with clocks of a test's choice, and takes them apart again.
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/goodput/ledger_record.h"
+
+namespace muster::runtime {
+
+class LedgerBytes {
+ public:
+  // Realtime is monotonic + offset.
+  LedgerBytes(const AttemptBegin& begin, int64_t at_ns, int64_t realtime_offset_ns = 0)
+      : offset_ns_(realtime_offset_ns) {
+    Append(Record(RecordType::kAttemptBegin, at_ns)
+               .PutI32(begin.attempt)
+               .PutI32(begin.rank)
+               .PutI32(begin.world_size)
+               .PutF64(begin.peak_flops)
+               .PutU64(begin.config_hash)
+               .PutI64(begin.process_start_monotonic_ns)
+               .PutText(begin.peak_label, kMaxPeakLabelBytes)
+               .PutText(begin.host, kMaxHostBytes));
+  }
+  void JumpWallClock(int64_t by_ns) { offset_ns_ += by_ns; }
+  void Enter(int64_t at_ns, State state) {
+    Append(Record(RecordType::kEnter, at_ns).PutU8(static_cast<uint8_t>(state)));
+  }
+  void StepBegin(int64_t at_ns, int64_t step) {
+    Append(Record(RecordType::kStepBegin, at_ns).PutI64(step));
+  }
+  void StepEnded(int64_t at_ns, const StepEnd& end) {
+    RecordBuilder record = Record(RecordType::kStepEnd, at_ns);
+    record.PutI64(end.step).PutU64(end.loss_bits).PutU64(end.grad_norm_bits);
+    record.PutF64(end.model_flops).PutI64(end.tokens).PutU8(end.skipped ? 1 : 0);
+    record.PutU8(parallel::kNumTimeCategories);
+    for (const int64_t ns : end.time_ns) record.PutI64(ns);
+    Append(record);
+  }
+  void Heartbeat(int64_t at_ns) { Append(Record(RecordType::kHeartbeat, at_ns)); }
+  void OfUnknownType(int64_t at_ns, uint8_t type) {
+    Append(Record(static_cast<RecordType>(type), at_ns).PutU64(7));
+  }
+  void End(int64_t at_ns, int exit_code) {
+    Append(Record(RecordType::kEnd, at_ns).PutI32(exit_code));
+  }
+  const std::string& bytes() const { return bytes_; }
+  // Where each record begins; and, last, the size.
+  std::vector<size_t> Boundaries() const {
+    std::vector<size_t> at = {0};
+    while (at.back() < bytes_.size()) {
+      const auto record = ParseRecord(std::string_view(bytes_).substr(at.back()));
+      at.push_back(at.back() + kRecordHeaderBytes + record.value().payload.size());
+    }
+    return at;
+  }
+
+ private:
+  RecordBuilder Record(RecordType type, int64_t at_ns) const {
+    return RecordBuilder(type, at_ns, at_ns + offset_ns_);
+  }
+  void Append(RecordBuilder record) { bytes_ += record.Finish(); }
+  int64_t offset_ns_;
+  std::string bytes_;
+};
+
+}  // namespace muster::runtime
