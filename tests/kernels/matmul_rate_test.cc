@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <vector>
 
 #include "kernels/ops/matmul.h"
 #include "tests/support/kernels/host_tensor.h"
@@ -11,26 +12,34 @@
 namespace muster::kernels {
 namespace {
 
-// The best of ten products, timed by hand. A factor of four leaves room for a busy machine; a unit
-// or a count of FLOPs that is wrong would be off by more.
-TEST(MatmulRate, AgreesWithAProductTimedByHand) {
+// FLOP/s of products of the size that is measured, timed by hand: the median.
+double RateByHand() {
   using Clock = std::chrono::steady_clock;
-  const int64_t n = 512;
+  const int64_t n = 1024;
   const Tensor a = RandomTensor(DType::kFloat32, {n, n}, "a");
   const Tensor b = RandomTensor(DType::kFloat32, {n, n}, "b");
   const Tensor c = MakeTensor(DType::kFloat32, {n, n});
-  double best_seconds = 1e9;
-  for (int i = 0; i < 10; ++i) {
+  std::vector<double> seconds;
+  for (int i = 0; i < 31; ++i) {
     const Clock::time_point begin = Clock::now();
     cpu::Matmul({.a = a.view(), .b = b.view(), .c = c.view(), .b_transposed = true});
-    best_seconds =
-        std::min(best_seconds, std::chrono::duration<double>(Clock::now() - begin).count());
+    seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
   }
-  const double by_hand = 2.0 * n * n * n / best_seconds;
-  const absl::StatusOr<double> measured = MeasureMatmulRate(Device{}, DType::kFloat32, 1);
-  ASSERT_TRUE(measured.ok()) << measured.status();
-  EXPECT_GT(*measured, by_hand / 4);
-  EXPECT_LT(*measured, by_hand * 4);
+  std::sort(seconds.begin(), seconds.end());
+  return 2.0 * n * n * n / seconds[15];
+}
+
+// Other work on the machine slows one of the two by chance, so they have some tries to agree. A
+// wrong unit or count of FLOPs would be off by two or more each time.
+TEST(MatmulRate, AgreesWithProductsTimedByHand) {
+  double ratio = 0;
+  for (int attempt = 0; attempt < 10 && !(ratio > 0.7 && ratio < 1.4); ++attempt) {
+    const absl::StatusOr<double> measured = MeasureMatmulRate(Device{}, DType::kFloat32, 1);
+    ASSERT_TRUE(measured.ok()) << measured.status();
+    ratio = *measured / RateByHand();
+  }
+  EXPECT_GT(ratio, 0.7);
+  EXPECT_LT(ratio, 1.4);
 }
 
 TEST(MatmulRate, RefusesWhatCannotBeMeasured) {
