@@ -1,0 +1,51 @@
+#include "parallel/mesh/parameter.h"
+
+#include <utility>
+
+#include "kernels/base/error.h"
+#include "kernels/base/rng.h"
+#include "kernels/ops/cast.h"
+
+namespace muster::parallel {
+
+ParameterId ParameterList::Add(std::string global_name, kernels::Shape global_shape,
+                               Placement placement, InitRule init, bool weight_decay) {
+  for (const Parameter& parameter : parameters_) {
+    MUSTER_CHECK(parameter.global_name != global_name) << "two parameters named " << global_name;
+  }
+  Parameter parameter;
+  parameter.slice = SliceOf(global_shape, placement, mesh_.coordinates(), mesh_.degrees());
+  parameter.global_name = std::move(global_name);
+  parameter.global_shape = global_shape;
+  parameter.placement = std::move(placement);
+  parameter.init = init;
+  parameter.weight_decay = weight_decay;
+  parameters_.push_back(std::move(parameter));
+  return size() - 1;
+}
+
+void InitializeWeights(const ParameterList& parameters, uint64_t seed, kernels::StreamView stream) {
+  for (const Parameter& parameter : parameters) {
+    MUSTER_CHECK(parameter.weight && parameter.weight.shape == parameter.slice.size)
+        << parameter.global_name << " has weight " << parameter.weight.ToString() << ", wanted "
+        << parameter.slice.size.ToString();
+    switch (parameter.init.kind) {
+      case InitRule::Kind::kNormal:
+        kernels::FillNormal({.x = parameter.weight,
+                             .global_shape = parameter.global_shape,
+                             .begin = parameter.slice.begin,
+                             .key = kernels::MakePhiloxKey(seed, parameter.global_name),
+                             .std = parameter.init.std},
+                            stream);
+        break;
+      case InitRule::Kind::kOnes:
+        kernels::Fill({.x = parameter.weight, .value = 1}, stream);
+        break;
+      case InitRule::Kind::kZeros:
+        kernels::Fill({.x = parameter.weight, .value = 0}, stream);
+        break;
+    }
+  }
+}
+
+}  // namespace muster::parallel
