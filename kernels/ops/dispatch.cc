@@ -3,6 +3,7 @@
 #include "kernels/base/error.h"
 #include "kernels/ops/adamw.h"
 #include "kernels/ops/attention.h"
+#include "kernels/ops/balance.h"
 #include "kernels/ops/cast.h"
 #include "kernels/ops/cross_entropy.h"
 #include "kernels/ops/embedding.h"
@@ -53,6 +54,8 @@ void Dispatch(const char* name, void (*cpu)(const Args&), void (*cuda)(const Arg
 MUSTER_DISPATCH_CPU_ONLY(AdamW)
 MUSTER_DISPATCH_CPU_ONLY(AttentionForward)
 MUSTER_DISPATCH_CPU_ONLY(AttentionBackward)
+MUSTER_DISPATCH_CPU_ONLY(AddCounts)
+MUSTER_DISPATCH_CPU_ONLY(UpdateBalance)
 MUSTER_DISPATCH_CPU_ONLY(Cast)
 MUSTER_DISPATCH_CPU_ONLY(Fill)
 MUSTER_DISPATCH_CPU_ONLY(FillNormal)

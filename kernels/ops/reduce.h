@@ -11,10 +11,11 @@ struct SumOfSquaresArgs {
 };
 MUSTER_DECLARE_OP(SumOfSquares)
 
-// out += sum, in fp64 whatever the input.
+// out += scale * sum, in fp64 whatever the input.
 struct SumArgs {
   TensorView x;    // any shape, contiguous
   TensorView out;  // accumulated, fp64 [1]
+  double scale = 1.0;
 };
 MUSTER_DECLARE_OP(Sum)
 

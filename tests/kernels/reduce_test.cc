@@ -27,6 +27,8 @@ TEST_P(Reduce, SumsMatchReferenceAndAccumulate) {
   SetValue(out.view(), 0, 3);
   cpu::Sum({.x = x.view(), .out = out.view()});
   EXPECT_TRUE(IsClose(out.view(), {sum}));
+  cpu::Sum({.x = x.view(), .out = out.view(), .scale = -0.5});
+  EXPECT_TRUE(IsClose(out.view(), {sum - (sum - 3) / 2}));
 }
 
 TEST_P(Reduce, ColumnSumMatchesReferenceAndAccumulates) {

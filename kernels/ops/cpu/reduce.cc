@@ -71,9 +71,10 @@ void Sum(const SumArgs& args) {
   CheckArgs(args);
   SwitchStorage(args.x.dtype, [&](auto tag) {
     const auto* x = args.x.as<decltype(tag)>();
-    *args.out.as<double>() += LaneSum<double>(args.x.num_elements(), [x](int64_t i) {
-      return static_cast<double>(static_cast<Accumulator<decltype(tag)>>(x[i]));
-    });
+    *args.out.as<double>() +=
+        args.scale * LaneSum<double>(args.x.num_elements(), [x](int64_t i) {
+          return static_cast<double>(static_cast<Accumulator<decltype(tag)>>(x[i]));
+        });
   });
 }
 
