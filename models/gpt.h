@@ -9,26 +9,20 @@
 // are means over the global batch too: no layout or microbatching changes it.
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "kernels/device/stream.h"
 #include "kernels/tensor/arena.h"
 #include "models/model.pb.h"
+#include "models/stage_shape.h"
 #include "parallel/mesh/mesh.h"
 #include "parallel/mesh/parameter.h"
 #include "parallel/pp/stage.h"
 
 namespace muster::models {
-
-struct StageShape {
-  int64_t sequences = 1;                            // of one microbatch on this rank
-  int64_t sequence_length = 0;                      // S; T = sequences * S
-  int num_microbatches = 1;                         // a step, on this rank
-  int num_slots = 1;                                // microbatches alive at once
-  kernels::DType dtype = kernels::DType::kFloat32;  // of weights and activations
-  int64_t tokens() const { return sequences * sequence_length; }
-};
 
 // A microbatch's input on the device; contiguous int32 [T].
 struct MicrobatchTokens {
@@ -55,16 +49,19 @@ class Gpt : public parallel::Stage {
   virtual void Initialise(const parallel::ParameterList& parameters,
                           parallel::ParameterHooks& hooks, kernels::StreamView compute) = 0;
 
-  // Starts a step: zeroes the facts. `microbatches` must stay valid during the step;
+  // Starts a step: zeroes the facts. The tensors of `microbatches` must stay valid during the step;
   // `global_valid_tokens` counts the targets >= 0 of the global batch.
   virtual void BeginStep(std::vector<MicrobatchTokens> microbatches, int64_t global_valid_tokens,
                          kernels::StreamView compute) = 0;
-  // Forward only: adds the loss of the microbatch to the facts and keeps nothing. For evaluation.
+  // Forward only: adds the cross-entropy of the microbatch to the facts and keeps nothing. For
+  // evaluation: the balancing losses, which are computed with their gradients, stay 0. No
+  // microbatch may be alive.
   virtual absl::Status Evaluate(int microbatch, kernels::StreamView compute) = 0;
   // Ends a step: from the global load counts (int64 [MoE layers, experts], summed over the world)
   // updates the balance bias and the batch-level load of the next step.
   virtual void UpdateBalance(kernels::TensorView global_load, kernels::StreamView compute) = 0;
   // Forward only, of one microbatch: the logits [T, V], valid until the next call. For sampling.
+  // Errors: StageShape::logits_bytes has no room for all of them.
   virtual absl::StatusOr<kernels::TensorView> Logits(int microbatch,
                                                      kernels::StreamView compute) = 0;
 

@@ -1,0 +1,105 @@
+#pragma once
+// What the layers of a stage have in common. A layer adds its parameters in its constructor, plans
+// its memory into views that stay at their address (layers neither move nor copy), and then runs
+// three passes, each of one microbatch: Forward, BackwardInput, BackwardWeight. What a microbatch
+// needs for its backward lies in its slot.
+//
+// Shape suffixes: T tokens of the microbatch (B sequences of S), D hidden, H query heads, K
+// key/value heads, C head size, F feed-forward hidden, V vocabulary, E experts, R routed rows,
+// k experts per token, P ranks of the expert group.
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "kernels/device/stream.h"
+#include "kernels/tensor/arena.h"
+#include "models/model.pb.h"
+#include "models/stage_shape.h"
+#include "parallel/mesh/mesh.h"
+#include "parallel/mesh/parameter.h"
+
+namespace muster::models {
+
+using kernels::ArenaPlan;
+using kernels::DType;
+using kernels::Lifetime;
+using kernels::StreamView;
+using kernels::TensorView;
+
+// What all layers of a stage share; owned by the stage.
+struct StageContext {
+  ModelConfig config;
+  StageShape shape;
+  const parallel::Mesh* mesh = nullptr;
+  parallel::ParameterList* building = nullptr;          // during construction only
+  const parallel::ParameterList* parameters = nullptr;  // from Initialise on: bound to buckets
+  parallel::ParameterHooks* hooks = nullptr;            // from Initialise on
+
+  DType accumulator() const { return kernels::AccumulatorDType(shape.dtype); }
+  // Gradients that BackwardWeight reads: with a split backward they wait in their microbatch's
+  // slot; else the two passes follow each other, and all layers share the bytes.
+  int num_gradient_slots() const { return shape.split_backward ? shape.num_slots : 1; }
+  int GradientSlot(int slot) const { return shape.split_backward ? slot : 0; }
+  Lifetime gradient_lifetime() const {
+    return shape.split_backward ? Lifetime::kActivation : Lifetime::kScratch;
+  }
+};
+
+// One pass of one microbatch.
+struct Pass {
+  int slot = 0;
+  TensorView positions;  // int32 [T]
+  StreamView compute;
+};
+
+// "layers.3.mlp.gate_up, slot 1": the name of a block of the memory plan.
+inline std::string SlotName(const std::string& name, int slot) {
+  return name + ", slot " + std::to_string(slot);
+}
+
+// One parameter, as its layer sees it.
+class Weight {
+ public:
+  struct Options {
+    parallel::InitRule init;
+    parallel::Placement placement = {};
+    bool weight_decay = true;
+  };
+  Weight(StageContext& stage, std::string global_name, kernels::Shape shape, Options options)
+      : stage_(stage),
+        id_(stage.building->Add(std::move(global_name), shape, std::move(options.placement),
+                                options.init, options.weight_decay)) {}
+
+  // For the forward: work enqueued later sees this step's values.
+  TensorView Use(StreamView compute) const {
+    stage_.hooks->Use(id_, compute);
+    return value();
+  }
+  // For the backward, which follows a forward.
+  const TensorView& value() const { return (*stage_.parameters)[id_].weight; }
+  const TensorView& gradient() const { return (*stage_.parameters)[id_].gradient; }
+  // This microbatch's contributions to the gradient are all enqueued.
+  void Ready(StreamView compute) const { stage_.hooks->Ready(id_, compute); }
+
+ private:
+  const StageContext& stage_;
+  parallel::ParameterId id_;
+};
+
+// A layer from [T, D] to [T, D].
+class Layer {
+ public:
+  Layer() = default;
+  virtual ~Layer() = default;
+  Layer(const Layer&) = delete;
+  Layer& operator=(const Layer&) = delete;
+
+  virtual void PlanMemory(ArenaPlan& plan) = 0;
+  virtual absl::Status Forward(const Pass& pass, TensorView x_TD, TensorView y_TD) = 0;
+  // Once for each Forward: it may overwrite what the forward kept.
+  virtual absl::Status BackwardInput(const Pass& pass, TensorView d_y_TD, TensorView d_x_TD) = 0;
+  // After BackwardInput, with the same x and d_y. Adds to the gradients and makes them Ready.
+  virtual absl::Status BackwardWeight(const Pass& pass, TensorView x_TD, TensorView d_y_TD) = 0;
+};
+
+}  // namespace muster::models

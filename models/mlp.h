@@ -1,0 +1,46 @@
+#pragma once
+// The feed-forward layer of a dense block, and the shared experts of a MoE block: SwiGLU with a
+// fused projection [2F, D], or GELU with [F, D]; then down [D, F].
+#include <string>
+#include <vector>
+
+#include "models/layer.h"
+#include "models/linear.h"
+
+namespace muster::models {
+
+class Mlp : public Layer {
+ public:
+  struct Options {
+    int64_t ffn_hidden = 0;  // F
+    bool bias = false;
+  };
+  Mlp(StageContext& stage, const std::string& name, const Options& options);
+  void PlanMemory(ArenaPlan& plan) override;
+  absl::Status Forward(const Pass& pass, TensorView x_TD, TensorView y_TD) override;
+  absl::Status BackwardInput(const Pass& pass, TensorView d_y_TD, TensorView d_x_TD) override {
+    return BackwardInput(pass, d_y_TD, d_x_TD, /*accumulate=*/false);
+  }
+  // With accumulate, adds to d_x.
+  absl::Status BackwardInput(const Pass& pass, TensorView d_y_TD, TensorView d_x_TD,
+                             bool accumulate);
+  absl::Status BackwardWeight(const Pass& pass, TensorView x_TD, TensorView d_y_TD) override;
+
+ private:
+  struct Activations {
+    TensorView up;         // [T, 2F] or [T, F], before the activation; then its gradient
+    TensorView activated;  // [T, F]
+  };
+  const StageContext& stage_;
+  const std::string name_;
+  const int64_t ffn_hidden_, up_width_;
+  Linear up_, down_;
+  std::vector<Activations> slots_;
+  TensorView d_activated_;  // scratch
+};
+
+// "gate_up" or "up", and its width: 2F or F.
+const char* UpName(const ModelConfig& config);
+int64_t UpWidth(const ModelConfig& config, int64_t ffn_hidden);
+
+}  // namespace muster::models

@@ -1,0 +1,291 @@
+#include "models/moe.h"
+
+#include <cmath>
+
+#include "kernels/ops/balance.h"
+#include "kernels/ops/cast.h"
+#include "kernels/ops/gelu.h"
+#include "kernels/ops/grouped_matmul.h"
+#include "kernels/ops/matmul.h"
+#include "kernels/ops/swiglu.h"
+
+namespace muster::models {
+namespace {
+
+using parallel::Axis;
+using parallel::InitRule;
+
+parallel::RouteShape RouteShapeOf(const StageContext& stage) {
+  const MoeConfig& moe = stage.config.moe();
+  const int64_t S = stage.shape.sequence_length;
+  // A sequence fills E * capacity = capacity_factor * S * k places, rounded up for each expert.
+  const double capacity = std::ceil(static_cast<double>(moe.capacity_factor()) *
+                                    static_cast<double>(S * moe.top_k()) / moe.experts());
+  return {.tokens = stage.shape.tokens(),
+          .experts = moe.experts(),
+          .top_k = moe.top_k(),
+          .expert_ranks = stage.mesh->Group(Axis::kExpert).size(),
+          .group_tokens = S,
+          .capacity = static_cast<int64_t>(capacity)};
+}
+
+kernels::RouterOptions RouterOptionsOf(const MoeConfig& moe) {
+  return {.score = moe.score() == SOFTMAX ? kernels::RouterScore::kSoftmax
+                                          : kernels::RouterScore::kSigmoid,
+          .top_k = moe.top_k(),
+          .groups = moe.groups(),
+          .group_top_k = moe.group_top_k(),
+          .normalise = moe.normalise_weights(),
+          .scale = moe.weight_scale(),
+          .aux_coefficient = moe.aux_loss(),
+          .z_coefficient = moe.z_loss()};
+}
+
+Weight::Options ExpertOptions(float std) {
+  return {.init = {InitRule::Kind::kNormal, std},
+          .placement = {.shards = {{Axis::kExpert, 0}}, .expert = true}};
+}
+
+TensorView Row(const TensorView& matrix, int row) {
+  return matrix ? matrix.Slice(0, row, row + 1).Reshape({matrix.shape[1]}) : TensorView();
+}
+
+}  // namespace
+
+Moe::Moe(StageContext& stage, const std::string& name, int index, const BalanceState& balance)
+    : stage_(stage),
+      name_(name),
+      index_(index),
+      balance_(balance),
+      route_(RouteShapeOf(stage)),
+      options_(RouterOptionsOf(stage.config.moe())),
+      up_width_(UpWidth(stage.config, stage.config.moe().expert_ffn_hidden())),
+      router_(stage, name + ".router.weight", {route_.experts, stage.config.hidden()},
+              {.init = {InitRule::Kind::kNormal, stage.config.init_std()}}),
+      up_(stage, name + ".experts." + UpName(stage.config),
+          {route_.experts, up_width_, stage.config.hidden()},
+          ExpertOptions(stage.config.init_std())),
+      down_(stage, name + ".experts.down",
+            {route_.experts, stage.config.hidden(), stage.config.moe().expert_ffn_hidden()},
+            ExpertOptions(ResidualInitStd(stage.config))),
+      slots_(static_cast<size_t>(stage.shape.num_slots)),
+      gradients_(static_cast<size_t>(stage.num_gradient_slots())) {
+  const MoeConfig& moe = stage.config.moe();
+  if (moe.shared_experts() > 0) {
+    shared_ = std::make_unique<Mlp>(
+        stage, name + ".shared",
+        Mlp::Options{.ffn_hidden = int64_t{moe.shared_experts()} * moe.expert_ffn_hidden()});
+  }
+}
+
+void Moe::PlanActivations(ArenaPlan& plan) {
+  const int64_t T = route_.tokens, E = route_.experts, R = route_.received_rows();
+  const int64_t D = stage_.config.hidden(), F = stage_.config.moe().expert_ffn_hidden();
+  const DType storage = stage_.shape.dtype, accumulator = stage_.accumulator();
+  for (int slot = 0; slot < stage_.shape.num_slots; ++slot) {
+    Activations& kept = slots_[static_cast<size_t>(slot)];
+    const auto add = [&](TensorView* view, const char* what, DType dtype, kernels::Shape shape) {
+      plan.Add(view, SlotName(name_ + what, slot), dtype, shape, Lifetime::kActivation);
+    };
+    kept.plan.AddTo(plan, SlotName(name_ + ".route", slot), route_, Lifetime::kActivation);
+    add(&kept.logits_TE, ".logits", accumulator, {T, E});
+    add(&kept.scores_TE, ".scores", accumulator, {T, E});
+    add(&kept.weights_TK, ".weights", accumulator, {T, route_.top_k});
+    add(&kept.weights_R, ".row_weights", accumulator, {R});
+    add(&kept.experts_TK, ".experts", DType::kInt32, {T, route_.top_k});
+    add(&kept.rows_RD, ".rows", storage, {R, D});
+    add(&kept.up_R, ".up", storage, {R, up_width_});
+    add(&kept.activated_RF, ".activated", storage, {R, F});
+  }
+}
+
+void Moe::PlanScratch(ArenaPlan& plan) {
+  const int64_t T = route_.tokens, E = route_.experts, R = route_.received_rows();
+  const int64_t D = stage_.config.hidden(), F = stage_.config.moe().expert_ffn_hidden();
+  const DType storage = stage_.shape.dtype, accumulator = stage_.accumulator();
+  const auto add = [&](TensorView* view, const char* what, DType dtype, kernels::Shape shape) {
+    plan.Add(view, name_ + what, dtype, shape, Lifetime::kScratch);
+  };
+  staging_.AddTo(plan, name_ + ".staging", route_, D, storage, Lifetime::kScratch);
+  if (Widens()) {
+    add(&wide_TD_, ".wide_x", accumulator, {T, D});
+    add(&wide_ED_, ".wide_router", accumulator, {E, D});
+  }
+  {
+    const ArenaPlan::ScratchScope forward(plan);
+    add(&y_RD_, ".y", storage, {R, D});
+  }
+  const ArenaPlan::ScratchScope backward(plan);
+  for (int slot = 0; slot < stage_.num_gradient_slots(); ++slot) {
+    Gradients& gradients = gradients_[static_cast<size_t>(slot)];
+    plan.Add(&gradients.logits_TE, SlotName(name_ + ".d_logits", slot), accumulator, {T, E},
+             stage_.gradient_lifetime());
+    plan.Add(&gradients.y_RD, SlotName(name_ + ".d_y", slot), storage, {R, D},
+             stage_.gradient_lifetime());
+  }
+  add(&d_activated_RF_, ".d_activated", storage, {R, F});
+  add(&d_rows_RD_, ".d_rows", storage, {R, D});
+  add(&d_weights_R_, ".d_row_weights", accumulator, {R});
+  add(&d_weights_TK_, ".d_weights", accumulator, {T, route_.top_k});
+  // Inside the scope: the shared experts run while the gradients above wait for BackwardWeight.
+  if (shared_) shared_->PlanMemory(plan);
+}
+
+void Moe::PlanMemory(ArenaPlan& plan) {
+  PlanActivations(plan);
+  const ArenaPlan::ScratchScope scratch(plan);
+  PlanScratch(plan);
+}
+
+TensorView Moe::Widen(TensorView x, TensorView scratch, StreamView compute) const {
+  if (!Widens()) return x;
+  kernels::Cast({.x = x, .out = scratch}, compute);
+  return scratch;
+}
+
+absl::Status Moe::Route(const Pass& pass, TensorView x_TD) {
+  const Activations& kept = Kept(pass);
+  const StreamView compute = pass.compute;
+  kernels::Matmul({.a = Widen(x_TD, wide_TD_, compute),
+                   .b = Widen(router_.Use(compute), wide_ED_, compute),
+                   .c = kept.logits_TE,
+                   .b_transposed = true},
+                  compute);
+  kernels::TopkRouteForward({.logits = kept.logits_TE,
+                             .bias = Row(balance_.bias_LE, index_),
+                             .scores = kept.scores_TE,
+                             .experts = kept.experts_TK,
+                             .weights = kept.weights_TK,
+                             .options = options_},
+                            compute);
+  RETURN_IF_ERROR(parallel::MakeRoutePlan(kept.experts_TK, route_, kept.plan, group(), compute));
+  kernels::AddCounts({.counts = kept.plan.counts_E, .total = Row(balance_.expert_load_LE, index_)},
+                     compute);
+  kernels::AddCounts(
+      {.counts = kept.plan.dropped, .total = balance_.dropped_L.Slice(0, index_, index_ + 1)},
+      compute);
+  return absl::OkStatus();
+}
+
+void Moe::ExpertsForward(const Activations& kept, StreamView compute) {
+  const TensorView& offsets = kept.plan.local_offsets;
+  kernels::GroupedMatmulForward(
+      {.x = kept.rows_RD, .w = up_.Use(compute), .y = kept.up_R, .offsets = offsets}, compute);
+  if (stage_.config.activation() == SWIGLU) {
+    kernels::SwiGluForward({.gate_up = kept.up_R,
+                            .row_weight = kept.weights_R,
+                            .row_count = kept.plan.row_count,
+                            .out = kept.activated_RF},
+                           compute);
+  } else {
+    kernels::GeluForward({.x = kept.up_R,
+                          .row_weight = kept.weights_R,
+                          .row_count = kept.plan.row_count,
+                          .out = kept.activated_RF},
+                         compute);
+  }
+  kernels::GroupedMatmulForward(
+      {.x = kept.activated_RF, .w = down_.Use(compute), .y = y_RD_, .offsets = offsets}, compute);
+}
+
+absl::Status Moe::Forward(const Pass& pass, TensorView x_TD, TensorView y_TD) {
+  const Activations& kept = Kept(pass);
+  RETURN_IF_ERROR(Route(pass, x_TD));
+  RETURN_IF_ERROR(
+      parallel::Dispatch(x_TD, kept.plan, staging_, kept.rows_RD, group(), pass.compute));
+  RETURN_IF_ERROR(parallel::DispatchWeights(kept.weights_TK, kept.plan, staging_, kept.weights_R,
+                                            group(), pass.compute));
+  ExpertsForward(kept, pass.compute);
+  if (shared_) RETURN_IF_ERROR(shared_->Forward(pass, x_TD, y_TD));
+  return parallel::Combine(y_RD_, kept.plan, staging_, y_TD, /*accumulate=*/shared_ != nullptr,
+                           group(), pass.compute);
+}
+
+void Moe::ExpertsBackward(const Activations& kept, TensorView d_y_RD, StreamView compute) {
+  const TensorView& offsets = kept.plan.local_offsets;
+  kernels::GroupedMatmulBackwardInput(
+      {.d_y = d_y_RD, .w = down_.value(), .d_x = d_activated_RF_, .offsets = offsets}, compute);
+  if (stage_.config.activation() == SWIGLU) {
+    kernels::SwiGluBackward({.d_out = d_activated_RF_,
+                             .gate_up = kept.up_R,
+                             .row_weight = kept.weights_R,
+                             .row_count = kept.plan.row_count,
+                             .d_gate_up = kept.up_R,
+                             .d_row_weight = d_weights_R_},
+                            compute);
+  } else {
+    kernels::GeluBackward({.d_out = d_activated_RF_,
+                           .x = kept.up_R,
+                           .row_weight = kept.weights_R,
+                           .row_count = kept.plan.row_count,
+                           .d_x = kept.up_R,
+                           .d_row_weight = d_weights_R_},
+                          compute);
+  }
+  kernels::GroupedMatmulBackwardInput(
+      {.d_y = kept.up_R, .w = up_.value(), .d_x = d_rows_RD_, .offsets = offsets}, compute);
+}
+
+absl::Status Moe::RouterBackward(const Pass& pass, TensorView d_x_TD) {
+  const Activations& kept = Kept(pass);
+  const Gradients& gradients = Gradient(pass);
+  const StreamView compute = pass.compute;
+  RETURN_IF_ERROR(
+      parallel::CombineWeights(d_weights_R_, kept.plan, staging_, d_weights_TK_, group(), compute));
+  // All ranks hold equally many tokens.
+  const double global_tokens = static_cast<double>(route_.tokens) * stage_.shape.num_microbatches *
+                               stage_.mesh->degrees().dp;
+  kernels::TopkRouteBackward({.logits = kept.logits_TE,
+                              .scores = kept.scores_TE,
+                              .experts = kept.experts_TK,
+                              .d_weights = d_weights_TK_,
+                              .load = Row(balance_.load_LE, index_),
+                              .d_logits = gradients.logits_TE,
+                              .losses = balance_.losses,
+                              .group_tokens = route_.group_tokens,
+                              .loss_scale = 1.0 / global_tokens,
+                              .options = options_},
+                             compute);
+  kernels::Matmul({.a = gradients.logits_TE,
+                   .b = Widen(router_.value(), wide_ED_, compute),
+                   .c = Widens() ? wide_TD_ : d_x_TD},
+                  compute);
+  if (Widens()) kernels::Cast({.x = wide_TD_, .out = d_x_TD}, compute);
+  return absl::OkStatus();
+}
+
+absl::Status Moe::BackwardInput(const Pass& pass, TensorView d_y_TD, TensorView d_x_TD) {
+  const Activations& kept = Kept(pass);
+  const TensorView& d_y_RD = Gradient(pass).y_RD;
+  RETURN_IF_ERROR(parallel::Dispatch(d_y_TD, kept.plan, staging_, d_y_RD, group(), pass.compute));
+  ExpertsBackward(kept, d_y_RD, pass.compute);
+  RETURN_IF_ERROR(RouterBackward(pass, d_x_TD));
+  if (shared_) RETURN_IF_ERROR(shared_->BackwardInput(pass, d_y_TD, d_x_TD, /*accumulate=*/true));
+  return parallel::Combine(d_rows_RD_, kept.plan, staging_, d_x_TD, /*accumulate=*/true, group(),
+                           pass.compute);
+}
+
+absl::Status Moe::BackwardWeight(const Pass& pass, TensorView x_TD, TensorView d_y_TD) {
+  const Activations& kept = Kept(pass);
+  const Gradients& gradients = Gradient(pass);
+  const StreamView compute = pass.compute;
+  const TensorView& offsets = kept.plan.local_offsets;
+  if (shared_) RETURN_IF_ERROR(shared_->BackwardWeight(pass, x_TD, d_y_TD));
+  kernels::GroupedMatmulBackwardWeight(
+      {.d_y = gradients.y_RD, .x = kept.activated_RF, .d_w = down_.gradient(), .offsets = offsets},
+      compute);
+  down_.Ready(compute);
+  kernels::GroupedMatmulBackwardWeight(
+      {.d_y = kept.up_R, .x = kept.rows_RD, .d_w = up_.gradient(), .offsets = offsets}, compute);
+  up_.Ready(compute);
+  kernels::Matmul({.a = gradients.logits_TE,
+                   .b = Widen(x_TD, wide_TD_, compute),
+                   .c = router_.gradient(),
+                   .a_transposed = true,
+                   .accumulate = true},
+                  compute);
+  router_.Ready(compute);
+  return absl::OkStatus();
+}
+
+}  // namespace muster::models

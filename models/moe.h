@@ -1,0 +1,88 @@
+#pragma once
+// A Mixture-of-Experts layer: fp32 router, top-k choice, dispatch to the ranks that hold the
+// experts, grouped MLPs whose activation carries the router weight, combine; and shared experts,
+// run on every token as one MLP of their width.
+//   scores_TE = router(x_TD);  plan = route(scores_TE)
+//   rows_RD = dispatch(x_TD, plan);  y_RD = down(activation(up(rows_RD)) * weight_R)
+//   y_TD = combine(y_RD, plan) + shared(x_TD)
+// Expert e of the model lives on rank e / (E / P) of the expert group.
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/ops/topk_route.h"
+#include "models/layer.h"
+#include "models/mlp.h"
+#include "parallel/ep/dispatch.h"
+#include "parallel/ep/route_plan.h"
+
+namespace muster::models {
+
+// Balance of all MoE layers (L) of a stage, owned by the stage. Null where the config uses none.
+struct BalanceState {
+  TensorView bias_LE;         // accumulator dtype: added to scores for the choice only
+  TensorView load_LE;         // accumulator dtype: the last step's fractions, each row sums to k
+  TensorView expert_load_LE;  // int64: choices kept, of this step
+  TensorView dropped_L;       // int64
+  TensorView losses;          // fp64 [2]: auxiliary, z
+};
+
+class Moe : public Layer {
+ public:
+  // `index` counts MoE layers: the row of `balance`, which must outlive the layer.
+  Moe(StageContext& stage, const std::string& name, int index, const BalanceState& balance);
+  void PlanMemory(ArenaPlan& plan) override;
+  absl::Status Forward(const Pass& pass, TensorView x_TD, TensorView y_TD) override;
+  absl::Status BackwardInput(const Pass& pass, TensorView d_y_TD, TensorView d_x_TD) override;
+  absl::Status BackwardWeight(const Pass& pass, TensorView x_TD, TensorView d_y_TD) override;
+
+ private:
+  struct Activations {
+    parallel::RoutePlan plan;
+    TensorView logits_TE, scores_TE, weights_TK, weights_R;  // accumulator dtype
+    TensorView experts_TK;                                   // int32
+    TensorView rows_RD;
+    TensorView up_R;          // [R, 2F] or [R, F], before the activation; then its gradient
+    TensorView activated_RF;  // times the router weight
+  };
+  struct Gradients {
+    TensorView logits_TE;  // accumulator dtype
+    TensorView y_RD;
+  };
+  void PlanActivations(ArenaPlan& plan);
+  void PlanScratch(ArenaPlan& plan);
+  // x in the accumulator dtype: itself, or a copy in `scratch`.
+  TensorView Widen(TensorView x, TensorView scratch, StreamView compute) const;
+  absl::Status Route(const Pass& pass, TensorView x_TD);
+  void ExpertsForward(const Activations& kept, StreamView compute);
+  // From d_y_RD: gradients of the rows (d_rows_RD_) and of the router weights (d_weights_R_).
+  void ExpertsBackward(const Activations& kept, TensorView d_y_RD, StreamView compute);
+  absl::Status RouterBackward(const Pass& pass, TensorView d_x_TD);
+  bool Widens() const { return stage_.shape.dtype != stage_.accumulator(); }
+  const parallel::ProcessGroup& group() const {
+    return stage_.mesh->Group(parallel::Axis::kExpert);
+  }
+  const Activations& Kept(const Pass& pass) const { return slots_[static_cast<size_t>(pass.slot)]; }
+  const Gradients& Gradient(const Pass& pass) const {
+    return gradients_[static_cast<size_t>(stage_.GradientSlot(pass.slot))];
+  }
+
+  const StageContext& stage_;
+  const std::string name_;
+  const int index_;
+  const BalanceState& balance_;
+  const parallel::RouteShape route_;
+  const kernels::RouterOptions options_;
+  const int64_t up_width_;
+  Weight router_, up_, down_;
+  std::unique_ptr<Mlp> shared_;  // may be null
+  std::vector<Activations> slots_;
+  std::vector<Gradients> gradients_;  // by gradient slot
+  // Scratch.
+  parallel::DispatchStaging staging_;
+  TensorView wide_TD_, wide_ED_;  // accumulator dtype, where that is not the storage dtype
+  TensorView y_RD_;
+  TensorView d_activated_RF_, d_rows_RD_, d_weights_R_, d_weights_TK_;
+};
+
+}  // namespace muster::models

@@ -1,0 +1,103 @@
+#include "models/norm.h"
+
+#include "kernels/ops/layer_norm.h"
+#include "kernels/ops/rms_norm.h"
+
+namespace muster::models {
+
+using parallel::InitRule;
+
+NormLayer::NormLayer(StageContext& stage, const std::string& name)
+    : stage_(stage),
+      name_(name),
+      weight_(stage, name + ".weight", {stage.config.hidden()},
+              {.init = {.kind = InitRule::Kind::kOnes}, .weight_decay = false}),
+      slots_(static_cast<size_t>(stage.shape.num_slots)) {
+  if (stage.config.norm() == LAYER_NORM && stage.config.bias()) {
+    bias_.emplace(stage, name + ".bias", kernels::Shape{stage.config.hidden()},
+                  Weight::Options{.init = {.kind = InitRule::Kind::kZeros}, .weight_decay = false});
+  }
+}
+
+void NormLayer::PlanMemory(ArenaPlan& plan) {
+  const int64_t T = stage_.shape.tokens(), D = stage_.config.hidden();
+  for (size_t slot = 0; slot < slots_.size(); ++slot) {
+    Activations& kept = slots_[slot];
+    const auto add = [&](TensorView* view, const char* what, DType dtype, kernels::Shape shape) {
+      plan.Add(view, SlotName(name_ + what, static_cast<int>(slot)), dtype, shape,
+               Lifetime::kActivation);
+    };
+    add(&kept.h_TD, ".h", stage_.shape.dtype, {T, D});
+    add(&kept.y_TD, ".y", stage_.shape.dtype, {T, D});
+    add(&kept.rstd_T, ".rstd", stage_.accumulator(), {T});
+    if (stage_.config.norm() == LAYER_NORM) add(&kept.mean_T, ".mean", stage_.accumulator(), {T});
+  }
+}
+
+void NormLayer::Forward(const Pass& pass, TensorView x_TD, TensorView delta_TD) {
+  const Activations& kept = slots_[static_cast<size_t>(pass.slot)];
+  MUSTER_CHECK(delta_TD || x_TD.data == kept.h_TD.data) << name_ << ": the input is not kept";
+  const TensorView h_TD = delta_TD ? kept.h_TD : TensorView();
+  if (stage_.config.norm() == RMS_NORM) {
+    kernels::RmsNormForward({.x = x_TD,
+                             .residual = delta_TD,
+                             .weight = weight_.Use(pass.compute),
+                             .h = h_TD,
+                             .y = kept.y_TD,
+                             .rstd = kept.rstd_T,
+                             .epsilon = stage_.config.norm_epsilon()},
+                            pass.compute);
+  } else {
+    kernels::LayerNormForward({.x = x_TD,
+                               .residual = delta_TD,
+                               .weight = weight_.Use(pass.compute),
+                               .bias = bias_ ? bias_->Use(pass.compute) : TensorView(),
+                               .h = h_TD,
+                               .y = kept.y_TD,
+                               .mean = kept.mean_T,
+                               .rstd = kept.rstd_T,
+                               .epsilon = stage_.config.norm_epsilon()},
+                              pass.compute);
+  }
+}
+
+void NormLayer::Backward(const Pass& pass, TensorView d_y_TD, TensorView d_residual_TD,
+                         TensorView d_h_TD) {
+  const Activations& kept = slots_[static_cast<size_t>(pass.slot)];
+  // Weights first: d_h may be written over d_y.
+  if (stage_.config.norm() == RMS_NORM) {
+    kernels::RmsNormBackwardWeight(
+        {.d_y = d_y_TD, .h = kept.h_TD, .rstd = kept.rstd_T, .d_weight = weight_.gradient()},
+        pass.compute);
+    kernels::RmsNormBackwardInput({.d_y = d_y_TD,
+                                   .h = kept.h_TD,
+                                   .weight = weight_.value(),
+                                   .rstd = kept.rstd_T,
+                                   .d_residual = d_residual_TD,
+                                   .d_h = d_h_TD},
+                                  pass.compute);
+  } else {
+    kernels::LayerNormBackwardWeight({.d_y = d_y_TD,
+                                      .h = kept.h_TD,
+                                      .mean = kept.mean_T,
+                                      .rstd = kept.rstd_T,
+                                      .d_weight = weight_.gradient(),
+                                      .d_bias = bias_ ? bias_->gradient() : TensorView()},
+                                     pass.compute);
+    kernels::LayerNormBackwardInput({.d_y = d_y_TD,
+                                     .h = kept.h_TD,
+                                     .weight = weight_.value(),
+                                     .mean = kept.mean_T,
+                                     .rstd = kept.rstd_T,
+                                     .d_residual = d_residual_TD,
+                                     .d_h = d_h_TD},
+                                    pass.compute);
+  }
+}
+
+void NormLayer::Ready(StreamView compute) const {
+  if (bias_) bias_->Ready(compute);
+  weight_.Ready(compute);
+}
+
+}  // namespace muster::models

@@ -1,0 +1,46 @@
+#pragma once
+// The output projection to the vocabulary and the loss: "output.weight" [V, D], or the embedding's
+// table if tied. Logits are the biggest tensor of a model, so they exist only for a chunk of
+// tokens at a time, and the chunk's gradients are computed while it is there: the forward of a
+// training step leaves the gradient of its input, and has added the weight's. No schedule then
+// needs logits kept or computed twice.
+#include <optional>
+
+#include "absl/status/statusor.h"
+#include "models/layer.h"
+
+namespace muster::models {
+
+class Output {
+ public:
+  // `tied`: the embedding's table, which makes itself Ready; or null.
+  Output(StageContext& stage, const Weight* tied);
+  Output(const Output&) = delete;
+  Output& operator=(const Output&) = delete;
+  void PlanMemory(ArenaPlan& plan);
+
+  // loss (fp64 [1]) += scale * sum of cross-entropies.
+  void Forward(TensorView y_TD, TensorView targets, double scale, TensorView loss,
+               StreamView compute) const;
+  // The same; then y_TD is the gradient of y.
+  void ForwardBackward(TensorView y_TD, TensorView targets, double scale, TensorView loss,
+                       StreamView compute) const;
+  // In the backward, whose gradients buckets take up.
+  void Ready(StreamView compute) const;
+  // All logits [T, V], in scratch. Errors: they do not fit in a chunk.
+  absl::StatusOr<TensorView> Logits(TensorView y_TD, StreamView compute) const;
+
+ private:
+  const Weight& weight() const { return tied_ != nullptr ? *tied_ : *weight_; }
+  // Logits and loss of one chunk.
+  void Chunk(TensorView y_TD, TensorView targets, double scale, TensorView loss,
+             StreamView compute) const;
+
+  const StageContext& stage_;
+  const Weight* const tied_;
+  std::optional<Weight> weight_;
+  const int64_t chunk_tokens_;
+  TensorView logits_, stats_, losses_;  // scratch, of a chunk
+};
+
+}  // namespace muster::models
