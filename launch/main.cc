@@ -1,0 +1,11 @@
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "launch/command_line.h"
+#include "launch/commands/all.h"
+
+int main(int argc, char** argv) {
+  return muster::launch::RunCommandLine(std::vector<std::string>(argv + 1, argv + argc),
+                                        muster::launch::AllCommands(), {std::cout, std::cerr});
+}
