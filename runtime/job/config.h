@@ -28,11 +28,15 @@ struct ResolvedJob {
 };
 
 // Reads the file (and model_file), applies "key.path=value" overrides, fills defaults, validates.
+// A world size of 0 means the smallest world on which the mesh fits. Strings of overrides need no
+// quotes, lists are split at commas; "data.synthetic=" removes a block. model_file is relative to
+// the config file, or, in an override, to the working directory; data files always to the latter.
 // On failure `problems` holds every problem and the result is empty.
 bool LoadJob(const std::string& path, const std::vector<std::string>& overrides, int world_size,
              ResolvedJob* job, std::vector<ConfigProblem>* problems);
 
-// Reads a resolved config kept with a run: the world size follows from its mesh.
+// Reads <run_directory>/config.textproto, the resolved config kept with a run: the world size
+// follows from its mesh. Data files may be gone by now, so they are not looked for.
 bool LoadResolvedJob(const std::string& run_directory, ResolvedJob* job,
                      std::vector<ConfigProblem>* problems);
 

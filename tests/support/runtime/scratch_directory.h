@@ -1,5 +1,6 @@
 #pragma once
 // A directory of a test's own, removed with all that is in it when the scope ends.
+#include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -23,6 +24,16 @@ class ScratchDirectory {
   ScratchDirectory(const ScratchDirectory&) = delete;
   ScratchDirectory& operator=(const ScratchDirectory&) = delete;
   const std::string& path() const { return path_; }
+  std::string File(const std::string& name) const { return path_ + "/" + name; }
+  // Writes the file; returns its path.
+  std::string Write(const std::string& name, const std::string& bytes) const {
+    std::ofstream(File(name), std::ios::binary | std::ios::trunc) << bytes;
+    return File(name);
+  }
+  // How many entries there are: a test sees that nothing was left behind.
+  int64_t NumEntries() const {
+    return std::distance(std::filesystem::directory_iterator(path_), {});
+  }
 
  private:
   std::string path_;

@@ -1,0 +1,125 @@
+#include "runtime/job/config.h"
+
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "google/protobuf/text_format.h"
+#include "kernels/base/hash.h"
+#include "models/config.h"
+#include "runtime/job/field_path.h"
+#include "runtime/job/job_rules.h"
+#include "runtime/job/overrides.h"
+#include "runtime/job/text_reader.h"
+
+namespace muster::runtime {
+namespace {
+
+// A model_file given in the config is relative to the config; one given by --set is relative to
+// where the user stands.
+std::string ModelPath(const Job& job, const FieldOrigins& origins) {
+  const std::filesystem::path file = job.model_file();
+  if (file.is_absolute() || origins.WhereOf("model_file").starts_with("--set")) return file;
+  return (std::filesystem::path(origins.file()).parent_path() / file).lexically_normal();
+}
+
+// Puts the model file's fields under those that the job gives itself.
+void MergeModelFile(Job* job, FieldOrigins* origins, std::vector<ConfigProblem>* problems) {
+  if (job->model_file().empty()) return;
+  const std::string path = ModelPath(*job, *origins);
+  std::string text;
+  std::vector<ConfigProblem> unreadable;
+  if (!ReadConfigFile(path, &text, &unreadable)) {
+    problems->push_back({origins->WhereOf("model_file"),
+                         absl::StrCat("model_file ", path, " ", unreadable.front().message)});
+    origins->MarkBroken("model");
+    return;
+  }
+  models::ModelConfig model;
+  FieldOrigins model_origins(path, *Job::descriptor());
+  ReadTextProto(text, "model.", &model, &model_origins, problems);
+  model.MergeFrom(job->model());
+  *job->mutable_model() = std::move(model);
+  origins->AddMissing(model_origins);
+}
+
+void FillDefaults(Job* job, FieldOrigins* origins, std::vector<ConfigProblem>* problems) {
+  if (!job->has_model() && !origins->IsBroken("model")) {
+    problems->push_back(
+        {origins->file(), "model is missing: name a model_file, or give a model block"});
+    origins->MarkBroken("model");
+  }
+  FillFieldDefaults(job);
+  models::FillDefaults(job->mutable_model());
+  if (job->name().empty()) job->set_name(std::filesystem::path(origins->file()).stem());
+  if (!job->train().has_sequence_length() && job->model().max_positions() > 0) {
+    job->mutable_train()->set_sequence_length(job->model().max_positions());
+  }
+}
+
+// Canonical text: fields in order of declaration, every default written out, no model_file, as the
+// model is in it.
+std::string ResolvedText(const Job& job) {
+  google::protobuf::TextFormat::Printer printer;
+  std::string text;
+  printer.PrintToString(job, &text);
+  return text;
+}
+
+bool Resolve(Job job, int world_size, FileRules files, const FieldOrigins& origins,
+             ResolvedJob* resolved, std::vector<ConfigProblem>* problems) {
+  const parallel::MeshDegrees mesh = CheckJob(job, world_size, files, origins, problems);
+  if (!problems->empty()) return false;
+  job.mutable_mesh()->set_dp(mesh.dp);
+  job.clear_model_file();
+  resolved->mesh = mesh;
+  resolved->sequence_length = job.train().sequence_length();
+  resolved->microbatch_sequences =
+      job.train().global_batch_sequences() / (mesh.dp * job.schedule().microbatches());
+  resolved->text = ResolvedText(job);
+  resolved->hash = kernels::Hash64(resolved->text);
+  resolved->job = std::move(job);
+  return true;
+}
+
+}  // namespace
+
+bool LoadJob(const std::string& path, const std::vector<std::string>& overrides, int world_size,
+             ResolvedJob* job, std::vector<ConfigProblem>* problems) {
+  *job = {};
+  problems->clear();
+  std::string text;
+  if (!ReadConfigFile(path, &text, problems)) return false;
+  Job config;
+  FieldOrigins origins(path, *Job::descriptor());
+  ReadTextProto(text, "", &config, &origins, problems);
+  ApplyOverrides(overrides, &config, &origins, problems);
+  MergeModelFile(&config, &origins, problems);
+  FillDefaults(&config, &origins, problems);
+  return Resolve(std::move(config), world_size, FileRules::kCheck, origins, job, problems);
+}
+
+bool LoadResolvedJob(const std::string& run_directory, ResolvedJob* job,
+                     std::vector<ConfigProblem>* problems) {
+  *job = {};
+  problems->clear();
+  const std::string path = (std::filesystem::path(run_directory) / "config.textproto").string();
+  std::string text;
+  if (!ReadConfigFile(path, &text, problems)) return false;
+  Job config;
+  FieldOrigins origins(path, *Job::descriptor());
+  ReadTextProto(text, "", &config, &origins, problems);
+  FillDefaults(&config, &origins, problems);
+  return Resolve(std::move(config), /*world_size=*/0, FileRules::kSkip, origins, job, problems);
+}
+
+std::string Describe(const std::vector<ConfigProblem>& problems, const std::string& path) {
+  std::string text = absl::StrCat(
+      problems.size(), problems.size() == 1 ? " problem in " : " problems in ", path, ":\n");
+  int number = 0;
+  for (const ConfigProblem& problem : problems) {
+    absl::StrAppend(&text, "  ", ++number, ". ", problem.where, ": ", problem.message, "\n");
+  }
+  return text;
+}
+
+}  // namespace muster::runtime

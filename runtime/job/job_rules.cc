@@ -1,0 +1,339 @@
+#include "runtime/job/job_rules.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <filesystem>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/device/device.h"
+#include "models/config.h"
+
+namespace muster::runtime {
+namespace {
+
+using parallel::MeshDegrees;
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// A number's legal interval; "above" excludes the bound.
+struct Bounds {
+  const char* path;
+  double low;
+  bool above = false;
+  double high = kInfinity;
+  bool below = false;
+};
+
+constexpr Bounds kBounds[] = {
+    {.path = "train.steps", .low = 1},
+    {.path = "train.global_batch_sequences", .low = 1},
+    {.path = "train.sequence_length", .low = 1},
+    {.path = "train.max_seconds", .low = 0},
+    {.path = "data.synthetic.tokens", .low = 2, .high = 0x1p30},
+    {.path = "optimizer.learning_rate", .low = 0, .above = true},
+    {.path = "optimizer.min_learning_rate_ratio", .low = 0, .high = 1},
+    {.path = "optimizer.warmup_steps", .low = 0},
+    {.path = "optimizer.decay_steps", .low = 0},
+    {.path = "optimizer.beta1", .low = 0, .high = 1, .below = true},
+    {.path = "optimizer.beta2", .low = 0, .high = 1, .below = true},
+    {.path = "optimizer.epsilon", .low = 0, .above = true},
+    {.path = "optimizer.weight_decay", .low = 0},
+    {.path = "optimizer.clip_norm", .low = 0},
+    {.path = "schedule.microbatches", .low = 1},
+    {.path = "zero.level", .low = 0, .high = 1},
+    {.path = "communication.bucket_megabytes", .low = 0, .above = true},
+    {.path = "communication.deadline_seconds", .low = 0, .above = true},
+    {.path = "communication.test_link_latency_us", .low = 0},
+    {.path = "communication.test_link_gigabytes_per_second", .low = 0},
+    {.path = "evaluate.every_steps", .low = 0},
+    {.path = "evaluate.sequences", .low = 1},
+    {.path = "checkpoint.every_steps", .low = 0},
+    {.path = "log.every_steps", .low = 1},
+};
+
+// Whole numbers without an exponent.
+std::string Show(double value) {
+  return std::fabs(value) < 0x1p53 && value == std::floor(value)
+             ? absl::StrCat(static_cast<int64_t>(value))
+             : absl::StrCat(value);
+}
+
+std::string Show(const Bounds& bounds) {
+  std::string text = absl::StrCat(bounds.above ? "greater than " : "at least ", Show(bounds.low));
+  if (bounds.high != kInfinity) {
+    absl::StrAppend(&text, bounds.below ? " and below " : " and at most ", Show(bounds.high));
+  }
+  return text;
+}
+
+// The multiple of `unit`, at least one, that is nearest to `value`.
+int64_t NearestMultiple(int64_t value, int64_t unit) {
+  return std::max<int64_t>(1, (value + unit / 2) / unit) * unit;
+}
+
+class Checker {
+ public:
+  Checker(const Job& job, const FieldOrigins& origins, std::vector<ConfigProblem>* problems)
+      : job_(job), origins_(origins), problems_(problems) {
+    paths_ = FieldPaths(*Job::descriptor(), /*with_blocks=*/true);
+  }
+
+  void Broken(const std::string& path, const std::string& sentence) {
+    if (origins_.IsBroken(path)) return;
+    problems_->push_back({origins_.WhereOf(path), sentence});
+  }
+  // A rule over several fields says nothing while one of them has a problem of its own.
+  bool AnyBroken(std::initializer_list<const char*> paths) const {
+    return std::any_of(paths.begin(), paths.end(),
+                       [this](const char* path) { return origins_.HasBroken(path); });
+  }
+  // Sentences of other modules start with the field they are about.
+  void AddSentences(const std::vector<std::string>& sentences) {
+    for (const std::string& sentence : sentences) Broken(FirstFieldIn(sentence), sentence);
+  }
+
+  void CheckBounds();
+  MeshDegrees CheckMesh(int world_size);
+  void CheckModel(const MeshDegrees& mesh);
+  void CheckBatch(const MeshDegrees& mesh);
+  void CheckOptimizer();
+  void CheckData(FileRules files);
+  void CheckDevice();
+
+ private:
+  std::string FirstFieldIn(const std::string& sentence) const {
+    std::string best;
+    size_t best_at = std::string::npos;
+    for (const std::string& path : paths_) {
+      const size_t at = sentence.find(path);
+      if (at > best_at || at == std::string::npos) continue;
+      if (at < best_at || path.size() > best.size()) best = path;
+      best_at = at;
+    }
+    return best;
+  }
+  // Whether a problem of a derived field follows from one of the field it was derived from.
+  bool OnlyRepeats(const std::string& path, const std::vector<std::string>& others) const;
+  void CheckFiles(const char* path, const google::protobuf::RepeatedPtrField<std::string>& files);
+
+  const Job& job_;
+  const FieldOrigins& origins_;
+  std::vector<ConfigProblem>* problems_;
+  std::vector<std::string> paths_;
+};
+
+void Checker::CheckBounds() {
+  for (const Bounds& bounds : kBounds) {
+    const std::string path = bounds.path;
+    if (!IsGiven(job_, path)) continue;  // in a block that may be absent
+    const double value = NumberAt(job_, path);
+    const bool high_enough = bounds.above ? value > bounds.low : value >= bounds.low;
+    const bool low_enough =
+        bounds.below || bounds.high == kInfinity ? value < bounds.high : value <= bounds.high;
+    if (high_enough && low_enough) continue;
+    Broken(path, absl::StrCat(path, " is ", Show(value), ": it must be ",
+                              std::isfinite(value) ? "" : "finite and ", Show(bounds)));
+  }
+  if (job_.checkpoint().every_steps() > 0) {
+    Broken("checkpoint.every_steps",
+           absl::StrCat("checkpoint.every_steps is ", job_.checkpoint().every_steps(),
+                        ": not supported by this version, which writes the final weights only; "
+                        "use 0"));
+  }
+}
+
+MeshDegrees Checker::CheckMesh(int world_size) {
+  const MeshDegrees wanted = DegreesOf(job_);
+  const auto one_only = [this](const char* axis, int degree) {
+    if (degree <= 1) return;
+    const std::string path = absl::StrCat("mesh.", axis);
+    Broken(path, absl::StrCat(path, " is ", degree,
+                              ": this axis is not supported by this version (supported: dp, ep); "
+                              "use 1"));
+  };
+  one_only("tp", wanted.tp);
+  one_only("cp", wanted.cp);
+  one_only("pp", wanted.pp);
+  one_only("etp", wanted.etp);
+  if (AnyBroken({"mesh"})) return {};
+  std::vector<std::string> sentences;
+  const MeshDegrees mesh = parallel::ResolveMesh(
+      wanted, world_size == 0 ? SmallestWorld(wanted) : world_size, &sentences);
+  AddSentences(sentences);
+  return sentences.empty() ? mesh : MeshDegrees{};
+}
+
+void Checker::CheckModel(const MeshDegrees& mesh) {
+  std::vector<std::string> sentences;
+  models::CheckModel(job_.model(), &sentences);
+  if (mesh.dp > 0) {
+    // Axes that are not supported at all have been named by CheckMesh.
+    MeshDegrees supported = mesh;
+    supported.tp = supported.cp = supported.pp = supported.etp = 1;
+    models::CheckModelOnMesh(job_.model(), supported, &sentences);
+  }
+  std::erase_if(sentences, [&](const std::string& sentence) {
+    return OnlyRepeats(FirstFieldIn(sentence), sentences);
+  });
+  AddSentences(sentences);
+}
+
+bool Checker::OnlyRepeats(const std::string& path, const std::vector<std::string>& others) const {
+  // What models::FillDefaults derives from what.
+  static constexpr std::array<std::pair<const char*, const char*>, 4> kDerived = {{
+      {"model.kv_heads", "model.heads"},
+      {"model.head_size", "model.heads"},
+      {"model.head_size", "model.hidden"},
+      {"model.moe.expert_ffn_hidden", "model.ffn_hidden"},
+  }};
+  for (const auto& [derived, source] : kDerived) {
+    if (path != derived || origins_.Has(path)) continue;
+    if (origins_.IsBroken(source)) return true;
+    for (const std::string& other : others) {
+      if (FirstFieldIn(other) == source) return true;
+    }
+  }
+  return false;
+}
+
+void Checker::CheckBatch(const MeshDegrees& mesh) {
+  const int64_t length = job_.train().sequence_length(), longest = job_.model().max_positions();
+  if (!AnyBroken({"train.sequence_length", "model.max_positions"}) && length > longest &&
+      longest > 0) {
+    Broken("train.sequence_length",
+           absl::StrCat("train.sequence_length is ", length,
+                        ": it must be at most model.max_positions, ", longest));
+  }
+  if (AnyBroken({"mesh", "schedule.microbatches", "train.global_batch_sequences"}) ||
+      mesh.dp == 0) {
+    return;
+  }
+  const int64_t batch = job_.train().global_batch_sequences();
+  const int64_t microbatches = job_.schedule().microbatches();
+  const int64_t unit = mesh.dp * microbatches;
+  if (batch < 1 || microbatches < 1 || batch % unit == 0) return;
+  Broken(
+      "train.global_batch_sequences",
+      absl::StrCat("train.global_batch_sequences is ", batch,
+                   ": it must be a multiple of mesh.dp x schedule.microbatches = ", mesh.dp, " x ",
+                   microbatches, " = ", unit, "; the nearest is ", NearestMultiple(batch, unit)));
+}
+
+void Checker::CheckOptimizer() {
+  const Optimizer& optimizer = job_.optimizer();
+  const int64_t decay =
+      optimizer.decay_steps() > 0 ? optimizer.decay_steps() : job_.train().steps();
+  if (AnyBroken({"optimizer.warmup_steps", "optimizer.decay_steps", "train.steps"})) return;
+  if (decay > 0 && optimizer.warmup_steps() > decay) {
+    Broken("optimizer.warmup_steps",
+           absl::StrCat(
+               "optimizer.warmup_steps is ", optimizer.warmup_steps(), ": it must be at most ",
+               optimizer.decay_steps() > 0 ? "optimizer.decay_steps" : "train.steps", ", ", decay));
+  }
+}
+
+void Checker::CheckFiles(const char* path,
+                         const google::protobuf::RepeatedPtrField<std::string>& files) {
+  for (const std::string& file : files) {
+    std::error_code ignored;
+    const bool found = std::filesystem::is_regular_file(file, ignored) ||
+                       (std::filesystem::is_regular_file(file + ".bin", ignored) &&
+                        std::filesystem::is_regular_file(file + ".idx", ignored));
+    if (found) continue;
+    Broken(path, absl::StrCat(path, " names ", file, ": wanted a token file there (relative to ",
+                              std::filesystem::current_path(ignored).string(),
+                              "), found none; `muster data prepare` makes one from text"));
+  }
+}
+
+void Checker::CheckData(FileRules files) {
+  const Data& data = job_.data();
+  if (AnyBroken({"data"})) return;
+  const bool has_files = data.train_files_size() > 0;
+  if (has_files && data.has_synthetic()) {
+    Broken("data.synthetic",
+           "data.synthetic is given beside data.train_files: keep one of them (--set "
+           "data.synthetic= removes the block)");
+  } else if (!has_files && !data.has_synthetic()) {
+    Broken("data", "data is missing: name data.train_files, or give a data.synthetic {} block");
+  }
+  if (data.has_synthetic() && !has_files && data.validation_files_size() > 0) {
+    Broken("data.validation_files",
+           "data.validation_files are given beside data.synthetic, which makes its own: remove "
+           "them");
+  }
+  if (job_.evaluate().every_steps() > 0 && has_files && data.validation_files_size() == 0) {
+    Broken("evaluate.every_steps",
+           absl::StrCat("evaluate.every_steps is ", job_.evaluate().every_steps(),
+                        ": evaluation needs data.validation_files; name some, or use 0"));
+  }
+  if (data.has_synthetic() && data.synthetic().tokens() <= job_.train().sequence_length()) {
+    Broken("data.synthetic.tokens",
+           absl::StrCat("data.synthetic.tokens is ", data.synthetic().tokens(),
+                        ": it must be at least train.sequence_length + 1, ",
+                        job_.train().sequence_length() + 1));
+  }
+  if (files == FileRules::kSkip) return;
+  CheckFiles("data.train_files", data.train_files());
+  if (!data.has_synthetic()) CheckFiles("data.validation_files", data.validation_files());
+  std::error_code ignored;
+  if (data.has_tokenizer() && !std::filesystem::is_regular_file(data.tokenizer(), ignored)) {
+    Broken("data.tokenizer", absl::StrCat("data.tokenizer names ", data.tokenizer(),
+                                          ": wanted a SentencePiece model there, found no file"));
+  }
+}
+
+void Checker::CheckDevice() {
+  if (job_.device() == CUDA) {
+    Broken("device", kernels::kBuiltWithCuda
+                         ? "device is CUDA: training on CUDA is not supported by this version; "
+                           "use CPU"
+                         : "device is CUDA: this build has no CUDA backend; use CPU");
+  }
+  if (job_.precision().compute() == fp64 && job_.device() != CPU) {
+    Broken("precision.compute",
+           "precision.compute is fp64: only the CPU has it; use bf16 or fp32, or device: CPU");
+  }
+}
+
+}  // namespace
+
+MeshDegrees DegreesOf(const Job& job) {
+  const Mesh& mesh = job.mesh();
+  MeshDegrees degrees;
+  degrees.dp = mesh.dp();
+  degrees.tp = mesh.tp();
+  degrees.cp = mesh.cp();
+  degrees.pp = mesh.pp();
+  degrees.ep = mesh.ep();
+  degrees.etp = mesh.etp();
+  return degrees;
+}
+
+int SmallestWorld(const MeshDegrees& degrees) {
+  const auto at_least_one = [](int degree) { return std::max(int64_t{1}, int64_t{degree}); };
+  const int64_t inner = at_least_one(degrees.tp) * at_least_one(degrees.cp);
+  const int64_t expert = at_least_one(degrees.ep) * at_least_one(degrees.etp);
+  const int64_t dp = degrees.dp > 0 ? degrees.dp : expert / std::gcd(expert, inner);
+  const int64_t world = at_least_one(degrees.pp) * dp * inner;
+  return static_cast<int>(std::min<int64_t>(world, std::numeric_limits<int>::max()));
+}
+
+MeshDegrees CheckJob(const Job& job, int world_size, FileRules files, const FieldOrigins& origins,
+                     std::vector<ConfigProblem>* problems) {
+  Checker checker(job, origins, problems);
+  checker.CheckBounds();
+  const MeshDegrees mesh = checker.CheckMesh(world_size);
+  checker.CheckModel(mesh);
+  checker.CheckBatch(mesh);
+  checker.CheckOptimizer();
+  checker.CheckData(files);
+  checker.CheckDevice();
+  return mesh;
+}
+
+}  // namespace muster::runtime

@@ -1,0 +1,344 @@
+// Illegal configs: every mistake is named, at its line, with what would work.
+#include <gtest/gtest.h>
+
+#include <random>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "google/protobuf/text_format.h"
+#include "runtime/job/config.h"
+#include "runtime/job/field_path.h"
+#include "runtime/job/text_reader.h"
+#include "tests/support/runtime/scratch_directory.h"
+
+namespace muster::runtime {
+namespace {
+
+const std::string kModel =
+    "model { vocab_size: 64 hidden: 32 layers: 2 heads: 4 ffn_hidden: 64 max_positions: 32 }\n";
+const std::string kLegal = kModel + "data { synthetic {} }\n";
+
+// The problems of a config text; each as "<line or place>: <message>".
+std::vector<std::string> ProblemsOf(const std::string& text,
+                                    const std::vector<std::string>& overrides = {},
+                                    int world_size = 1) {
+  const ScratchDirectory directory;
+  const std::string path = directory.Write("job.textproto", text);
+  ResolvedJob job;
+  std::vector<ConfigProblem> problems;
+  const bool legal = LoadJob(path, overrides, world_size, &job, &problems);
+  EXPECT_EQ(legal, problems.empty());
+  EXPECT_TRUE(legal || job.text.empty()) << "a failed load leaves no job";
+  std::vector<std::string> lines;
+  for (const ConfigProblem& problem : problems) {
+    std::string where = problem.where;
+    if (where.starts_with(path)) where.erase(0, path.size());
+    lines.push_back(absl::StrCat(where, ": ", problem.message));
+  }
+  return lines;
+}
+
+std::string Joined(const std::vector<std::string>& lines) {
+  std::string text;
+  for (const std::string& line : lines) text += line + "\n";
+  return text;
+}
+
+// Exactly one problem, with all of `parts` in its text.
+void ExpectOne(const std::vector<std::string>& problems, const std::vector<std::string>& parts) {
+  ASSERT_EQ(problems.size(), 1u) << Joined(problems);
+  for (const std::string& part : parts) {
+    EXPECT_NE(problems[0].find(part), std::string::npos) << problems[0] << "\nlacks: " << part;
+  }
+}
+
+TEST(ConfigErrors, TheBaseOfTheseTestsIsLegal) { EXPECT_EQ(Joined(ProblemsOf(kLegal)), ""); }
+
+TEST(ConfigErrors, UnknownKeyNamesLineAndNearest) {
+  ExpectOne(ProblemsOf(kLegal + "train {\n  stesp: 5\n}\n"),
+            {":4: ", "unknown key train.stesp", "train.steps"});
+  ExpectOne(ProblemsOf(kLegal + "trian { steps: 5 }\n"), {":3: ", "unknown key trian", "train?"});
+}
+
+TEST(ConfigErrors, KeyOfAnotherBlockIsFound) {
+  ExpectOne(ProblemsOf(kLegal + "microbatches: 2\n"), {":3: ", "schedule.microbatches"});
+  ExpectOne(ProblemsOf(kLegal + "train { learning_rate: 1 }\n"), {"optimizer.learning_rate"});
+}
+
+TEST(ConfigErrors, UnknownBlockIsSkippedWhole) {
+  ExpectOne(ProblemsOf(kLegal + "qqqqqqqq {\n a: 1\n b { c: [1, 2] }\n}\ntrain { steps: 3 }\n"),
+            {":3: ", "unknown key qqqqqqqq"});
+}
+
+TEST(ConfigErrors, BadEnumValueListsTheLegalOnes) {
+  ExpectOne(ProblemsOf(kLegal + "precision { compute: fp-32 }"),
+            {":3: ", "precision.compute is fp-32", "fp32, bf16, fp64", "nearest is fp32"});
+  ExpectOne(ProblemsOf(kLegal + "optimizer { decay: 1 }"), {"COSINE, LINEAR, CONSTANT"});
+  ExpectOne(ProblemsOf(kLegal, {"device=CUDE"}), {"--set device", "nearest is CUDA"});
+}
+
+TEST(ConfigErrors, WrongTypesSayWhatIsWanted) {
+  ExpectOne(ProblemsOf(kLegal + "train { steps: ten }"), {"train.steps is ten", "an integer"});
+  ExpectOne(ProblemsOf(kLegal + "train { steps: 1.6 }"), {"an integer; the nearest is 2"});
+  ExpectOne(ProblemsOf(kLegal + "train { steps: 1e3 }"), {"the nearest is 1000"});
+  ExpectOne(ProblemsOf(kLegal + "train { steps: 32k }"), {"train.steps is 32k"});
+  ExpectOne(ProblemsOf(kLegal + "train { steps: \"5\" }"), {"\"5\"", "without quotes"});
+  ExpectOne(ProblemsOf(kLegal + "train { seed: -1 }"), {"train.seed is -1", "at least 0"});
+  ExpectOne(ProblemsOf(kLegal + "mesh { dp: 3000000000 }"), {"at most 2147483647"});
+  ExpectOne(ProblemsOf(kLegal + "optimizer { beta1: high }"), {"a number"});
+  ExpectOne(ProblemsOf(kLegal + "communication { overlap: yes }"), {"true or false"});
+  ExpectOne(ProblemsOf(kLegal + "name: tiny"), {"in quotes: \"tiny\""});
+  ExpectOne(ProblemsOf(kLegal + "train: 5"), {"train is a block", "found 5"});
+  ExpectOne(ProblemsOf(kLegal + "name { }"), {"wanted a colon after name"});
+  ExpectOne(ProblemsOf(kLegal + "train { steps: [1, 2] }"), {"one value, not a list"});
+}
+
+TEST(ConfigErrors, BrokenSyntaxIsPlaced) {
+  ExpectOne(ProblemsOf(kLegal + "train {\n steps 5\n}"), {":4: ", "a colon after train.steps"});
+  ExpectOne(ProblemsOf(kLegal + "train {\n steps:\n seed: 5\n}"),
+            {":4: ", "a value for train.steps"});
+  ExpectOne(ProblemsOf(kLegal + "\ntrain {\n steps: 5\n"), {":4: ", "not closed"});
+  ExpectOne(ProblemsOf(kLegal + "train { steps: 5 }\n}\n"), {":4: ", "found }"});
+  ExpectOne(ProblemsOf(kLegal + "train { steps: 5 }\ntrain { seed: 1 }\n"),
+            {":4: ", "given twice", "line 3"});
+}
+
+TEST(ConfigErrors, MissingPartsAreNamed) {
+  ExpectOne(ProblemsOf(kModel), {"data is missing"});
+  ExpectOne(ProblemsOf("data { synthetic {} }"), {"model is missing"});
+  ExpectOne(ProblemsOf("data { synthetic {} } model_file: 'none.textproto'"),
+            {":1: ", "none.textproto", "No such file"});
+  ResolvedJob job;
+  std::vector<ConfigProblem> problems;
+  EXPECT_FALSE(LoadJob("/nonexistent/job.textproto", {}, 1, &job, &problems));
+  ASSERT_EQ(problems.size(), 1u);
+  EXPECT_EQ(problems[0].where, "/nonexistent/job.textproto");
+}
+
+TEST(ConfigErrors, ModelFileProblemsNameTheModelFile) {
+  const ScratchDirectory directory;
+  directory.Write("m.textproto",
+                  "vocab_size: 8 hidden: 8 layers: 1 heads: 3\nkv_heads: 2 "
+                  "head_size: 4 ffn_hidden: 8\nmax_position: 24");
+  const std::string path =
+      directory.Write("job.textproto", "model_file: 'm.textproto' data { synthetic {} }");
+  ResolvedJob job;
+  std::vector<ConfigProblem> problems;
+  EXPECT_FALSE(LoadJob(path, {}, 1, &job, &problems));
+  ASSERT_EQ(problems.size(), 2u) << Describe(problems, path);
+  EXPECT_EQ(problems[0].where, directory.File("m.textproto") + ":3");
+  EXPECT_NE(problems[0].message.find("model.max_positions"), std::string::npos);
+  EXPECT_EQ(problems[1].where, directory.File("m.textproto") + ":2") << problems[1].message;
+}
+
+TEST(ConfigErrors, RangesNameTheBound) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"train { steps: 0 }", "at least 1"},
+      {"train { max_seconds: -1 }", "at least 0"},
+      {"train { global_batch_sequences: 0 }", "at least 1"},
+      {"optimizer { learning_rate: 0 }", "greater than 0"},
+      {"optimizer { learning_rate: inf }", "finite"},
+      {"optimizer { learning_rate: nan }", "finite"},
+      {"optimizer { min_learning_rate_ratio: 1.5 }", "at most 1"},
+      {"optimizer { beta1: 1 }", "below 1"},
+      {"optimizer { beta2: -0.1 }", "at least 0"},
+      {"optimizer { epsilon: 0 }", "greater than 0"},
+      {"optimizer { weight_decay: -0.1 }", "at least 0"},
+      {"optimizer { clip_norm: -1 }", "at least 0"},
+      {"optimizer { warmup_steps: 101 }", "at most train.steps, 100"},
+      {"optimizer { warmup_steps: 9 decay_steps: 8 }", "at most optimizer.decay_steps, 8"},
+      {"schedule { microbatches: 0 }", "at least 1"},
+      {"zero { level: 2 }", "at most 1"},
+      {"communication { bucket_megabytes: 0 }", "greater than 0"},
+      {"communication { deadline_seconds: 0 }", "greater than 0"},
+      {"evaluate { sequences: 0 }", "at least 1"},
+      {"checkpoint { every_steps: 10 }", "not supported by this version"},
+      {"log { every_steps: 0 }", "at least 1"},
+      {"device: CUDA", "CUDA"},
+      {"train { sequence_length: 33 }", "at most model.max_positions, 32"},
+  };
+  for (const auto& [text, rule] : cases) {
+    ExpectOne(ProblemsOf(kLegal + "\n" + text), {":4: ", rule});
+  }
+}
+
+TEST(ConfigErrors, AxesThatAreNotSupportedAreRefused) {
+  for (const std::string axis : {"tp", "cp", "pp", "etp"}) {
+    const std::vector<std::string> problems =
+        ProblemsOf(kLegal, {"mesh." + axis + "=2", "mesh.dp=1"}, 2);
+    ASSERT_FALSE(problems.empty());
+    EXPECT_NE(problems[0].find("--set mesh." + axis), std::string::npos) << problems[0];
+    EXPECT_NE(problems[0].find("supported: dp, ep"), std::string::npos) << problems[0];
+  }
+}
+
+TEST(ConfigErrors, MeshMustFitTheWorldAndTheModel) {
+  const std::vector<std::string> problems = ProblemsOf(kLegal, {"mesh.dp=3"}, 4);
+  ASSERT_FALSE(problems.empty());
+  EXPECT_NE(problems[0].find("--set mesh.dp"), std::string::npos) << problems[0];
+  ExpectOne(ProblemsOf(kLegal, {"mesh.ep=2"}, 2), {"--set mesh.ep", "without experts"});
+}
+
+TEST(ConfigErrors, BatchNamesTheNearestMultiple) {
+  ExpectOne(ProblemsOf(kLegal + "train { global_batch_sequences: 30 } schedule { microbatches: 2 }",
+                       {}, 4),
+            {":3: ", "global_batch_sequences is 30", "4 x 2 = 8", "nearest is 32"});
+  ExpectOne(ProblemsOf(kLegal + "train { global_batch_sequences: 1 }", {}, 4), {"nearest is 4"});
+}
+
+TEST(ConfigErrors, DataRules) {
+  ExpectOne(ProblemsOf(kModel + "data { train_files: 'missing.tokens' }"),
+            {":2: ", "missing.tokens", "token file"});
+  ExpectOne(ProblemsOf(kModel + "data { synthetic {} train_files: 'missing.tokens' }",
+                       {"data.train_files=" MUSTER_SOURCE_DIR "/CMakeLists.txt"}),
+            {"keep one of them"});
+  ExpectOne(ProblemsOf(kModel + "data { synthetic { tokens: 20 } }"), {"at least", "33"});
+  ExpectOne(ProblemsOf(kModel + "data { synthetic {} validation_files: '/dev/null' }"),
+            {"data.validation_files", "remove"});
+  ExpectOne(ProblemsOf(kLegal, {"data.tokenizer=none.model"}),
+            {"--set data.tokenizer", "none.model"});
+  ExpectOne(ProblemsOf(kModel + "data { train_files: '" MUSTER_SOURCE_DIR "/CMakeLists.txt' }\n"
+                                "evaluate { every_steps: 5 }"),
+            {":3: ", "needs data.validation_files"});
+}
+
+TEST(ConfigErrors, OverridesNameTheirKey) {
+  ExpectOne(ProblemsOf(kLegal, {"mesh.pd=2"}), {"--set mesh.pd", "did you mean mesh.dp?"});
+  ExpectOne(ProblemsOf(kLegal, {"train.steps"}), {"--set train.steps", "no ="});
+  ExpectOne(ProblemsOf(kLegal, {"train=5"}), {"--set train", "is a block", "steps"});
+  ExpectOne(ProblemsOf(kLegal, {"train.steps="}), {"--set train.steps", "empty", "integer"});
+  ExpectOne(ProblemsOf(kLegal, {"train.steps.x=1"}), {"unknown key train.steps.x"});
+  ExpectOne(ProblemsOf(kLegal, {"=1"}), {"unknown key"});
+}
+
+// A field that could not be read is not complained about again, by its own rules or those of
+// others.
+TEST(ConfigErrors, OneMistakeGivesOneProblem) {
+  ExpectOne(ProblemsOf(kLegal + "schedule { microbatches: 0 }", {}, 4), {"schedule.microbatches"});
+  ExpectOne(ProblemsOf("model { vocab_size: 64 hiden: 32 layers: 2 heads: 4 head_size: 8 "
+                       "ffn_hidden: 64 max_positions: 32 } data { synthetic {} }"),
+            {"did you mean model.hidden?"});
+  ExpectOne(ProblemsOf(kLegal + "mesh { dp: two }", {}, 2), {"mesh.dp is two"});
+}
+
+TEST(ConfigErrors, EightMistakesAreNamedTogether) {
+  const std::vector<std::string> problems = ProblemsOf(
+      "name: tiny\n"                                             // 1: not in quotes
+      "model { vocab_size: 64 hidden: 32 layers: 2 heads: 4\n"   //
+      "  ffn_hidden: 64 max_positions: 32 activation: RELU }\n"  // 3: no such activation
+      "data { synthetic {} }\n"                                  //
+      "train { steps: 0\n"                                       // 5: out of range
+      "  global_batch: 8 }\n"                                    // 6: unknown key
+      "optimizer { beta1: 1.0 }\n"                               // 7: out of range
+      "zero { level: 3 }\n"                                      // 8: out of range
+      "mesh { tp: 2 }\n",                                        // 9: not supported
+      {"log.every_steps=never"}, 2);
+  EXPECT_EQ(problems.size(), 8u) << Joined(problems);
+  const std::string all = Joined(problems);
+  for (const std::string part :
+       {":1: name", ":3: model.activation", ":5: train.steps", ":6: unknown key train.global_batch",
+        ":7: optimizer.beta1", ":8: zero.level", ":9: mesh.tp", "--set log.every_steps"}) {
+    EXPECT_NE(all.find(part), std::string::npos) << part << " is not in\n" << all;
+  }
+}
+
+TEST(ConfigErrors, TwentyMistakesAreNamedTogether) {
+  const std::vector<std::string> lines = {
+      "name: 5",
+      "modle_file: 'x'",
+      "model { vocab_size: 64 hidden: 32 layers: 2 heads: 0",
+      "  kv_heads: zero",
+      "  ffn_hidden: 64",
+      "  max_positions: 32 norm: BATCH_NORM",
+      "  rope_theta: -1 }",
+      "data { synthetic { tokens: 0 }",
+      "  tokenizer: 7 }",
+      "train { steps: -4",
+      "  seed: 0.5",
+      "  max_seconds: -1 }",
+      "optimizer { learning_rate: 0",
+      "  epsilon: tiny",
+      "  decay: EXPONENTIAL }",
+      "schedule { kind: gpipe",
+      "  microbatches: 0 }",
+      "communication { overlap: maybe",
+      "  bucket_megabytes: -3 }",
+      "checkpoint { every_steps: 5 }",
+      "evaluate { sequences: 0 }",
+      "nonsense",
+  };
+  // Lines without a mistake; all others have one.
+  const std::set<size_t> legal = {5};
+  std::string text;
+  for (const std::string& line : lines) text += line + "\n";
+  const std::vector<std::string> problems = ProblemsOf(text);
+  const std::string all = Joined(problems);
+  for (size_t line = 1; line <= lines.size(); ++line) {
+    const std::string where = absl::StrCat(":", line, ": ");
+    EXPECT_EQ(("\n" + all).find("\n" + where) != std::string::npos, legal.count(line) == 0)
+        << lines[line - 1] << "\n"
+        << all;
+  }
+  EXPECT_EQ(problems.size(), 21u) << all;
+}
+
+TEST(ConfigErrors, DescribeCountsAndNumbers) {
+  EXPECT_EQ(Describe({{"f:1", "a"}}, "f"), "1 problem in f:\n  1. f:1: a\n");
+  EXPECT_EQ(Describe({{"f:1", "a"}, {"f:2", "b"}}, "f"),
+            "2 problems in f:\n  1. f:1: a\n  2. f:2: b\n");
+}
+
+TEST(ConfigErrors, AFileOfAnotherKindGivesABoundedList) {
+  std::mt19937 random(5);
+  std::string noise(1 << 17, ' ');
+  for (char& c : noise) c = static_cast<char>(random());
+  EXPECT_LE(ProblemsOf(noise).size(), 110u);
+  ExpectOne(ProblemsOf(std::string((1 << 20) + 1, '#')), {"at most 1 MiB"});
+}
+
+// Random damage never crashes the reader, and what it accepts, protobuf's own parser accepts with
+// the same result.
+TEST(ConfigErrors, ReaderAcceptsNothingThatTextFormatRefuses) {
+  const std::string legal =
+      "name: \"a\\\"b\" 'c'\nmodel { hidden: 0x20 layers: 010, rope_theta: 1e4 moe < experts: 8 > "
+      "}\n"
+      "data { train_files: [\"a\", 'b'] train_files: 'c'; }\n# comment\n"
+      "optimizer: { beta1: -.5 beta2: 1. epsilon: inf decay: LINEAR }\ncommunication { overlap: t "
+      "}";
+  const std::string alphabet = "abz019 \n\t:{}<>[],;-+.'\"\\#/xe_\x80";
+  std::mt19937 random(7);
+  int accepted = 0;
+  for (int round = 0; round < 3000; ++round) {
+    std::string text = legal;
+    for (unsigned edits = random() % 3; edits > 0; --edits) {
+      const size_t at = random() % text.size();
+      const char c = alphabet[random() % alphabet.size()];
+      switch (random() % 3) {
+        case 0:
+          text[at] = c;
+          break;
+        case 1:
+          text.insert(at, 1, c);
+          break;
+        case 2:
+          text.erase(at, 1 + random() % 4);
+          break;
+      }
+    }
+    Job mine, theirs;
+    FieldOrigins origins("f", *Job::descriptor());
+    std::vector<ConfigProblem> problems;
+    ReadTextProto(text, "", &mine, &origins, &problems);
+    if (!problems.empty()) {
+      ASSERT_NE(text, legal) << Describe(problems, "f");
+      continue;
+    }
+    ++accepted;
+    ASSERT_TRUE(google::protobuf::TextFormat::ParseFromString(text, &theirs)) << text;
+    ASSERT_EQ(mine.SerializeAsString(), theirs.SerializeAsString()) << text;
+  }
+  EXPECT_GT(accepted, 1000) << "undamaged texts alone are a third";
+}
+
+}  // namespace
+}  // namespace muster::runtime
