@@ -1,0 +1,204 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+#include <thread>
+
+#include "kernels/device/span.h"
+#include "parallel/dp/data_parallel.h"
+#include "tests/support/mpi_main.h"
+#include "tests/support/parallel/training_job.h"
+
+namespace muster::parallel {
+namespace {
+
+using kernels::GetValue;
+using kernels::TensorView;
+
+// The arithmetic that the contract promises: fp32, each rank's microbatches in order, then the
+// ranks of the group in order.
+float ReducedGradient(const TrainingJob& job, const Parameter& parameter, int64_t index,
+                      int64_t step) {
+  const ProcessGroup& group = job.mesh().Group(parameter.placement.replica_axis());
+  float sum = 0;
+  for (size_t i = 0; i < group.world_ranks().size(); ++i) {
+    float own = 0;
+    for (int m = 0; m < job.options().microbatches; ++m) {
+      own += Contribution(parameter, index, step, group.world_ranks()[i], m, false);
+    }
+    sum = i == 0 ? own : sum + own;
+  }
+  return sum;
+}
+
+// Compares the bucket range [begin, end), padding included; returns how many elements differ.
+int64_t CountWrongGradients(TrainingJob& job, int bucket, int64_t begin, int64_t end,
+                            int64_t step) {
+  std::vector<float> wanted(static_cast<size_t>(job.storage().gradients(bucket).num_elements()));
+  for (const BucketSlice& slice : job.layout().buckets[static_cast<size_t>(bucket)].slices) {
+    const Parameter& parameter = job.parameters()[slice.parameter];
+    const int64_t first = RangeOf(parameter, parameter.slice).begin;
+    for (int64_t i = 0; i < slice.count; ++i) {
+      wanted[static_cast<size_t>(slice.offset + i)] =
+          ReducedGradient(job, parameter, first + i, step);
+    }
+  }
+  const float* found = job.storage().gradients(bucket).as<float>();
+  int64_t wrong = 0;
+  for (int64_t i = begin; i < end; ++i) wrong += found[i] != wanted[static_cast<size_t>(i)];
+  return wrong;
+}
+
+TEST(BucketReducer, ReducedGradientsEqualSumOfRanks) {
+  for (const MeshDegrees& degrees : JobDegrees(TestWorld().size())) {
+    for (int zero_level : {0, 1}) {
+      for (auto mode : {kernels::StreamMode::kInline, kernels::StreamMode::kQueue}) {
+        SCOPED_TRACE(degrees.ToString() + " zero " + std::to_string(zero_level));
+        TrainingJob job(TestWorld(), {.degrees = degrees,
+                                      .data_parallel = {.zero_level = zero_level},
+                                      .compute_mode = mode});
+        for (int64_t step = 1; step <= 2; ++step) {
+          ASSERT_TRUE(job.ReduceGradients(step).ok());
+          job.Synchronize();
+          for (size_t b = 0; b < job.layout().buckets.size(); ++b) {
+            const Bucket& bucket = job.layout().buckets[b];
+            const int64_t begin = zero_level == 0 ? 0 : bucket.shard_begin();
+            const int64_t end =
+                zero_level == 0 ? bucket.num_elements : begin + bucket.shard_elements();
+            EXPECT_EQ(CountWrongGradients(job, static_cast<int>(b), begin, end, step), 0)
+                << bucket.name << " in step " << step;
+          }
+        }
+      }
+    }
+  }
+}
+
+// Runs three steps and returns all weights of this rank.
+std::vector<std::vector<double>> Train(const JobOptions& options) {
+  TrainingJob job(TestWorld(), options);
+  job.Run(3);
+  return job.Weights();
+}
+
+TEST(DataParallel, OverlapOnAndOffAreBitwiseEqual) {
+  for (const MeshDegrees& degrees : JobDegrees(TestWorld().size())) {
+    for (int zero_level : {0, 1}) {
+      JobOptions options{.degrees = degrees, .data_parallel = {zero_level, /*overlap=*/true}};
+      const auto with_overlap = Train(options);
+      options.data_parallel.overlap = false;
+      EXPECT_EQ(with_overlap, Train(options)) << degrees.ToString() << " zero " << zero_level;
+    }
+  }
+}
+
+TEST(DataParallel, BucketSizeDoesNotChangeBits) {
+  for (const MeshDegrees& degrees : JobDegrees(TestWorld().size())) {
+    JobOptions options{.degrees = degrees, .bucket_bytes = 1};
+    const auto one_parameter_each = Train(options);
+    for (int64_t bucket_bytes : {3000, 1 << 20}) {
+      options.bucket_bytes = bucket_bytes;
+      EXPECT_EQ(one_parameter_each, Train(options)) << degrees.ToString() << " " << bucket_bytes;
+    }
+  }
+}
+
+TEST(DataParallel, QueuedComputeStreamGivesTheSameBits) {
+  for (const MeshDegrees& degrees : JobDegrees(TestWorld().size())) {
+    JobOptions options{.degrees = degrees, .max_norm = 1};
+    const auto inline_weights = Train(options);
+    options.compute_mode = kernels::StreamMode::kQueue;
+    EXPECT_EQ(inline_weights, Train(options)) << degrees.ToString();
+  }
+}
+
+TEST(DataParallel, TrainingMovesEveryWeight) {
+  JobOptions options{.degrees = JobDegrees(TestWorld().size())[0]};
+  TrainingJob job(TestWorld(), options);
+  const auto before = job.Weights();
+  job.Run(1);
+  const auto after = job.Weights();
+  for (size_t id = 0; id < after.size(); ++id) {
+    for (size_t i = 0; i < after[id].size(); ++i) EXPECT_NE(before[id][i], after[id][i]);
+  }
+}
+
+// Weights that this rank does not update are spoilt first, and read right after Use: only the
+// gather, and the wait in Use, can bring them.
+TEST(ParamGather, BringsAllWeightsBeforeTheyAreUsed) {
+  for (const MeshDegrees& degrees : JobDegrees(TestWorld().size())) {
+    TrainingJob job(TestWorld(), {.degrees = degrees, .compute_mode = kernels::StreamMode::kQueue});
+    const auto weights = job.Weights();
+    for (size_t b = 0; b < job.layout().buckets.size(); ++b) {
+      const Bucket& bucket = job.layout().buckets[b];
+      const TensorView all = job.storage().weights(static_cast<int>(b));
+      for (int64_t i = 0; i < bucket.num_elements; ++i) {
+        const bool own =
+            i >= bucket.shard_begin() && i < bucket.shard_begin() + bucket.shard_elements();
+        if (!own) all.as<float>()[i] = std::numeric_limits<float>::quiet_NaN();
+      }
+    }
+    ASSERT_TRUE(job.gather().Start(job.compute()).ok());
+    std::vector<std::vector<double>> used(weights.size());
+    for (ParameterId id = 0; id < job.parameters().size(); ++id) {
+      job.hooks().Use(id, job.compute());
+      job.compute().Enqueue([&job, &used, id] {
+        used[static_cast<size_t>(id)] = kernels::Values(job.parameters()[id].weight);
+      });
+    }
+    ASSERT_TRUE(job.compute().Synchronize().ok());
+    EXPECT_EQ(used, weights) << degrees.ToString();
+  }
+}
+
+TEST(BucketReducer, NamesTheParameterThatWasNeverReady) {
+  TrainingJob job(TestWorld(), {.degrees = JobDegrees(TestWorld().size())[0]});
+  job.never_ready = 2;
+  const absl::Status status = job.ReduceGradients(1);
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(status.message().find("layer0.linear"), absl::string_view::npos) << status;
+  job.never_ready = -1;
+  EXPECT_TRUE(job.comm().Synchronize().ok());
+  EXPECT_TRUE(job.ReduceGradients(2).ok());
+}
+
+TEST(BucketReducer, ReadyTwiceIsAnErrorOfTheStream) {
+  TrainingJob job(TestWorld(), {.degrees = JobDegrees(TestWorld().size())[0]});
+  ASSERT_TRUE(job.ReduceGradients(1).ok());
+  job.hooks().Ready(5, job.compute());
+  const absl::Status status = job.compute().Synchronize();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(status.message().find("layer1.linear"), absl::string_view::npos) << status;
+}
+
+TEST(BucketReducer, RefusesUnknownZeroLevels) {
+  TrainingJob job(TestWorld(), {.degrees = JobDegrees(TestWorld().size())[0]});
+  const auto reducer =
+      BucketReducer::Create(job.storage(), job.mesh(), {.zero_level = 2}, job.comm());
+  EXPECT_EQ(reducer.status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+// With the reductions held up for 30 ms, the time is the compute stream's exposed wait; nobody
+// waits in a world of one, where nothing is sent.
+TEST(BucketReducer, FinishBooksItsWaitAsExposed) {
+  TrainingJob job(TestWorld(), {.degrees = JobDegrees(TestWorld().size())[0]});
+  auto timeline = kernels::Timeline::Create(job.compute(), kNumTimeCategories);
+  ASSERT_TRUE(timeline.ok());
+  (*timeline)->Enter(kCompute);
+  job.comm().Enqueue([] { std::this_thread::sleep_for(std::chrono::milliseconds(30)); });
+  ASSERT_TRUE(job.ReduceGradients(1).ok());
+  const auto times = (*timeline)->Collect();
+  ASSERT_TRUE(times.ok());
+  const int64_t exposed_ns = (*times)[kExposedDp];
+  if (TestWorld().size() == 1) {
+    EXPECT_LT(exposed_ns, 10'000'000);
+  } else {
+    EXPECT_GT(exposed_ns, 10'000'000);
+  }
+  EXPECT_GT((*times)[kCompute], 0);
+  job.Synchronize();
+}
+
+}  // namespace
+}  // namespace muster::parallel
