@@ -93,6 +93,12 @@ int DeviceCount() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
+std::string ProductName(Device device) {
+  cudaDeviceProp properties;
+  if (cudaGetDeviceProperties(&properties, device.index) != cudaSuccess) return "";
+  return properties.name;
+}
+
 absl::StatusOr<std::unique_ptr<EventState>> MakeEvent(Device device) {
   return MakeEventWithFlags(device, cudaEventDisableTiming);
 }

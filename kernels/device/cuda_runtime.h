@@ -12,6 +12,7 @@
 namespace muster::kernels::cuda {
 
 int DeviceCount();
+std::string ProductName(Device device);  // empty if there is no such device
 absl::StatusOr<std::unique_ptr<EventState>> MakeEvent(Device device);
 absl::StatusOr<std::unique_ptr<StreamState>> MakeStream(Device device, const std::string& name,
                                                         StreamPriority priority);

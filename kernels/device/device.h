@@ -20,6 +20,10 @@ inline std::string Name(Device device) {
 // How many devices of a type this process sees; 0 CUDA devices in a build without CUDA.
 int DeviceCount(DeviceType type);
 
+// What its driver calls a CUDA device, for example "NVIDIA H200"; empty for the CPU, or if there is
+// no such device.
+std::string ProductName(Device device);
+
 // True in a build that contains the CUDA backend.
 constexpr bool kBuiltWithCuda =
 #ifdef MUSTER_WITH_CUDA

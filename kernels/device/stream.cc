@@ -27,6 +27,13 @@ int DeviceCount(DeviceType type) {
 #endif
 }
 
+std::string ProductName([[maybe_unused]] Device device) {
+#ifdef MUSTER_WITH_CUDA
+  if (device.type == DeviceType::kCuda) return cuda::ProductName(device);
+#endif
+  return "";
+}
+
 absl::StatusOr<Event> Event::Create(Device device) {
   if (device.type == DeviceType::kCpu) return Event(MakeCpuEvent());
 #ifdef MUSTER_WITH_CUDA
