@@ -22,8 +22,6 @@
 
 namespace muster::parallel {
 
-constexpr int64_t kSmallAllReduceBytes = 16 << 10;
-
 struct MpiCommunicatorOptions {
   MpiHandle communicator = 0;    // owned from here on; freed unless broken
   std::vector<int> world_ranks;  // of the group, by group rank

@@ -284,6 +284,26 @@ TEST(AllReduce, KeepsNotANumberInMax) {
   }
 }
 
+// Otherwise the logs of ranks could not be compared.
+TEST(ProcessGroup, NumbersCollectivesAlikeOnAllRanksWhateverIsSentBetween) {
+  const auto group = GroupOfAll(TestWorld(), "numbered");
+  const Stream stream = MakeStream(StreamMode::kInline);
+  const Tensor data = InputOf(0, DType::kFloat32, {4});
+  ASSERT_TRUE(Barrier(*group, stream.view()).ok());
+  if (group->size() > 1 && group->rank() == 0) {
+    ASSERT_TRUE(Send(data.view(), 1, *group, stream.view()).ok());
+  } else if (group->rank() == 1) {
+    ASSERT_TRUE(Receive(data.view(), 0, *group, stream.view()).ok());
+  }
+  ASSERT_TRUE(Barrier(*group, stream.view()).ok());
+  if (group->size() == 1) return;  // nothing is called
+  const CollectiveEntry last = TestWorld().log().Entries().back();
+  EXPECT_EQ(last.group, "numbered");
+  EXPECT_EQ(last.kind, CollectiveKind::kBarrier);
+  EXPECT_EQ(last.sequence, 1u);
+  EXPECT_EQ(last.site.rfind("tests/parallel/collectives_mpi_test.cc:", 0), 0u) << last.site;
+}
+
 TEST(Collectives, OfTwoGroupsRunAtOnceFromTwoThreads) {
   const auto first = GroupOfAll(TestWorld(), "first"), second = GroupOfAll(TestWorld(), "second");
   const Stream streams[] = {MakeStream(StreamMode::kQueue), MakeStream(StreamMode::kQueue)};
