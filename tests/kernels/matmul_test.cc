@@ -117,29 +117,34 @@ INSTANTIATE_TEST_SUITE_P(
                        ::testing::Values(0, 3)),
     CaseName);
 
+// [m, k] x [k, n] in bf16, with both operands transposed or none.
+void CheckBf16(const Shape& mnk, DType result, bool transposed, bool accumulate) {
+  const int64_t m = mnk[0], n = mnk[1], k = mnk[2];
+  const Tensor a = RandomTensor(DType::kBFloat16, transposed ? Shape{k, m} : Shape{m, k}, "a");
+  const Tensor b = RandomTensor(DType::kBFloat16, transposed ? Shape{n, k} : Shape{k, n}, "b");
+  const Tensor c = RandomTensor(result, {m, n}, "c");
+  std::vector<double> expected = NaiveMatmul(transposed ? Transposed(a.view()) : a.view(),
+                                             transposed ? Transposed(b.view()) : b.view());
+  const std::vector<double> before = Values(c.view());
+  for (size_t i = 0; accumulate && i < expected.size(); ++i) expected[i] += before[i];
+  cpu::Matmul({.a = a.view(),
+               .b = b.view(),
+               .c = c.view(),
+               .a_transposed = transposed,
+               .b_transposed = transposed,
+               .accumulate = accumulate});
+  EXPECT_TRUE(IsClose(c.view(), expected)) << mnk.ToString() << " accumulate " << accumulate;
+}
+
 // Larger than the blocks in which bf16 is widened, in each dim in turn.
 TEST(Matmul, Bf16EqualsReferenceAcrossBlocks) {
   const std::vector<Shape> sizes = {{1030, 3, 40}, {3, 1030, 40}, {3, 5, 4100}};
   for (const Shape& size : sizes) {
     for (const DType result : {DType::kBFloat16, DType::kFloat32}) {
       for (const bool transposed : {false, true}) {
-        const int64_t m = size[0], n = size[1], k = size[2];
-        const Tensor a =
-            RandomTensor(DType::kBFloat16, transposed ? Shape{k, m} : Shape{m, k}, "a");
-        const Tensor b =
-            RandomTensor(DType::kBFloat16, transposed ? Shape{n, k} : Shape{k, n}, "b");
-        const Tensor c = RandomTensor(result, {m, n}, "c");
-        std::vector<double> expected = NaiveMatmul(transposed ? Transposed(a.view()) : a.view(),
-                                                   transposed ? Transposed(b.view()) : b.view());
-        const std::vector<double> before = Values(c.view());
-        for (size_t i = 0; i < expected.size(); ++i) expected[i] += before[i];
-        cpu::Matmul({.a = a.view(),
-                     .b = b.view(),
-                     .c = c.view(),
-                     .a_transposed = transposed,
-                     .b_transposed = transposed,
-                     .accumulate = true});
-        EXPECT_TRUE(IsClose(c.view(), expected)) << size.ToString();
+        for (const bool accumulate : {false, true}) {
+          CheckBf16(size, result, transposed, accumulate);
+        }
       }
     }
   }

@@ -3,7 +3,7 @@
 //   p = exp(scale q k^T - lse),  d_p = d_out v^T,  d_s = scale p (d_p - delta),
 //   d_v += p^T d_out,  d_k += d_s^T q,  d_q += d_s k:
 // five matrix products. All sums run in the accumulator type and are rounded once.
-#include <limits>
+#include <algorithm>
 #include <vector>
 
 #include "kernels/ops/attention.h"
@@ -50,10 +50,10 @@ void ComputeDelta(const BackwardHead<T>& head, int64_t begin, int64_t count) {
   }
 }
 
-// From scores and d_p of a row to p and d_s, in place; hidden keys get 0.
+// From scores and d_p of a row to p and d_s, in place; hidden keys get 0. A row whose lse
+// is -infinity sees no key: visible is 0, and lse is not used.
 template <typename A>
 void GradientRow(A* scores, A* d_p, int64_t visible, int64_t num_keys, A lse, A delta, A scale) {
-  if (lse == -std::numeric_limits<A>::infinity()) visible = 0;  // a row without keys
   const int64_t padded = PadScores(scores, visible);
 #pragma GCC ivdep
   for (int64_t j = 0; j < padded; ++j) {
