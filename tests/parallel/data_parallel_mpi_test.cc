@@ -105,11 +105,26 @@ TEST(DataParallel, BucketSizeDoesNotChangeBits) {
 }
 
 TEST(DataParallel, QueuedComputeStreamGivesTheSameBits) {
+  using std::chrono::milliseconds;
   for (const MeshDegrees& degrees : JobDegrees(TestWorld().size())) {
     JobOptions options{.degrees = degrees, .max_norm = 1};
     const auto inline_weights = Train(options);
     options.compute_mode = kernels::StreamMode::kQueue;
-    EXPECT_EQ(inline_weights, Train(options)) << degrees.ToString();
+    options.compute_delay = milliseconds(3);
+    EXPECT_EQ(inline_weights, Train(options)) << degrees.ToString() << ", compute is late";
+    options.compute_delay = milliseconds(0);
+    options.comm_delay = milliseconds(3);
+    EXPECT_EQ(inline_weights, Train(options)) << degrees.ToString() << ", comm is late";
+  }
+}
+
+// A rank whose backward ends in another order still makes the same calls.
+TEST(DataParallel, RanksMayBeReadyInDifferentOrders) {
+  for (const MeshDegrees& degrees : JobDegrees(TestWorld().size())) {
+    JobOptions options{.degrees = degrees, .bucket_bytes = 1};
+    const auto weights = Train(options);
+    options.forward_order = TestWorld().rank() % 2 == 0;
+    EXPECT_EQ(weights, Train(options)) << degrees.ToString();
   }
 }
 
@@ -124,31 +139,53 @@ TEST(DataParallel, TrainingMovesEveryWeight) {
   }
 }
 
-// Weights that this rank does not update are spoilt first, and read right after Use: only the
-// gather, and the wait in Use, can bring them.
+// Makes the weights that this rank does not update NaN, so that only a gather can bring them back,
+// and holds up the communication stream, so that only a wait can make them seen.
+void SpoilOthersWeights(TrainingJob& job) {
+  for (size_t b = 0; b < job.layout().buckets.size(); ++b) {
+    const Bucket& bucket = job.layout().buckets[b];
+    const TensorView all = job.storage().weights(static_cast<int>(b));
+    for (int64_t i = 0; i < bucket.num_elements; ++i) {
+      const int64_t in_shard = i - bucket.shard_begin();
+      const bool own = in_shard >= 0 && in_shard < bucket.shard_elements();
+      if (!own) all.as<float>()[i] = std::numeric_limits<float>::quiet_NaN();
+    }
+  }
+  job.comm().Enqueue([] { std::this_thread::sleep_for(std::chrono::milliseconds(5)); });
+}
+
+// What the compute stream finds in each weight; with `use`, after it asked for it.
+std::vector<std::vector<double>> WeightsSeenByCompute(TrainingJob& job, bool use) {
+  std::vector<std::vector<double>> seen(static_cast<size_t>(job.parameters().size()));
+  for (ParameterId id = 0; id < job.parameters().size(); ++id) {
+    if (use) job.hooks().Use(id, job.compute());
+    job.compute().Enqueue([&job, &seen, id] {
+      seen[static_cast<size_t>(id)] = kernels::Values(job.parameters()[id].weight);
+    });
+  }
+  EXPECT_TRUE(job.compute().Synchronize().ok());
+  return seen;
+}
+
 TEST(ParamGather, BringsAllWeightsBeforeTheyAreUsed) {
   for (const MeshDegrees& degrees : JobDegrees(TestWorld().size())) {
     TrainingJob job(TestWorld(), {.degrees = degrees, .compute_mode = kernels::StreamMode::kQueue});
     const auto weights = job.Weights();
-    for (size_t b = 0; b < job.layout().buckets.size(); ++b) {
-      const Bucket& bucket = job.layout().buckets[b];
-      const TensorView all = job.storage().weights(static_cast<int>(b));
-      for (int64_t i = 0; i < bucket.num_elements; ++i) {
-        const bool own =
-            i >= bucket.shard_begin() && i < bucket.shard_begin() + bucket.shard_elements();
-        if (!own) all.as<float>()[i] = std::numeric_limits<float>::quiet_NaN();
-      }
-    }
+    SpoilOthersWeights(job);
     ASSERT_TRUE(job.gather().Start(job.compute()).ok());
-    std::vector<std::vector<double>> used(weights.size());
-    for (ParameterId id = 0; id < job.parameters().size(); ++id) {
-      job.hooks().Use(id, job.compute());
-      job.compute().Enqueue([&job, &used, id] {
-        used[static_cast<size_t>(id)] = kernels::Values(job.parameters()[id].weight);
-      });
-    }
-    ASSERT_TRUE(job.compute().Synchronize().ok());
-    EXPECT_EQ(used, weights) << degrees.ToString();
+    EXPECT_EQ(WeightsSeenByCompute(job, /*use=*/true), weights) << degrees.ToString();
+  }
+}
+
+TEST(ParamGather, WithoutOverlapStartWaitsForAll) {
+  for (const MeshDegrees& degrees : JobDegrees(TestWorld().size())) {
+    TrainingJob job(TestWorld(), {.degrees = degrees,
+                                  .data_parallel = {.zero_level = 1, .overlap = false},
+                                  .compute_mode = kernels::StreamMode::kQueue});
+    const auto weights = job.Weights();
+    SpoilOthersWeights(job);
+    ASSERT_TRUE(job.gather().Start(job.compute()).ok());
+    EXPECT_EQ(WeightsSeenByCompute(job, /*use=*/false), weights) << degrees.ToString();
   }
 }
 

@@ -2,7 +2,9 @@
 // made-up choices are a function of (case, rank, token), so every rank knows them all.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <numeric>
+#include <ostream>
 #include <set>
 
 #include "parallel/comm/collectives.h"
@@ -38,6 +40,8 @@ struct RouteCase {
   Choice choice;
   bool queue = false;
 };
+
+void PrintTo(const RouteCase& route, std::ostream* out) { *out << route.name; }
 
 std::vector<RouteCase> Cases() {
   return {

@@ -113,6 +113,38 @@ TEST(ShardedAdamW, Fp32WeightsAreTheirOwnMaster) {
   }
 }
 
+TEST(ShardedAdamW, MasterStartsFromTheWeights) {
+  TrainingJob job(TestWorld(), {.degrees = JobDegrees(TestWorld().size()).back(),
+                                .weight_dtype = DType::kBFloat16});
+  for (const OptimizerSlice& slice : job.adamw().Slices()) {
+    for (int64_t i = 0; i < slice.count; ++i) {
+      EXPECT_EQ(kernels::GetValue(slice.master, i),
+                kernels::GetValue(job.parameters()[slice.parameter].weight, slice.begin + i));
+    }
+  }
+}
+
+// Without a gradient only the decay moves a weight: by learning rate times weight decay of itself.
+TEST(ShardedAdamW, DecaysOnlyTheParametersThatAskForIt) {
+  TrainingJob job(TestWorld(), {.degrees = JobDegrees(TestWorld().size()).back()});
+  const auto before = job.Weights();
+  job.reducer().BeginStep(job.compute());
+  ASSERT_TRUE(job.clip().Measure(job.compute()).ok());
+  job.adamw().Step(/*learning_rate=*/0.5, 1, job.clip().facts(), job.compute());
+  ASSERT_TRUE(job.gather().Start(job.compute()).ok());
+  job.Synchronize();
+  const auto after = job.Weights();
+  for (ParameterId id = 0; id < job.parameters().size(); ++id) {
+    const Parameter& parameter = job.parameters()[id];
+    const double kept = parameter.weight_decay ? 1 - 0.5 * double{AdamWOptions().weight_decay} : 1;
+    for (size_t i = 0; i < after[static_cast<size_t>(id)].size(); ++i) {
+      const double wanted = kept * before[static_cast<size_t>(id)][i];
+      EXPECT_NEAR(after[static_cast<size_t>(id)][i], wanted, 1e-6 * std::fabs(wanted))
+          << parameter.global_name;
+    }
+  }
+}
+
 TEST(ShardedAdamW, PaddingStaysZero) {
   TrainingJob job(TestWorld(), {.degrees = JobDegrees(TestWorld().size())[0], .bucket_bytes = 1});
   job.Run(2);

@@ -5,10 +5,12 @@
 // rank can be given the contributions of all ranks of another job.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "parallel/dp/data_parallel.h"
@@ -30,6 +32,9 @@ struct JobOptions {
   kernels::StreamMode compute_mode = kernels::StreamMode::kInline;
   double max_norm = 0;
   int microbatches = 2;
+  // Holds up one stream in each step, so that a missing wait for it shows.
+  std::chrono::milliseconds compute_delay{0}, comm_delay{0};
+  bool forward_order = false;  // gradients become ready in the order of the forward
   // Contributions are multiples of 1/64, so sums of a few are exact in any order.
   bool exact = false;
 };
@@ -82,10 +87,11 @@ class TrainingJob {
     MUSTER_CHECK_OK(compute().Synchronize());
   }
 
-  // Adds a microbatch's contributions in backward order, each Ready at once.
+  // Adds a microbatch's contributions, each Ready at once.
   void Backward(int64_t step, int microbatch) {
     reducer_->SetLastMicrobatch(microbatch + 1 == options_.microbatches);
-    for (ParameterId id = parameters_.size() - 1; id >= 0; --id) {
+    for (ParameterId i = 0; i < parameters_.size(); ++i) {
+      const ParameterId id = options_.forward_order ? i : parameters_.size() - 1 - i;
       if (id == never_ready) continue;
       compute().Enqueue([this, id, step, microbatch] { AddContributions(id, step, microbatch); });
       hooks_->Ready(id, compute());
@@ -93,6 +99,8 @@ class TrainingJob {
   }
   absl::Status ReduceGradients(int64_t step) {
     reducer_->BeginStep(compute());
+    Delay(compute(), options_.compute_delay);
+    Delay(comm(), options_.comm_delay);
     for (int m = 0; m < options_.microbatches; ++m) Backward(step, m);
     return reducer_->Finish(compute());
   }
@@ -101,6 +109,8 @@ class TrainingJob {
     for (ParameterId id = 0; id < parameters_.size(); ++id) hooks_->Use(id, compute());
     RETURN_IF_ERROR(ReduceGradients(step));
     RETURN_IF_ERROR(clip_->Measure(compute()));
+    Delay(compute(), options_.compute_delay);
+    Delay(comm(), options_.comm_delay);
     adamw_->Step(/*learning_rate=*/0.01, step, clip_->facts(), compute());
     return gather_->Start(compute());
   }
@@ -151,6 +161,10 @@ class TrainingJob {
   static T Take(absl::StatusOr<T> value) {
     MUSTER_CHECK(value.ok()) << value.status();
     return *std::move(value);
+  }
+
+  static void Delay(kernels::StreamView stream, std::chrono::milliseconds delay) {
+    if (delay.count() > 0) stream.Enqueue([delay] { std::this_thread::sleep_for(delay); });
   }
 
   void AddParameters() {
