@@ -24,7 +24,7 @@
 
 namespace muster::models {
 
-// A microbatch's input on the device; contiguous int32 [T].
+// A microbatch's input on the device; contiguous int32 [T], one sequence after another.
 struct MicrobatchTokens {
   kernels::TensorView tokens, targets, positions;
 };
@@ -49,7 +49,8 @@ class Gpt : public parallel::Stage {
   virtual void Initialise(const parallel::ParameterList& parameters,
                           parallel::ParameterHooks& hooks, kernels::StreamView compute) = 0;
 
-  // Starts a step: zeroes the facts. The tensors of `microbatches` must stay valid during the step;
+  // Starts a step: zeroes the facts. Gradients must be zero before the first Forward, which adds to
+  // that of the output projection. The tensors of `microbatches` must stay valid during the step;
   // `global_valid_tokens` counts the targets >= 0 of the global batch.
   virtual void BeginStep(std::vector<MicrobatchTokens> microbatches, int64_t global_valid_tokens,
                          kernels::StreamView compute) = 0;

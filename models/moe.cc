@@ -18,9 +18,10 @@ using parallel::InitRule;
 parallel::RouteShape RouteShapeOf(const StageContext& stage) {
   const MoeConfig& moe = stage.config.moe();
   const int64_t S = stage.shape.sequence_length;
-  // A sequence fills E * capacity = capacity_factor * S * k places, rounded up for each expert.
-  const double capacity = std::ceil(static_cast<double>(moe.capacity_factor()) *
-                                    static_cast<double>(S * moe.top_k()) / moe.experts());
+  // Rounded up, but not because 1.1 as a float lies a little above 1.1.
+  const double places = static_cast<double>(moe.capacity_factor()) *
+                        static_cast<double>(S * moe.top_k()) / moe.experts();
+  const double capacity = std::ceil(places * (1 - 1e-6));
   return {.tokens = stage.shape.tokens(),
           .experts = moe.experts(),
           .top_k = moe.top_k(),

@@ -98,6 +98,20 @@ TEST_P(GptTest, MicrobatchingDoesNotChangeResults) {
   }
 }
 
+TEST_P(GptTest, ReadsNothingThatItHasNotWritten) {
+  for (const bool split : {false, true}) {
+    StageShape shape = kTwoMicrobatches;
+    shape.split_backward = split;
+    ModelFixture fresh(GetParam().config(), {.shape = shape});
+    ModelFixture poisoned(GetParam().config(), {.shape = shape});
+    fresh.Step();
+    poisoned.Step();  // The step before leaves nothing behind either.
+    poisoned.Poison();
+    poisoned.Step();
+    ExpectSameResults(poisoned, fresh, {0, 0});
+  }
+}
+
 TEST_P(GptTest, SlotsAreIndependent) {
   ModelFixture in_turn(GetParam().config(), {.shape = kTwoMicrobatches});
   in_turn.Step();
@@ -228,6 +242,18 @@ TEST_P(GptTest, EveryChoiceIsCountedOrDropped) {
     // Ten tokens over twelve experts overflow places for ceil(1.25 * 10 / 12) = 2 each.
     EXPECT_EQ(drops > 0, config.moe().capacity_factor() > 0);
   }
+}
+
+// 1.2 x 10 tokens / 12 experts is one place, though 1.2 as a float is a little more than 1.2.
+TEST(GptCapacity, RoundsUpWhatTheConfigSaysNotItsFloat) {
+  ModelConfig config = ModelCases().back().config();
+  ASSERT_TRUE(config.has_moe());
+  config.mutable_moe()->set_capacity_factor(1.2f);
+  ModelFixture fixture(config, {.shape = {.sequence_length = 10}});
+  fixture.Step();
+  double most = 0;
+  for (const double load : Values(fixture.model->facts().expert_load)) most = std::max(most, load);
+  EXPECT_EQ(most, 1);
 }
 
 TEST(GptBuffers, AreNamedByLayerAndFollowTheLoad) {

@@ -1,6 +1,6 @@
 #include "tests/support/models/model_fixture.h"
 
-#include "models/config.h"
+#include <cstring>
 
 namespace muster::models {
 
@@ -103,6 +103,13 @@ double ModelFixture::Step() {
   Synchronize();
   const std::vector<double> losses = Losses();
   return losses[0] + losses[1] + losses[2];
+}
+
+void ModelFixture::Poison() {
+  for (const kernels::ArenaPlan::Block& block : plan_.blocks()) {
+    if (block.lifetime == kernels::Lifetime::kPersistent) continue;
+    std::memset(block.bound->data, 0xff, static_cast<size_t>(block.bound->bytes()));
+  }
 }
 
 parallel::ParameterId ModelFixture::Find(const std::string& global_name) const {

@@ -55,6 +55,9 @@ class ModelFixture {
   void Forward(int microbatch);
   void Backward(int microbatch);
 
+  // Fills activations and scratch with NaN (integers with -1).
+  void Poison();
+
   std::vector<double> Losses() const { return kernels::Values(model->facts().losses); }
   parallel::ParameterId Find(const std::string& global_name) const;
   kernels::StreamView compute() const { return stream_.view(); }
