@@ -1,0 +1,191 @@
+#include "runtime/goodput/report.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/error.h"
+#include "runtime/goodput/ledger_record.h"
+
+namespace muster::runtime {
+namespace {
+
+constexpr int32_t kExitRequeue = 75;
+constexpr int kKept = static_cast<int>(StepFate::kProductive);
+
+double Ratio(DeviceNs part, DeviceNs whole) {
+  return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
+}
+
+double Seconds(DeviceNs ns) { return static_cast<double>(ns) / 1e9; }
+
+std::vector<NamedDeviceNs> ByCategory(const DeviceTime& time) {
+  std::vector<NamedDeviceNs> named;
+  for (int c = 0; c < parallel::kNumTimeCategories; ++c) {
+    named.emplace_back(Name(static_cast<parallel::TimeCategory>(c)), time.step[kKept][c]);
+  }
+  named.emplace_back("rework", time.At(StepFate::kRework));
+  named.emplace_back("skipped", time.At(StepFate::kSkipped));
+  named.emplace_back("lost_partial", time.lost_partial);
+  for (int s = 0; s < kNumStates; ++s) {
+    const State state = static_cast<State>(s);
+    if (state != State::kStep) named.emplace_back(Name(state), time.At(state));
+  }
+  return named;
+}
+
+DeviceNs StartUp(const DeviceTime& time) {
+  return time.At(State::kLaunch) + time.At(State::kInitRuntime) + time.At(State::kInitModel) +
+         time.At(State::kCheckpointLoad) + time.At(State::kDataSeek) + time.At(State::kWarmup);
+}
+
+DeviceNs Idle(const DeviceTime& time) {
+  return time.At(State::kAllocWait) + time.At(State::kSpareIdle) + time.At(State::kDrain);
+}
+
+std::vector<NamedDeviceNs> LostByCause(const Attribution& attribution) {
+  using namespace parallel;
+  const DeviceTime& total = attribution.total;
+  const auto& kept = total.step[kKept];
+  const DeviceNs first_start =
+      attribution.attempts.empty() ? DeviceNs{0} : StartUp(attribution.attempts[0].time);
+  return {
+      {"start_up", first_start},
+      {"restart", StartUp(total) - first_start},
+      {"detect", total.At(State::kDetect)},
+      {"teardown", total.At(State::kTeardown)},
+      {"rework", total.At(StepFate::kRework)},
+      {"lost_partial", total.lost_partial},
+      {"skipped", total.At(StepFate::kSkipped)},
+      {"checkpoint", total.At(State::kCheckpointStall) + kept[kCheckpoint]},
+      {"evaluation", total.At(State::kEval)},
+      {"data", kept[kData]},
+      {"communication", kept[kExposedDp] + kept[kExposedTp] + kept[kExposedCp] + kept[kExposedPp] +
+                            kept[kExposedEp]},
+      {"bubble", kept[kBubble]},
+      {"imbalance", kept[kImbalance]},
+      {"optimizer", kept[kOptimizer]},
+      {"other", kept[kOther]},
+      {"idle", Idle(total)},
+      {"unknown", total.At(State::kUnknown)},
+  };
+}
+
+void SetFactors(RunReport* report) {
+  const Attribution& attribution = report->attribution;
+  const DeviceTime& total = attribution.total;
+  const auto unstalled_in = [&total](StepFate fate) {
+    const auto& parts = total.step[static_cast<int>(fate)];
+    return total.At(fate) - parts[parallel::kData] - parts[parallel::kCheckpoint];
+  };
+  const DeviceNs steps = total.At(StepFate::kProductive) + total.At(StepFate::kRework) +
+                         total.At(StepFate::kSkipped) + total.lost_partial;
+  report->working = steps + total.At(State::kEval) + total.At(State::kCheckpointStall);
+  report->useful = unstalled_in(StepFate::kProductive);
+  report->unstalled = report->useful + unstalled_in(StepFate::kRework) +
+                      unstalled_in(StepFate::kSkipped) + total.lost_partial;
+  report->availability = Ratio(report->working, attribution.allocated);
+  report->non_stall = Ratio(report->unstalled, report->working);
+  report->non_rework = Ratio(report->useful, report->unstalled);
+  if (!attribution.possible_flops || attribution.allocated == 0) return;
+  report->mean_peak_flops = *attribution.possible_flops / Seconds(attribution.allocated);
+  report->goodput = attribution.productive_flops / *attribution.possible_flops;
+  const double useful_flops = Seconds(report->useful) * report->mean_peak_flops;
+  report->mfu = useful_flops > 0 ? attribution.productive_flops / useful_flops : 0;
+  report->compute_below_peak_seconds = Seconds(total.step[kKept][parallel::kCompute]) -
+                                       attribution.productive_flops / report->mean_peak_flops;
+}
+
+void SetRates(RunReport* report) {
+  const Attribution& attribution = report->attribution;
+  DeviceNs gaps = 0;
+  int64_t wall_ns = 0;
+  for (const AttributedAttempt& attempt : attribution.attempts) {
+    gaps += DeviceNs{attempt.gap_before_ns} * attempt.world_size;
+    wall_ns += attempt.end_ns - attempt.begin_ns;
+  }
+  report->ettr = Ratio(attribution.total.At(StepFate::kProductive), attribution.allocated + gaps);
+  if (wall_ns == 0) return;
+  const double tokens = static_cast<double>(attribution.productive_tokens);
+  report->tokens_per_second = tokens / Seconds(wall_ns);
+  report->tokens_per_device_hour = tokens / (Seconds(attribution.allocated) / 3600);
+}
+
+void SetFailureTimes(RunReport* report) {
+  const std::vector<AttributedAttempt>& attempts = report->attribution.attempts;
+  double wall = 0, detect = 0, restart = 0;
+  int64_t dead = 0, restarts = 0;
+  for (size_t a = 0; a < attempts.size(); ++a) {
+    const AttributedAttempt& attempt = attempts[a];
+    wall += Seconds(attempt.end_ns - attempt.begin_ns);
+    if (Failed(attempt)) {
+      ++report->failures;
+      detect += Seconds(attempt.time.At(State::kDetect));
+      dead += static_cast<int64_t>(attempt.dead_ranks.size());
+    }
+    if (a > 0 && Failed(attempts[a - 1]) && attempt.first_step_begin_ns) {
+      ++restarts;
+      restart += Seconds(*attempt.first_step_begin_ns - attempt.begin_ns + attempt.gap_before_ns);
+    }
+  }
+  if (report->failures > 0) report->mean_time_to_failure_seconds = wall / report->failures;
+  if (dead > 0) report->mean_time_to_detect_seconds = detect / static_cast<double>(dead);
+  if (restarts > 0) report->mean_time_to_restart_seconds = restart / static_cast<double>(restarts);
+}
+
+}  // namespace
+
+absl::StatusOr<RunReport> MakeReport(const std::string& run, RunLedger ledger) {
+  RunReport report;
+  report.run = run;
+  report.notes = std::move(ledger.notes);
+  ASSIGN_OR_RETURN(report.attribution, Attribute(ledger.log));
+  report.by_category = ByCategory(report.attribution.total);
+  report.lost_by_cause = LostByCause(report.attribution);
+  SetFactors(&report);
+  SetRates(&report);
+  SetFailureTimes(&report);
+  return report;
+}
+
+absl::StatusOr<RunReport> ReportOf(const std::string& run_directory) {
+  ASSIGN_OR_RETURN(RunLedger ledger, ReadLedger(run_directory));
+  return MakeReport(run_directory, std::move(ledger));
+}
+
+bool Failed(const AttributedAttempt& attempt) {
+  if (!attempt.dead_ranks.empty() || !attempt.exit_code) return true;
+  return *attempt.exit_code != 0 && *attempt.exit_code != kExitRequeue;
+}
+
+std::string HowItEnded(const AttributedAttempt& attempt) {
+  if (attempt.exit_code && *attempt.exit_code != 0 && *attempt.exit_code != kExitRequeue) {
+    if (*attempt.exit_code == kNoExitCode) return "gave up without an exit code";
+    return absl::StrCat("exit code ", *attempt.exit_code);
+  }
+  const size_t dead = attempt.dead_ranks.size();
+  if (dead == 1) return absl::StrCat("rank ", attempt.dead_ranks[0], " left no end record");
+  if (dead > 1 && dead == static_cast<size_t>(attempt.ranks_with_log)) {
+    return "no rank left an end record";
+  }
+  if (dead > 1) {
+    return absl::StrCat(dead, " ranks left no end record, the first is ", attempt.dead_ranks[0]);
+  }
+  if (attempt.exit_code.value_or(0) == kExitRequeue) return "stopped, may be requeued";
+  return attempt.exit_code ? "done" : "no rank left a ledger";
+}
+
+std::string DecimalSeconds(DeviceNs ns) {
+  if (ns < 0) return absl::StrCat("-", DecimalSeconds(-ns));
+  std::string digits;
+  for (int place = 0; place < 10 || ns > 0; ++place) {
+    digits.insert(digits.begin(), static_cast<char>('0' + static_cast<int>(ns % 10)));
+    ns /= 10;
+    if (place == 8) digits.insert(digits.begin(), '.');
+  }
+  while (digits.back() == '0' && digits[digits.size() - 2] != '.') digits.pop_back();
+  return digits;
+}
+
+}  // namespace muster::runtime

@@ -1,0 +1,76 @@
+#pragma once
+// What a run did with its devices, computed from its ledgers: the answer of `muster report`.
+//
+// Let A be the allocated device time, P the mean peak FLOP/s of an allocated device-second, F the
+// model FLOPs of the steps that the run kept, and
+//   working    = A less start-up, failure, idling and unknown: steps, evaluation, checkpoint stalls
+//   unstalled  = working less evaluation, checkpoint stalls and the steps' waits for data and
+//                checkpoints: steps of any fate while they computed or communicated
+//   useful     = the part of unstalled in steps that the run kept
+// Then goodput = F / (A P) factors exactly into
+//   availability = working / A           non_stall = unstalled / working
+//   non_rework   = useful / unstalled    mfu       = F / (useful P)
+// (0 / 0 counts as 0). This MFU is the customary one: exposed communication, bubbles and imbalance
+// lower it; that they are no factor of their own does not hide them, they are in the tables.
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "runtime/goodput/attribution.h"
+#include "runtime/goodput/ledger_reader.h"
+
+namespace muster::runtime {
+
+using NamedDeviceNs = std::pair<std::string, DeviceNs>;
+
+struct RunReport {
+  std::string run;  // as the user named it
+  Attribution attribution;
+  std::vector<std::string> notes;  // damage found, files left out
+
+  // Each device-ns under one name: the parts of kept steps by their time category, rework, skipped,
+  // lost_partial, then the states. Sums to attribution.allocated.
+  std::vector<NamedDeviceNs> by_category;
+  // The same, by what to do about it: all but the compute of kept steps.
+  std::vector<NamedDeviceNs> lost_by_cause;
+
+  DeviceNs working = 0, unstalled = 0, useful = 0;
+  double availability = 0, non_stall = 0, non_rework = 0;
+  std::optional<double> mfu, goodput;  // nullopt: some rank states no peak
+  double mean_peak_flops = 0;          // P; 0 if not known
+  // Kept steps' compute, less what it would take at the peak: device-seconds.
+  std::optional<double> compute_below_peak_seconds;
+
+  // Productive / (gaps between attempts + allocated), both x devices (Kokolis et al. 2024, ETTR).
+  double ettr = 0;
+  double tokens_per_second = 0, tokens_per_device_hour = 0;  // of kept steps, over allocated time
+  int failures = 0;                                          // attempts; see HowItEnded
+  std::optional<double> mean_time_to_failure_seconds;        // attempts' time / failures
+  std::optional<double> mean_time_to_detect_seconds;         // of a dead rank's device
+  std::optional<double> mean_time_to_restart_seconds;        // an attempt's end to the next's step
+};
+
+// Errors: those of Attribute.
+absl::StatusOr<RunReport> MakeReport(const std::string& run, RunLedger ledger);
+
+// Reads the run's ledgers. Errors: those of ReadLedger and MakeReport.
+absl::StatusOr<RunReport> ReportOf(const std::string& run_directory);
+
+// Ended without an exit code, or with one that is neither 0 nor 75 (stopped by request).
+bool Failed(const AttributedAttempt& attempt);
+// "done", "stopped, may be requeued", "rank 3 left no end record", "exit code 1".
+std::string HowItEnded(const AttributedAttempt& attempt);
+
+// Seconds with all nine decimals that are not trailing zeros: "1.5", "0.000000001".
+std::string DecimalSeconds(DeviceNs ns);
+
+// For people, at most 100 columns.
+std::string RenderText(const RunReport& report);
+// One object. Its device_seconds sum exactly to its allocated_device_seconds, as decimals.
+std::string RenderJson(const RunReport& report);
+
+}  // namespace muster::runtime

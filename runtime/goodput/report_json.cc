@@ -1,0 +1,168 @@
+#include <bit>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/hash.h"
+#include "runtime/goodput/ledger_record.h"
+#include "runtime/goodput/report.h"
+
+namespace muster::runtime {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// A double would round device-seconds beyond 104 days x devices, and a 64-bit integer would end at
+// 292 device-years. Such numbers are put in as strings with this mark in front, and lose mark and
+// quotes in the text. No other string holds the mark: Plain() takes control characters out.
+constexpr char kRawMark = '\x01';
+constexpr char kRawMarkInText[] = "\"\\u0001";
+
+std::string Plain(std::string text) {
+  for (char& c : text) {
+    if (static_cast<unsigned char>(c) < ' ') c = '?';
+  }
+  return text;
+}
+
+std::string RawSeconds(DeviceNs ns) { return kRawMark + DecimalSeconds(ns); }
+
+std::string RawInteger(DeviceNs value) {
+  std::string digits;
+  const bool negative = value < 0;
+  for (DeviceNs rest = negative ? -value : value; rest > 0 || digits.empty(); rest /= 10) {
+    digits.insert(digits.begin(), static_cast<char>('0' + static_cast<int>(rest % 10)));
+  }
+  return absl::StrCat(std::string(1, kRawMark), negative ? "-" : "", digits);
+}
+
+std::string Unmark(const std::string& text) {
+  std::string result;
+  size_t at = 0;
+  for (size_t mark; (mark = text.find(kRawMarkInText, at)) != std::string::npos;) {
+    const size_t number = mark + sizeof(kRawMarkInText) - 1;
+    const size_t quote = text.find('"', number);
+    result.append(text, at, mark - at).append(text, number, quote - number);
+    at = quote + 1;
+  }
+  return result.append(text, at);
+}
+
+template <typename T>
+Json OrNull(const std::optional<T>& value) {
+  return value ? Json(*value) : Json(nullptr);
+}
+
+Json SecondsByName(const std::vector<NamedDeviceNs>& named) {
+  Json object = Json::object();
+  for (const auto& [name, ns] : named) object[name] = RawSeconds(ns);
+  return object;
+}
+
+Json AttemptJson(const AttributedAttempt& attempt) {
+  Json time = Json::object();
+  for (int s = 0; s < kNumStates; ++s) {
+    const State state = static_cast<State>(s);
+    if (state != State::kStep) time[Name(state)] = RawSeconds(attempt.time.At(state));
+  }
+  time["productive"] = RawSeconds(attempt.time.At(StepFate::kProductive));
+  time["rework"] = RawSeconds(attempt.time.At(StepFate::kRework));
+  time["skipped"] = RawSeconds(attempt.time.At(StepFate::kSkipped));
+  time["lost_partial"] = RawSeconds(attempt.time.lost_partial);
+  const bool coded = attempt.exit_code && *attempt.exit_code != kNoExitCode;
+  return {
+      {"attempt", attempt.attempt},
+      {"devices", attempt.world_size},
+      {"began_unix_seconds", RawSeconds(attempt.begin_realtime_ns)},
+      {"seconds", RawSeconds(attempt.end_ns - attempt.begin_ns)},
+      {"gap_before_seconds", RawSeconds(attempt.gap_before_ns)},
+      {"allocated_device_seconds", RawSeconds(attempt.allocated())},
+      {"first_step", OrNull(attempt.first_step)},
+      {"last_step", OrNull(attempt.last_step)},
+      {"completed_steps", attempt.completed_steps},
+      {"rework_steps", attempt.rework_steps},
+      {"skipped_steps", attempt.skipped_steps},
+      {"failed", Failed(attempt)},
+      {"ended", HowItEnded(attempt)},
+      {"exit_code", coded ? Json(*attempt.exit_code) : Json(nullptr)},
+      {"dead_ranks", attempt.dead_ranks},
+      {"ranks_without_ledger", attempt.world_size - attempt.ranks_with_log},
+      {"device_seconds", time},
+  };
+}
+
+const char* FateName(StepFate fate) {
+  switch (fate) {
+    case StepFate::kProductive:
+      return "productive";
+    case StepFate::kRework:
+      return "rework";
+    case StepFate::kSkipped:
+      return "skipped";
+    case StepFate::kLostPartial:
+      return "lost_partial";
+  }
+  return "unknown";
+}
+
+Json StepJson(const AttributedStep& step) {
+  Json breakdown = Json::object();
+  for (int c = 0; c < parallel::kNumTimeCategories; ++c) {
+    breakdown[Name(static_cast<parallel::TimeCategory>(c))] = RawSeconds(step.time_ns[c]);
+  }
+  return {{"step", step.step},
+          {"attempt", step.attempt},
+          {"fate", FateName(step.fate)},
+          {"ranks", step.ranks},
+          {"loss", std::bit_cast<double>(step.loss_bits)},
+          {"loss_bits", kernels::HexDigits(step.loss_bits)},
+          {"grad_norm_bits", kernels::HexDigits(step.grad_norm_bits)},
+          {"tokens", step.tokens},
+          {"model_flops", step.model_flops},
+          {"device_seconds", RawSeconds(step.device_ns)},
+          {"lost_device_seconds", RawSeconds(step.lost_device_ns)},
+          {"breakdown", breakdown}};
+}
+
+}  // namespace
+
+std::string RenderJson(const RunReport& report) {
+  const Attribution& run = report.attribution;
+  Json object = {
+      {"run", Plain(report.run)},
+      {"goodput", OrNull(report.goodput)},
+      {"factors",
+       {{"availability", report.availability},
+        {"non_stall", report.non_stall},
+        {"non_rework", report.non_rework},
+        {"mfu", OrNull(report.mfu)}}},
+      {"allocated_device_seconds", RawSeconds(run.allocated)},
+      {"device_seconds", SecondsByName(report.by_category)},
+      {"allocated_device_ns", RawInteger(run.allocated)},
+  };
+  for (const auto& [name, ns] : report.by_category) object["device_ns"][name] = RawInteger(ns);
+  object["lost_by_cause"] = SecondsByName(report.lost_by_cause);
+  object["compute_below_peak_device_seconds"] = OrNull(report.compute_below_peak_seconds);
+  object["peak"] = {{"labels", run.peak_labels}, {"mean_device_flops", report.mean_peak_flops}};
+  object["model_flops"] = run.productive_flops;
+  object["possible_flops"] = OrNull(run.possible_flops);
+  object["ettr"] = report.ettr;
+  object["steps_kept"] = run.productive_steps;
+  object["tokens"] = run.productive_tokens;
+  object["tokens_per_second"] = report.tokens_per_second;
+  object["tokens_per_device_hour"] = report.tokens_per_device_hour;
+  object["failures"] = report.failures;
+  object["mean_time_to_failure_seconds"] = OrNull(report.mean_time_to_failure_seconds);
+  object["mean_time_to_detect_seconds"] = OrNull(report.mean_time_to_detect_seconds);
+  object["mean_time_to_restart_seconds"] = OrNull(report.mean_time_to_restart_seconds);
+  object["attempts"] = Json::array();
+  for (const AttributedAttempt& attempt : run.attempts) {
+    object["attempts"].push_back(AttemptJson(attempt));
+  }
+  object["steps"] = Json::array();
+  for (const AttributedStep& step : run.steps) object["steps"].push_back(StepJson(step));
+  object["notes"] = Json::array();
+  for (const std::string& note : report.notes) object["notes"].push_back(Plain(note));
+  return Unmark(object.dump(2, ' ', false, Json::error_handler_t::replace)) + "\n";
+}
+
+}  // namespace muster::runtime

@@ -1,0 +1,217 @@
+#include <algorithm>
+#include <bit>
+#include <ctime>
+
+#include "absl/strings/str_cat.h"
+#include "runtime/goodput/number_text.h"
+#include "runtime/goodput/report.h"
+
+namespace muster::runtime {
+namespace {
+
+constexpr int kKept = static_cast<int>(StepFate::kProductive);
+constexpr size_t kNameColumns = 30, kSecondsColumns = 18, kShareColumns = 11;
+constexpr size_t kMaxStepRows = 12;
+
+double Seconds(DeviceNs ns) { return static_cast<double>(ns) / 1e9; }
+
+double Percent(DeviceNs part, DeviceNs whole) {
+  return whole == 0 ? 0 : 100 * static_cast<double>(part) / static_cast<double>(whole);
+}
+
+std::string Spaced(std::string name) {
+  std::replace(name.begin(), name.end(), '_', ' ');
+  return name;
+}
+
+std::string Row(const std::string& name, DeviceNs part, DeviceNs whole) {
+  return absl::StrCat("  ", PadRight(name, kNameColumns),
+                      PadLeft(WithThousands(Seconds(part), 3), kSecondsColumns),
+                      PadLeft(Fixed(Percent(part, whole), 2), kShareColumns), " %\n");
+}
+
+std::string Heading(const std::string& name) {
+  return absl::StrCat(PadRight(name, kNameColumns + 2), PadLeft("device-seconds", kSecondsColumns),
+                      PadLeft("share", kShareColumns + 2), "\n");
+}
+
+std::string FlopRate(double flops) {
+  const std::pair<double, const char*> units[] = {
+      {1e15, " PFLOP/s"}, {1e12, " TFLOP/s"}, {1e9, " GFLOP/s"}};
+  for (const auto& [size, name] : units) {
+    if (flops >= size) return absl::StrCat(Fixed(flops / size, 1), name);
+  }
+  return absl::StrCat(Fixed(flops / 1e6, 1), " MFLOP/s");
+}
+
+std::string Title(const RunReport& report) {
+  const Attribution& run = report.attribution;
+  double wall = 0;
+  int devices = 0;
+  for (const AttributedAttempt& attempt : run.attempts) {
+    wall += Seconds(attempt.end_ns - attempt.begin_ns);
+    devices = std::max(devices, attempt.world_size);
+  }
+  const size_t attempts = run.attempts.size();
+  return absl::StrCat("Run ", report.run, "\n", attempts, attempts == 1 ? " attempt" : " attempts",
+                      ", ", devices, devices == 1 ? " device" : " devices", ", ",
+                      DurationText(wall), " (", WithThousands(Seconds(run.allocated) / 3600, 3),
+                      " device-hours), ", run.productive_steps, " steps kept\n\n");
+}
+
+std::string GoodputText(const RunReport& report) {
+  const Attribution& run = report.attribution;
+  std::string text;
+  if (report.goodput) {
+    text = absl::StrCat("Goodput ", Fixed(*report.goodput, 4), "  of ",
+                        FlopRate(report.mean_peak_flops), " a device");
+    for (const std::string& label : run.peak_labels) absl::StrAppend(&text, " (", label, ")");
+  } else {
+    text = "Goodput is not known: a rank states no peak FLOP/s (config: goodput.peak)";
+  }
+  const std::string mfu = report.mfu ? Fixed(*report.mfu, 4) : "unknown";
+  absl::StrAppend(
+      &text, "\n  = availability  ", Fixed(report.availability, 4),
+      "   in steps, evaluation or checkpoint stalls\n", "  x non-stall     ",
+      Fixed(report.non_stall, 4), "   of that, not waiting for data, checkpoint or evaluation\n",
+      "  x non-rework    ", Fixed(report.non_rework, 4), "   of that, in steps that the run kept\n",
+      "  x MFU           ", mfu, "   of the peak, in those\n\n");
+  return text;
+}
+
+// Names of one kind stay together; those without time are left out.
+std::string CategoryText(const RunReport& report) {
+  const Attribution& run = report.attribution;
+  const DeviceTime& total = run.total;
+  std::string text = Heading("Where the time went");
+  text += Row("steps kept", total.At(StepFate::kProductive), run.allocated);
+  for (int c = 0; c < parallel::kNumTimeCategories; ++c) {
+    const DeviceNs ns = total.step[kKept][c];
+    const std::string name = Spaced(Name(static_cast<parallel::TimeCategory>(c)));
+    if (ns != 0) text += Row("  " + name, ns, run.allocated);
+  }
+  for (size_t i = parallel::kNumTimeCategories; i < report.by_category.size(); ++i) {
+    const auto& [name, ns] = report.by_category[i];
+    if (ns != 0) text += Row(Spaced(name), ns, run.allocated);
+  }
+  return text + Row("allocated", run.allocated, run.allocated) + "\n";
+}
+
+std::string LossText(const RunReport& report) {
+  std::vector<NamedDeviceNs> losses = report.lost_by_cause;
+  std::stable_sort(losses.begin(), losses.end(),
+                   [](const auto& a, const auto& b) { return a.second > b.second; });
+  std::string text = Heading("Lost by cause");
+  for (const auto& [name, ns] : losses) {
+    if (ns != 0) text += Row(Spaced(name), ns, report.attribution.allocated);
+  }
+  if (report.compute_below_peak_seconds) {
+    const auto ns = static_cast<DeviceNs>(*report.compute_below_peak_seconds * 1e9);
+    text += Row("compute below the peak", ns, report.attribution.allocated);
+  }
+  return text + "\n";
+}
+
+std::string LocalTime(int64_t realtime_ns) {
+  const time_t seconds = realtime_ns / 1'000'000'000;
+  tm local{};
+  char text[32] = "?";
+  if (localtime_r(&seconds, &local) != nullptr) {
+    strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S", &local);
+  }
+  return text;
+}
+
+std::string AttemptsText(const RunReport& report) {
+  std::string text =
+      absl::StrCat(PadLeft("attempt", 9), "  ", PadRight("began", 21), PadLeft("devices", 7),
+                   PadLeft("lasted", 13), PadLeft("steps", 15), "  how it ended\n");
+  for (const AttributedAttempt& attempt : report.attribution.attempts) {
+    std::string steps = "none";
+    if (attempt.completed_steps > 0) {
+      steps = absl::StrCat(*attempt.first_step, "-", *attempt.last_step);
+    }
+    absl::StrAppend(&text, PadLeft(std::to_string(attempt.attempt), 9), "  ",
+                    PadRight(LocalTime(attempt.begin_realtime_ns), 21),
+                    PadLeft(std::to_string(attempt.world_size), 7),
+                    PadLeft(DurationText(Seconds(attempt.end_ns - attempt.begin_ns)), 13),
+                    PadLeft(steps, 15), "  ", HowItEnded(attempt), "\n");
+    if (attempt.gap_before_ns > 0) {
+      absl::StrAppend(&text, std::string(11, ' '), "began ",
+                      DurationText(Seconds(attempt.gap_before_ns)),
+                      " after the attempt before ended (not allocated, not counted)\n");
+    }
+  }
+  return text + "\n";
+}
+
+std::string RatesText(const RunReport& report) {
+  std::string text = absl::StrCat(
+      "Tokens/s ", WithThousands(report.tokens_per_second, 0), "   tokens per device-hour ",
+      WithThousands(report.tokens_per_device_hour, 0), "   ETTR ", Fixed(report.ettr, 4), "\n");
+  if (report.failures == 0) return text + "\n";
+  const auto mean = [](const std::optional<double>& seconds) {
+    return seconds ? DurationText(*seconds) : std::string("unknown");
+  };
+  absl::StrAppend(&text, "Failures ", report.failures, "   mean time to failure ",
+                  mean(report.mean_time_to_failure_seconds), ", to detect ",
+                  mean(report.mean_time_to_detect_seconds), ", to restart ",
+                  mean(report.mean_time_to_restart_seconds), "\n\n");
+  return text;
+}
+
+std::string StepRow(const AttributedStep& step, double mean_peak) {
+  using namespace parallel;
+  const auto share = [&step](DeviceNs ns) {
+    return PadLeft(Fixed(Percent(ns, step.device_ns), 1), 8);
+  };
+  const auto& t = step.time_ns;
+  const DeviceNs comm =
+      t[kExposedDp] + t[kExposedTp] + t[kExposedCp] + t[kExposedPp] + t[kExposedEp];
+  const double device_seconds = Seconds(step.device_ns);
+  const double possible = device_seconds * mean_peak;
+  const std::string mfu = possible > 0 ? Fixed(100 * step.model_flops / possible, 1) : "?";
+  return absl::StrCat(PadLeft(std::to_string(step.step), 9),
+                      PadLeft(std::to_string(step.attempt), 9),
+                      PadLeft(Fixed(std::bit_cast<double>(step.loss_bits), 4), 10),
+                      PadLeft(Fixed(step.ranks > 0 ? device_seconds / step.ranks : 0, 3), 10),
+                      PadLeft(mfu, 7), share(t[kCompute]), share(comm), share(t[kBubble]),
+                      share(t[kImbalance]), share(t[kData]), share(t[kOptimizer]), "\n");
+}
+
+// Kept steps, evenly spaced from the first to the last.
+std::string StepsText(const RunReport& report) {
+  std::vector<const AttributedStep*> kept;
+  for (const AttributedStep& step : report.attribution.steps) {
+    if (step.fate == StepFate::kProductive) kept.push_back(&step);
+  }
+  if (kept.empty()) return "";
+  std::string text = absl::StrCat(
+      "Steps kept, of ", kept.size(), " (percent of the step's device time)\n", PadLeft("step", 9),
+      PadLeft("attempt", 9), PadLeft("loss", 10), PadLeft("seconds", 10), PadLeft("MFU %", 7),
+      " compute    comm  bubble  imbal.    data  optim.\n");
+  const size_t rows = std::min(kept.size(), kMaxStepRows);
+  for (size_t row = 0; row < rows; ++row) {
+    const size_t index = rows == 1 ? 0 : row * (kept.size() - 1) / (rows - 1);
+    text += StepRow(*kept[index], report.mean_peak_flops);
+  }
+  return text + "\n";
+}
+
+}  // namespace
+
+std::string RenderText(const RunReport& report) {
+  std::string text = Title(report) + GoodputText(report) + CategoryText(report) + LossText(report) +
+                     AttemptsText(report) + RatesText(report) + StepsText(report);
+  const double unknown =
+      Percent(report.attribution.total.At(State::kUnknown), report.attribution.allocated);
+  if (unknown > 0.5) {
+    absl::StrAppend(&text, "Note: ", Fixed(unknown, 2),
+                    " % of the time has no name; 0.5 % is what should be bearable.\n");
+  }
+  for (const std::string& note : report.notes) absl::StrAppend(&text, "Note: ", note, "\n");
+  while (text.ends_with("\n\n")) text.pop_back();
+  return text;
+}
+
+}  // namespace muster::runtime

@@ -1,0 +1,190 @@
+#include "runtime/goodput/report.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "tests/support/runtime/log_builder.h"
+
+namespace muster::runtime {
+namespace {
+
+using nlohmann::json;
+
+RunReport MustReport(RunLog log) {
+  absl::StatusOr<RunReport> report = MakeReport("runs/example", {std::move(log), {}});
+  EXPECT_TRUE(report.ok()) << report.status();
+  return report.ok() ? *std::move(report) : RunReport{};
+}
+
+DeviceNs Sum(const std::vector<NamedDeviceNs>& named) {
+  DeviceNs sum = 0;
+  for (const auto& [name, ns] : named) sum += ns;
+  return sum;
+}
+
+// The text behind "key": as it stands, so that no double rounds it.
+std::string RawValue(const std::string& text, const std::string& key) {
+  const size_t at = text.find("\"" + key + "\": ");
+  EXPECT_NE(at, std::string::npos) << key;
+  const size_t begin = at + key.size() + 4;
+  return text.substr(begin, text.find_first_of(",\n}", begin) - begin);
+}
+
+TEST(Report, TheEightLogsHaveTheirGoodput) {
+  // MFU of these logs' compute is 1, so goodput is the share of productive compute.
+  const std::pair<char, double> cases[] = {{'A', 1},      {'B', 0.625},   {'C', 2. / 3},
+                                           {'D', 5. / 6}, {'E', 2. / 3},  {'F', 600. / 604},
+                                           {'G', 1. / 2}, {'H', 10. / 17}};
+  for (const auto& [name, goodput] : cases) {
+    EXPECT_DOUBLE_EQ(*MustReport(LogOf(name, 2)).goodput, goodput) << name;
+  }
+}
+
+TEST(Report, FactorsMultiplyToGoodput) {
+  for (const char name : {'A', 'B', 'C', 'D', 'E', 'F', 'G', 'H'}) {
+    const RunReport report = MustReport(LogOf(name, 3));
+    const double product = report.availability * report.non_stall * report.non_rework * *report.mfu;
+    EXPECT_NEAR(product, *report.goodput, 1e-15) << name;
+  }
+}
+
+TEST(Report, FactorsTellWhatWentWrong) {
+  const RunReport stalled = MustReport(LogOf('D'));
+  EXPECT_EQ(stalled.availability, 1);
+  EXPECT_DOUBLE_EQ(stalled.non_stall, 5. / 6);
+  EXPECT_EQ(stalled.non_rework, 1);
+  EXPECT_EQ(*stalled.mfu, 1);
+  const RunReport reworked = MustReport(LogOf('G'));
+  EXPECT_DOUBLE_EQ(reworked.availability, 0.75);  // 500 of 2,000 s down
+  EXPECT_EQ(reworked.non_stall, 1);
+  EXPECT_DOUBLE_EQ(reworked.non_rework, 2. / 3);
+  const RunReport saving = MustReport(LogOf('E'));
+  EXPECT_DOUBLE_EQ(saving.availability, 1160. / 1500);
+  EXPECT_DOUBLE_EQ(saving.non_stall, 1100. / 1160);
+  EXPECT_DOUBLE_EQ(saving.non_rework, 1000. / 1100);
+}
+
+TEST(Report, CategoriesAndCausesSumExactly) {
+  for (const char name : {'A', 'B', 'C', 'D', 'E', 'F', 'G', 'H'}) {
+    const RunReport report = MustReport(LogOf(name, 3));
+    const Attribution& run = report.attribution;
+    EXPECT_EQ(Sum(report.by_category), run.allocated);
+    EXPECT_EQ(Sum(report.lost_by_cause) +
+                  run.total.step[static_cast<int>(StepFate::kProductive)][parallel::kCompute],
+              run.allocated);
+  }
+}
+
+TEST(Report, RatesAndFailureTimes) {
+  const RunReport report = MustReport(LogOf('H', 2));
+  EXPECT_EQ(report.failures, 2);
+  EXPECT_DOUBLE_EQ(*report.mean_time_to_failure_seconds, 1700. / 2);
+  EXPECT_DOUBLE_EQ(*report.mean_time_to_detect_seconds, 100);
+  EXPECT_DOUBLE_EQ(*report.mean_time_to_restart_seconds, 100);
+  EXPECT_DOUBLE_EQ(report.tokens_per_second, 100'000 / 1700.);
+  EXPECT_DOUBLE_EQ(report.tokens_per_device_hour, 100'000 / (2 * 1700. / 3600));
+  EXPECT_DOUBLE_EQ(report.ettr, 10. / 17);
+  EXPECT_FALSE(MustReport(LogOf('A')).mean_time_to_failure_seconds.has_value());
+}
+
+TEST(Report, GapsBetweenAttemptsLowerEttrOnly) {
+  RunLog log = LogOf('C');
+  log.attempts[1].gap_before_ns = 500 * kSecondNs;
+  const RunReport report = MustReport(log);
+  EXPECT_DOUBLE_EQ(*report.goodput, 2. / 3);
+  EXPECT_DOUBLE_EQ(report.ettr, 0.5);
+}
+
+TEST(Report, AnUnknownPeakIsSaidNotGuessed) {
+  RunLog log = LogOf('A');
+  log.attempts[0].ranks[0].peak_flops = 0;
+  const RunReport report = MustReport(log);
+  EXPECT_FALSE(report.goodput.has_value());
+  EXPECT_TRUE(json::parse(RenderJson(report))["goodput"].is_null());
+  EXPECT_NE(RenderText(report).find("Goodput is not known"), std::string::npos);
+}
+
+TEST(Report, AnEmptyAttemptHasNoGoodputButAReport) {
+  LogBuilder log;
+  const RunReport report = MustReport(log.BeginAttempt().In(State::kInitModel, 5).Ends(1).Build());
+  EXPECT_EQ(*report.goodput, 0);
+  EXPECT_EQ(report.availability, 0);
+  EXPECT_EQ(HowItEnded(report.attribution.attempts[0]), "exit code 1");
+  EXPECT_TRUE(json::accept(RenderJson(report)));
+}
+
+TEST(Report, SecondsAreExactDecimals) {
+  EXPECT_EQ(DecimalSeconds(0), "0.0");
+  EXPECT_EQ(DecimalSeconds(1), "0.000000001");
+  EXPECT_EQ(DecimalSeconds(1'500'000'000), "1.5");
+  EXPECT_EQ(DecimalSeconds(-20'000'000'000), "-20.0");
+  EXPECT_EQ(DecimalSeconds(DeviceNs{INT64_MAX} * 1000 + 7), "9223372036854.775807007");
+}
+
+TEST(Report, JsonKeepsTheContract) {
+  RunLog log = LogOf('B', 2);
+  log.attempts[0].ranks[0].process_start_ns -= 123'456'789;  // no round numbers
+  log.attempts[0].begin_ns.reset();
+  const RunReport report = MustReport(log);
+  const std::string text = RenderJson(report);
+  const json object = json::parse(text);
+  EXPECT_EQ(object["goodput"], *report.goodput);
+  for (const char* factor : {"availability", "non_stall", "non_rework", "mfu"}) {
+    EXPECT_TRUE(object["factors"][factor].is_number()) << factor;
+  }
+  EXPECT_EQ(object["attempts"].size(), 2u);
+  EXPECT_EQ(object["attempts"][0]["ended"], "no rank left an end record");
+  EXPECT_EQ(object["attempts"][1]["first_step"], 40);
+  EXPECT_EQ(object["attempts"][1]["exit_code"], 0);
+  EXPECT_TRUE(object["attempts"][0]["exit_code"].is_null());
+  EXPECT_EQ(object["steps"].size(), 100u);
+  EXPECT_TRUE(object["lost_by_cause"].contains("rework"));
+  int64_t sum = 0;
+  for (const auto& [name, ns] : object["device_ns"].items()) sum += ns.get<int64_t>();
+  EXPECT_EQ(sum, object["allocated_device_ns"].get<int64_t>());
+  EXPECT_EQ(object["device_ns"].size(), object["device_seconds"].size());
+  for (const auto& [name, ns] : object["device_ns"].items()) {
+    EXPECT_DOUBLE_EQ(object["device_seconds"][name].get<double>(), ns.get<double>() / 1e9);
+  }
+  EXPECT_EQ(RawValue(text, "allocated_device_seconds"),
+            DecimalSeconds(report.attribution.allocated));
+  EXPECT_EQ(RawValue(text, "allocated_device_seconds"), "3200.246913578");
+}
+
+TEST(Report, JsonStaysExactBeyond64Bits) {
+  RunLog log = LogOf('A');
+  log.attempts[0].world_size = 2'000'000'000;  // device-ns pass 2^63; most ranks left no ledger
+  const RunReport report = MustReport(log);
+  EXPECT_EQ(RawValue(RenderJson(report), "allocated_device_ns"), "2000000000000000000000");
+  EXPECT_EQ(RawValue(RenderJson(report), "allocated_device_seconds"), "2000000000000.0");
+}
+
+TEST(Report, NamesFromOutsideCannotForgeNumbers) {
+  RunReport report = MustReport(LogOf('A'));
+  report.run = std::string("\x01") + "7";
+  report.notes = {std::string("\x01") + "8, \"goodput\": 1", "\xff\xfe"};
+  const json object = json::parse(RenderJson(report));
+  EXPECT_EQ(object["run"], "?7");
+  EXPECT_EQ(object["notes"][0], "?8, \"goodput\": 1");
+}
+
+TEST(Report, TextFits100ColumnsAndNamesWhatMatters) {
+  for (const char name : {'A', 'B', 'D', 'E', 'F', 'H'}) {
+    const RunReport report = MustReport(LogOf(name, 4));
+    const std::string text = RenderText(report);
+    std::istringstream lines(text);
+    for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 100u) << line;
+    for (const char* word : {"Goodput", "availability", "non-stall", "non-rework", "MFU",
+                             "Where the time went", "allocated", "Lost by cause", "how it ended"}) {
+      EXPECT_NE(text.find(word), std::string::npos) << word;
+    }
+  }
+  EXPECT_NE(RenderText(MustReport(LogOf('B'))).find("rank 0 left no end record"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace muster::runtime
