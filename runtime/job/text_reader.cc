@@ -273,7 +273,7 @@ class Reader {
     const ValueText value = TakeValue();
     const std::string rule = SetScalar(message, field, value);
     if (!rule.empty()) {
-      const std::string shown = value.quoted ? "\"" + value.text + "\"" : value.text;
+      const std::string shown = value.quoted ? absl::StrCat("\"", value.text, "\"") : value.text;
       Broken(first.line, path, absl::StrCat(path, " is ", shown, ": it ", rule));
       SkipLine(first.line);
     }
