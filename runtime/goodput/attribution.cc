@@ -21,7 +21,7 @@ using Execution = std::pair<int64_t, int>;
 // How later attempts look back at one.
 struct Hindsight {
   int64_t rolled_back_to = kNever;  // min of S_b over later attempts b
-  int64_t resumed_at = -1;          // max of S_b
+  int64_t resumed_at = -1;          // S_b of the next attempt that began a step
 };
 
 std::optional<int64_t> FirstStep(const AttemptLog& attempt) {
@@ -52,6 +52,12 @@ bool Passed(const RankLog& rank, size_t i) {
          (i + 1 < rank.steps.size() && rank.steps[i + 1].step > rank.steps[i].step);
 }
 
+// What the ranks together tell about one execution.
+struct ExecutionFacts {
+  int ranks_passed = 0;
+  int64_t goes_back_to = kNever;  // the lowest step that any rank executes after it
+};
+
 // The table of steps while it is filled: `key` tells which execution the entry describes.
 struct StepEntry {
   AttributedStep step;
@@ -68,12 +74,7 @@ class AttemptAttributor {
 
   AttributedAttempt Run() {
     SetWindow();
-    for (const RankLog& rank : log_.ranks) {
-      const std::vector<Execution> executions = Executions(rank);
-      for (size_t i = 0; i < executions.size(); ++i) {
-        ranks_passed_[executions[i]] += Passed(rank, i) ? 1 : 0;
-      }
-    }
+    for (const RankLog& rank : log_.ranks) LookAt(rank);
     for (const RankLog& rank : log_.ranks) AddRank(rank);
     const int silent = log_.world_size - static_cast<int>(log_.ranks.size());
     result_.time.At(State::kUnknown) += DeviceNs{result_.end_ns - result_.begin_ns} * silent;
@@ -102,13 +103,19 @@ class AttemptAttributor {
     result_.end_ns = end;
   }
 
+  void LookAt(const RankLog& rank) {
+    const std::vector<Execution> executions = Executions(rank);
+    int64_t goes_back_to = kNever;
+    for (size_t i = executions.size(); i-- > 0;) {
+      ExecutionFacts& facts = executions_[executions[i]];
+      facts.ranks_passed += Passed(rank, i) ? 1 : 0;
+      facts.goes_back_to = std::min(facts.goes_back_to, goes_back_to);
+      goes_back_to = std::min(goes_back_to, rank.steps[i].step);
+    }
+  }
+
   void AddRank(const RankLog& rank) {
     const std::vector<Execution> executions = Executions(rank);
-    // goes_back_to[i]: the lowest step that this rank executes after its i-th execution.
-    std::vector<int64_t> goes_back_to(executions.size(), kNever);
-    for (size_t i = executions.size(); i-- > 1;) {
-      goes_back_to[i - 1] = std::min(goes_back_to[i], rank.steps[i].step);
-    }
     const int64_t first = rank.phases.empty() ? rank.end_ns : rank.phases[0].begin_ns;
     result_.time.At(State::kLaunch) += first - result_.begin_ns;
     for (size_t i = 0; i < rank.phases.size(); ++i) {
@@ -119,7 +126,7 @@ class AttemptAttributor {
         continue;
       }
       const size_t index = static_cast<size_t>(phase.step_index);
-      const StepFate fate = FateOf(rank, index, executions[index], goes_back_to[index]);
+      const StepFate fate = FateOf(rank.steps[index], executions[index]);
       AddStep(rank.steps[index], executions[index].second, fate, end - phase.begin_ns);
       if (rank.rank == log_.ranks[0].rank) CountStep(rank.steps[index].step, fate);
       result_.first_step_begin_ns =
@@ -128,13 +135,14 @@ class AttemptAttributor {
     AddTail(rank);
   }
 
-  StepFate FateOf(const RankLog& rank, size_t i, const Execution& execution,
-                  int64_t goes_back_to) const {
-    const StepExecution& step = rank.steps[i];
-    const bool complete = ranks_passed_.at(execution) == static_cast<int>(log_.ranks.size()) ||
+  StepFate FateOf(const StepExecution& step, const Execution& execution) const {
+    const ExecutionFacts& facts = executions_.at(execution);
+    const bool complete = facts.ranks_passed == static_cast<int>(log_.ranks.size()) ||
                           hindsight_.resumed_at > step.step;
     if (!step.finished || !complete) return StepFate::kLostPartial;
-    if (step.step >= std::min(hindsight_.rolled_back_to, goes_back_to)) return StepFate::kRework;
+    if (step.step >= std::min(hindsight_.rolled_back_to, facts.goes_back_to)) {
+      return StepFate::kRework;
+    }
     return step.skipped ? StepFate::kSkipped : StepFate::kProductive;
   }
 
@@ -198,7 +206,7 @@ class AttemptAttributor {
   const AttemptLog& log_;
   const Hindsight hindsight_;
   StepTable& steps_;
-  std::map<Execution, int> ranks_passed_;
+  std::map<Execution, ExecutionFacts> executions_;
   AttributedAttempt result_;
 };
 
@@ -210,7 +218,7 @@ std::vector<Hindsight> LookBack(const RunLog& log) {
     const std::optional<int64_t> first = FirstStep(log.attempts[a]);
     if (!first) continue;
     hindsight[a - 1].rolled_back_to = std::min(hindsight[a].rolled_back_to, *first);
-    hindsight[a - 1].resumed_at = std::max(hindsight[a].resumed_at, *first);
+    hindsight[a - 1].resumed_at = *first;
   }
   return hindsight;
 }

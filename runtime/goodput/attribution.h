@@ -9,7 +9,7 @@
 // Let S_b be the first step that attempt b executes. A completed step s of attempt a is rework iff
 // s >= S_b for some later attempt b (or the same attempt later goes back to s or before); else
 // productive, or skipped, if it made no update. A step is complete when every rank with a log has
-// ended it, or a later attempt resumed beyond it; the rest of what was begun is lost_partial.
+// ended it, or the next attempt resumed beyond it; the rest of what was begun is lost_partial.
 //
 // Conservation: the sum over all names equals the sum over attempts of (end - begin) x devices, as
 // integers. It is checked, and a difference is an Internal error.

@@ -1,0 +1,113 @@
+// Attribution against simulated runs that know the truth, from the ledgers' bytes on.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "runtime/goodput/attribution.h"
+#include "runtime/goodput/ledger_reader.h"
+#include "runtime/goodput/ledger_record.h"
+#include "runtime/goodput/report.h"
+#include "tests/support/runtime/run_simulator.h"
+#include "tests/support/runtime/scratch_directory.h"
+
+namespace muster::runtime {
+namespace {
+
+constexpr uint64_t kRuns = 3000;
+
+RunLog LogOf(const SimulatedRun& run) {
+  RunLog log;
+  for (size_t a = 0; a < run.ledgers.size(); ++a) {
+    AttemptLog& attempt = log.attempts.emplace_back();
+    attempt.attempt = static_cast<int>(a);
+    attempt.world_size = run.world_size;
+    for (const std::string& bytes : run.ledgers[a]) {
+      if (bytes.empty()) continue;
+      absl::StatusOr<RankLedger> ledger = ParseRankLedger(bytes);
+      EXPECT_TRUE(ledger.ok()) << ledger.status();
+      EXPECT_TRUE(ledger->damage.empty()) << ledger->damage[0];
+      attempt.ranks.push_back(std::move(ledger->log));
+    }
+  }
+  return log;
+}
+
+// What differs from the truth; empty if nothing does.
+std::string Differences(const SimulatedRun& truth, const Attribution& found) {
+  std::string text;
+  const auto compare = [&text](const std::string& name, DeviceNs wanted, DeviceNs is) {
+    if (wanted != is) {
+      text += name + ": " + DecimalSeconds(wanted) + " wanted, " + DecimalSeconds(is) + " found\n";
+    }
+  };
+  for (int s = 0; s < kNumStates; ++s) {
+    compare(Name(static_cast<State>(s)), truth.time.state[s], found.total.state[s]);
+  }
+  for (int f = 0; f < kNumBrokenDownFates; ++f) {
+    for (int c = 0; c < parallel::kNumTimeCategories; ++c) {
+      compare("fate " + std::to_string(f) + " " + Name(static_cast<parallel::TimeCategory>(c)),
+              truth.time.step[f][c], found.total.step[f][c]);
+    }
+  }
+  compare("lost_partial", truth.time.lost_partial, found.total.lost_partial);
+  compare("allocated", truth.allocated, found.allocated);
+  if (truth.productive_flops != found.productive_flops) text += "flops differ\n";
+  if (truth.productive_steps != found.productive_steps) text += "steps kept differ\n";
+  return text;
+}
+
+TEST(Conservation, SimulatedRunsAreAttributedToTheNanosecond) {
+  SimulatedRun seen;  // sums over runs
+  int several_attempts = 0, multi_rank = 0;
+  for (uint64_t seed = 1; seed <= kRuns; ++seed) {
+    const SimulatedRun run = Simulate(seed);
+    const absl::StatusOr<Attribution> found = Attribute(LogOf(run));
+    ASSERT_TRUE(found.ok()) << "seed " << seed << ": " << found.status();
+    ASSERT_EQ(found->total.Total(), found->allocated) << "seed " << seed;
+    ASSERT_EQ(Differences(run, *found), "") << "seed " << seed;
+    several_attempts += run.ledgers.size() > 1 ? 1 : 0;
+    multi_rank += run.world_size > 1 ? 1 : 0;
+    seen.crashes += run.crashes;
+    seen.hangs += run.hangs;
+    seen.fallbacks += run.fallbacks;
+    seen.rewinds += run.rewinds;
+    seen.lost_ledgers += run.lost_ledgers;
+    seen.skipped += run.skipped;
+    seen.time += run.time;
+  }
+  // The simulation has shown what it is for.
+  EXPECT_GT(several_attempts, 1000);
+  EXPECT_GT(multi_rank, 2000);
+  for (const int count :
+       {seen.crashes, seen.hangs, seen.fallbacks, seen.rewinds, seen.lost_ledgers, seen.skipped}) {
+    EXPECT_GT(count, 100);
+  }
+  EXPECT_GT(seen.time.At(StepFate::kRework), 0);
+  EXPECT_GT(seen.time.At(StepFate::kSkipped), 0);
+  EXPECT_GT(seen.time.lost_partial, 0);
+  EXPECT_GT(seen.time.At(State::kDetect), 0);
+}
+
+TEST(Conservation, TheSameHoldsThroughFilesAndTheReport) {
+  for (uint64_t seed = 1; seed <= 40; ++seed) {
+    const SimulatedRun run = Simulate(seed);
+    const ScratchDirectory scratch;
+    for (size_t a = 0; a < run.ledgers.size(); ++a) {
+      const std::string directory = AttemptDirectory(scratch.path(), static_cast<int>(a));
+      std::filesystem::create_directories(directory);
+      for (size_t r = 0; r < run.ledgers[a].size(); ++r) {
+        if (run.ledgers[a][r].empty()) continue;
+        WriteWhole(directory + "/" + LedgerFileName(static_cast<int>(r)), run.ledgers[a][r]);
+      }
+    }
+    const absl::StatusOr<RunReport> report = ReportOf(scratch.path());
+    ASSERT_TRUE(report.ok()) << report.status();
+    EXPECT_EQ(Differences(run, report->attribution), "") << "seed " << seed;
+    const double product =
+        report->availability * report->non_stall * report->non_rework * *report->mfu;
+    EXPECT_NEAR(product, *report->goodput, 1e-12 * *report->goodput);
+  }
+}
+
+}  // namespace
+}  // namespace muster::runtime
