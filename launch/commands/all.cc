@@ -1,11 +1,13 @@
 #include "launch/commands/all.h"
 
+#include "launch/commands/check.h"
 #include "launch/commands/doctor.h"
 
 namespace muster::launch {
 
 std::vector<std::unique_ptr<Command>> AllCommands() {
   std::vector<std::unique_ptr<Command>> commands;
+  commands.push_back(MakeCheck());
   commands.push_back(MakeDoctor());
   return commands;
 }
