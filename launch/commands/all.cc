@@ -2,12 +2,14 @@
 
 #include "launch/commands/check.h"
 #include "launch/commands/doctor.h"
+#include "launch/commands/report.h"
 
 namespace muster::launch {
 
 std::vector<std::unique_ptr<Command>> AllCommands() {
   std::vector<std::unique_ptr<Command>> commands;
   commands.push_back(MakeCheck());
+  commands.push_back(MakeReport());
   commands.push_back(MakeDoctor());
   return commands;
 }

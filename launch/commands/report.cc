@@ -1,0 +1,55 @@
+#include "launch/commands/report.h"
+
+#include <CLI/CLI.hpp>
+
+#include "absl/strings/str_join.h"
+#include "launch/exit_codes.h"
+#include "runtime/goodput/report.h"
+
+namespace muster::launch {
+namespace {
+
+class Report : public Command {
+ public:
+  CommandText text() const override {
+    return {
+        "report", "goodput and lost time of runs, from their ledgers",
+        "Every second of every rank has one name, and the sum is checked: if it does not hold,\n"
+        "or a ledger cannot be read, the exit code is 1. Works while a run is under way.",
+        "muster report runs/first --json"};
+  }
+  void Declare(CLI::App& app) override {
+    app.add_option("RUN", runs_, "run directories")->required();
+    app.add_flag("--json", json_, "print one JSON object instead of text; an array for several");
+  }
+  int Run(Console console) override {
+    std::vector<std::string> rendered;
+    int code = kExitDone;
+    for (const std::string& run : runs_) {
+      const absl::StatusOr<runtime::RunReport> report = runtime::ReportOf(run);
+      if (report.ok()) {
+        rendered.push_back(json_ ? runtime::RenderJson(*report) : runtime::RenderText(*report));
+        if (rendered.back().back() == '\n') rendered.back().pop_back();
+        continue;
+      }
+      console.err << "muster report: " << report.status().message() << "\n";
+      code = kExitFailure;
+    }
+    if (json_ && runs_.size() > 1) {
+      console.out << "[" << absl::StrJoin(rendered, ",\n") << "]\n";
+    } else if (!rendered.empty()) {
+      console.out << absl::StrJoin(rendered, "\n\n") << "\n";
+    }
+    return code;
+  }
+
+ private:
+  std::vector<std::string> runs_;
+  bool json_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> MakeReport() { return std::make_unique<Report>(); }
+
+}  // namespace muster::launch
