@@ -93,6 +93,14 @@ int DeviceCount() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
+void MakeCurrent(Device device) {
+  int current = -1;
+  if (cudaGetDevice(&current) == cudaSuccess && current == device.index) return;
+  const absl::Status status =
+      ToStatus(cudaSetDevice(device.index), "making " + kernels::Name(device) + " current");
+  if (!status.ok()) Log(Severity::kError, std::string(status.message()));
+}
+
 std::string ProductName(Device device) {
   cudaDeviceProp properties;
   if (cudaGetDeviceProperties(&properties, device.index) != cudaSuccess) return "";

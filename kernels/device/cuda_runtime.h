@@ -13,6 +13,8 @@ namespace muster::kernels::cuda {
 
 int DeviceCount();
 std::string ProductName(Device device);  // empty if there is no such device
+// Makes the device current in the calling thread, as launches on its streams want.
+void MakeCurrent(Device device);
 absl::StatusOr<std::unique_ptr<EventState>> MakeEvent(Device device);
 absl::StatusOr<std::unique_ptr<StreamState>> MakeStream(Device device, const std::string& name,
                                                         StreamPriority priority);

@@ -26,6 +26,12 @@ class EventState {
  public:
   virtual ~EventState() = default;
 };
+// What the operators of a device keep with a stream between calls: library handles, plans, scratch
+// memory. Made by the first operator that wants it, destroyed with the stream.
+class StreamContext {
+ public:
+  virtual ~StreamContext() = default;
+};
 class StreamState {
  public:
   StreamState(Device device, bool runs_inline) : device(device), runs_inline(runs_inline) {}
@@ -40,6 +46,7 @@ class StreamState {
   const Device device;
   const bool runs_inline;
   Timeline* timeline = nullptr;  // see kernels/device/span.h; owned by who attached it
+  std::unique_ptr<StreamContext> context;
 };
 
 class EventView {
@@ -92,6 +99,8 @@ class StreamView {
   Device device() const { return state_->device; }
   Timeline* timeline() const { return state_->timeline; }
   void AttachTimeline(Timeline* timeline) const { state_->timeline = timeline; }
+  // Used by one thread at a time, the one that enqueues.
+  std::unique_ptr<StreamContext>& context() const { return state_->context; }
   void* native_handle() const { return state_->native_handle(); }  // cudaStream_t; null on CPU
   bool valid() const { return state_ != nullptr; }
 

@@ -17,18 +17,24 @@
 #include "kernels/ops/rope.h"
 #include "kernels/ops/swiglu.h"
 #include "kernels/ops/topk_route.h"
+#ifdef MUSTER_WITH_CUDA
+#include "kernels/device/cuda_runtime.h"
+#endif
 
 namespace muster::kernels {
 namespace {
 
 // An op without a CUDA twin passes nullptr for it.
 template <typename Args>
-void Dispatch(const char* name, void (*cpu)(const Args&), void (*cuda)(const Args&, StreamView),
+void Dispatch(const char* name, void (*cpu)(const Args&), void (*twin)(const Args&, StreamView),
               const Args& args, StreamView stream) {
   if (stream.device().type == DeviceType::kCpu) {
     stream.Enqueue([cpu, args] { cpu(args); });
-  } else if (cuda != nullptr) {
-    cuda(args, stream);
+  } else if (twin != nullptr) {
+#ifdef MUSTER_WITH_CUDA
+    cuda::MakeCurrent(stream.device());
+#endif
+    twin(args, stream);
   } else {
     stream.Fail(absl::UnimplementedError(std::string(name) + " has no CUDA kernel in this build"));
   }
@@ -73,7 +79,7 @@ MUSTER_DISPATCH_CPU_ONLY(GroupedMatmulBackwardWeight)
 MUSTER_DISPATCH_CPU_ONLY(LayerNormForward)
 MUSTER_DISPATCH_CPU_ONLY(LayerNormBackwardInput)
 MUSTER_DISPATCH_CPU_ONLY(LayerNormBackwardWeight)
-MUSTER_DISPATCH_CPU_ONLY(Matmul)
+MUSTER_DISPATCH(Matmul)
 MUSTER_DISPATCH_CPU_ONLY(SortByExpert)
 MUSTER_DISPATCH_CPU_ONLY(DispatchRows)
 MUSTER_DISPATCH_CPU_ONLY(CombineRows)

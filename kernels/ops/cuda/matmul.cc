@@ -1,0 +1,79 @@
+// Matrix products through cuBLASLt; matmul_plan.h says how an algorithm is chosen. fp32 is
+// multiplied as fp32 (no TF32), bf16 accumulates in fp32.
+#include "kernels/ops/matmul.h"
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <string>
+
+#include "kernels/base/error.h"
+#include "kernels/ops/cuda/context.h"
+#include "kernels/ops/cuda/matmul_plan.h"
+
+namespace muster::kernels::cuda {
+namespace {
+
+absl::Status CudaStatus(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return absl::OkStatus();
+  return absl::InternalError(std::string("Matmul: ") + what + ": " + cudaGetErrorString(error));
+}
+
+// Sums over no k: zero, the bias in every row, or what was there.
+absl::Status EmptySum(const MatmulArgs& args, cudaStream_t stream) {
+  if (args.accumulate) return absl::OkStatus();
+  const int64_t rows = args.c.shape[0];
+  const size_t width = static_cast<size_t>(args.c.shape[1] * SizeOf(args.c.dtype));
+  const size_t pitch =
+      rows > 1 ? static_cast<size_t>(args.c.strides[0] * SizeOf(args.c.dtype)) : width;
+  char* c = static_cast<char*>(args.c.data);
+  if (!args.bias) {
+    return CudaStatus(cudaMemset2DAsync(c, pitch, 0, width, static_cast<size_t>(rows), stream),
+                      "cudaMemset2DAsync");
+  }
+  RETURN_IF_ERROR(CudaStatus(
+      cudaMemcpyAsync(c, args.bias.data, width, cudaMemcpyDeviceToDevice, stream), "copying"));
+  for (int64_t done = 1; done < rows; done *= 2) {
+    const size_t count = static_cast<size_t>(std::min(done, rows - done));
+    RETURN_IF_ERROR(
+        CudaStatus(cudaMemcpy2DAsync(c + static_cast<size_t>(done) * pitch, pitch, c, pitch, width,
+                                     count, cudaMemcpyDeviceToDevice, stream),
+                   "cudaMemcpy2DAsync"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Run(const MatmulArgs& args, StreamView stream) {
+  const auto cuda_stream = static_cast<cudaStream_t>(stream.native_handle());
+  const MatmulKey key = MatmulKey::Of(args);
+  if (key.m == 0 || key.n == 0) return absl::OkStatus();
+  if (key.k == 0) return EmptySum(args, cuda_stream);
+  ASSIGN_OR_RETURN(CudaContext* const context, CudaContext::Of(stream));
+  if (context->matmul == nullptr) {
+    ASSIGN_OR_RETURN(context->matmul,
+                     MatmulPlans::Create(stream.device(), MatmulTuning::FromEnvironment()));
+  }
+  auto& plans = static_cast<MatmulPlans&>(*context->matmul);
+  const MatmulPlan::Operands operands = {.a = args.a.data,
+                                         .b = args.b.data,
+                                         .bias = args.bias.data,
+                                         .c = args.c.data,
+                                         .workspace = context->workspace.data()};
+  ASSIGN_OR_RETURN(MatmulPlan* const plan, plans.Get(key, operands, stream));
+  return ToStatus(plan->Run(plans.handle(), plan->algorithm, operands, cuda_stream),
+                  "cublasLtMatmul of " + key.ToString());
+}
+
+}  // namespace
+
+void Matmul(const MatmulArgs& args, StreamView stream) {
+  CheckArgs(args);
+  if (args.a.dtype == DType::kFloat64) {
+    stream.Fail(absl::UnimplementedError("Matmul of fp64 runs on CPU only; wanted fp32 or bf16"));
+    return;
+  }
+  const absl::Status status = Run(args, stream);
+  if (!status.ok()) stream.Fail(status);
+}
+
+}  // namespace muster::kernels::cuda

@@ -1,0 +1,62 @@
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "kernels/base/log.h"
+#include "kernels/ops/cuda/matmul_plan.h"
+
+namespace muster::kernels::cuda {
+namespace {
+
+constexpr size_t kWords = std::size(cublasLtMatmulAlgo_t{}.data);
+
+}  // namespace
+
+MatmulCacheFile::MatmulCacheFile(std::string path, const std::string& device_name)
+    : path_(std::move(path)),
+      prefix_(absl::StrCat(absl::StrReplaceAll(device_name, {{" ", "_"}}), " cublaslt-",
+                           cublasLtGetVersion(), " ")) {
+  if (path_.empty()) return;
+  std::ifstream file(path_);
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind(prefix_, 0) != 0) continue;  // another device or version
+    std::istringstream words(line.substr(prefix_.size()));
+    std::string key;
+    cublasLtMatmulAlgo_t algorithm{};
+    words >> key >> std::hex;
+    for (uint64_t& word : algorithm.data) words >> word;
+    if (words.fail()) {
+      Log(Severity::kWarning, path_ + ": cannot read the line for " + key + "; it is skipped");
+    } else {
+      algorithms_.emplace(key, algorithm);
+    }
+  }
+}
+
+std::optional<cublasLtMatmulAlgo_t> MatmulCacheFile::Find(const MatmulKey& key) const {
+  const auto found = algorithms_.find(key.ToString());
+  if (found == algorithms_.end()) return std::nullopt;
+  return found->second;
+}
+
+void MatmulCacheFile::Add(const MatmulKey& key, const cublasLtMatmulAlgo_t& algorithm) {
+  if (path_.empty()) return;
+  std::string line = prefix_ + key.ToString();
+  for (size_t i = 0; i < kWords; ++i) absl::StrAppend(&line, " ", absl::Hex(algorithm.data[i]));
+  line += "\n";
+  const int file = open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  const bool written =
+      file >= 0 && write(file, line.data(), line.size()) == static_cast<ssize_t>(line.size());
+  if (!written) {
+    Log(Severity::kWarning, "cannot add to the matmul cache " + path_ + ": " + strerror(errno));
+  }
+  if (file >= 0) close(file);
+}
+
+}  // namespace muster::kernels::cuda

@@ -1,0 +1,125 @@
+#pragma once
+// Plans of matrix products through cuBLASLt. A plan is the library's descriptors and the algorithm
+// for one MatmulKey; a stream keeps its plans.
+//
+// cuBLASLt is column-major: it is given our row-major c [M, N] as c^T [N, M] = b^T a^T, so its
+// first operand is our b, its second our a, and the bias runs along its rows.
+//
+// Choice of the algorithm: products of at least kMinSearchedFlops are searched at their first use
+// on a stream: the library's first kSearchedAlgorithms proposals are run on the real operands into
+// scratch memory and timed, which stops the host for some tenths of a second. So each shape wants
+// to be run once before what is timed; a step after that only looks plans up. Runs of one binary
+// may choose differently, and results then differ in the last bits; a cache file keeps the choice.
+#include <cublasLt.h>
+
+#include <compare>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/device/stream.h"
+#include "kernels/ops/matmul.h"
+
+namespace muster::kernels::cuda {
+
+constexpr double kMinSearchedFlops = 2e9;
+constexpr int kSearchedAlgorithms = 32;
+
+struct MatmulTuning {
+  bool search = true;      // false: the library's first proposal
+  std::string cache_path;  // empty: choices are kept in memory only
+  // MUSTER_MATMUL_SEARCH=0 turns the search off, MUSTER_MATMUL_CACHE names the file.
+  static MatmulTuning FromEnvironment();
+};
+
+// All that the choice depends on. Row strides in elements; alignments in bytes, at most 16.
+struct MatmulKey {
+  int64_t m = 0, n = 0, k = 0;
+  int64_t a_stride = 0, b_stride = 0, c_stride = 0;
+  int a_alignment = 16, b_alignment = 16, c_alignment = 16;
+  DType storage = DType::kFloat32, result = DType::kFloat32;
+  bool a_transposed = false, b_transposed = false, bias = false, accumulate = false;
+  auto operator<=>(const MatmulKey&) const = default;
+
+  static MatmulKey Of(const MatmulArgs& args);
+  std::string ToString() const;  // one word
+};
+
+class MatmulPlan {
+ public:
+  // `bias` stands for those of later runs: the library proposes nothing for a null bias.
+  static absl::StatusOr<std::unique_ptr<MatmulPlan>> Create(const MatmulKey& key, const void* bias);
+  ~MatmulPlan();
+  MatmulPlan(const MatmulPlan&) = delete;
+  MatmulPlan& operator=(const MatmulPlan&) = delete;
+
+  struct Operands {
+    const void *a, *b, *bias;
+    void *c, *workspace;
+  };
+  cublasStatus_t Run(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm,
+                     const Operands& operands, cudaStream_t stream);
+  // The library's proposals, best guess first. Errors: it has none.
+  absl::StatusOr<std::vector<cublasLtMatmulAlgo_t>> Propose(cublasLtHandle_t handle, int count);
+  // Whether the library accepts the algorithm for this product.
+  bool Accepts(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm);
+
+  const MatmulKey key;
+  cublasLtMatmulAlgo_t algorithm{};
+
+ private:
+  explicit MatmulPlan(const MatmulKey& key) : key(key) {}
+  cublasLtMatmulDesc_t product_ = nullptr;
+  cublasLtMatrixLayout_t first_ = nullptr, second_ = nullptr, result_ = nullptr;  // b^T, a^T, c^T
+};
+
+// Choices of algorithms in a text file, a line each: device, library version, key, algorithm. Lines
+// are only added, each by one write, so ranks may share the file; of two lines for one key the
+// first counts.
+class MatmulCacheFile {
+ public:
+  MatmulCacheFile(std::string path, const std::string& device_name);
+  std::optional<cublasLtMatmulAlgo_t> Find(const MatmulKey& key) const;
+  // Errors are logged: a choice that is not kept costs time only.
+  void Add(const MatmulKey& key, const cublasLtMatmulAlgo_t& algorithm);
+
+ private:
+  const std::string path_, prefix_;
+  std::map<std::string, cublasLtMatmulAlgo_t> algorithms_;
+};
+
+// The fastest of the library's proposals on these operands; c is not touched. Falls back to the
+// first proposal, with a warning, if there is no memory for scratch results or the stream is being
+// captured.
+absl::StatusOr<cublasLtMatmulAlgo_t> SearchAlgorithm(cublasLtHandle_t handle, MatmulPlan& plan,
+                                                     const MatmulPlan::Operands& operands,
+                                                     StreamView stream);
+
+// A stream's plans.
+class MatmulPlans final : public StreamContext {
+ public:
+  static absl::StatusOr<std::unique_ptr<MatmulPlans>> Create(Device device,
+                                                             const MatmulTuning& tuning);
+  ~MatmulPlans() override;
+  cublasLtHandle_t handle() const { return handle_; }
+  absl::StatusOr<MatmulPlan*> Get(const MatmulKey& key, const MatmulPlan::Operands& operands,
+                                  StreamView stream);
+
+ private:
+  MatmulPlans(const MatmulTuning& tuning, Device device);
+  absl::StatusOr<cublasLtMatmulAlgo_t> Choose(MatmulPlan& plan,
+                                              const MatmulPlan::Operands& operands,
+                                              StreamView stream);
+  const MatmulTuning tuning_;
+  MatmulCacheFile cache_;
+  cublasLtHandle_t handle_ = nullptr;
+  std::map<MatmulKey, std::unique_ptr<MatmulPlan>> plans_;
+};
+
+absl::Status ToStatus(cublasStatus_t status, const std::string& what);
+
+}  // namespace muster::kernels::cuda

@@ -1,0 +1,116 @@
+// The timed search. A first round times every proposal once, a second the best few by the median of
+// some runs. Before each timed run the second-level cache is overwritten, as the operators between
+// two products of a training step do.
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "kernels/base/error.h"
+#include "kernels/base/log.h"
+#include "kernels/device/memory.h"
+#include "kernels/ops/cuda/matmul_plan.h"
+
+namespace muster::kernels::cuda {
+namespace {
+
+constexpr size_t kFinalists = 5;
+constexpr int kFinalRuns = 5;
+
+// Owns what timing needs: two events, a scratch result, and memory to overwrite the cache with.
+class Timer {
+ public:
+  static absl::StatusOr<std::unique_ptr<Timer>> Create(const MatmulKey& key, StreamView stream) {
+    std::unique_ptr<Timer> timer(new Timer(static_cast<cudaStream_t>(stream.native_handle())));
+    const int64_t result_bytes = ((key.m - 1) * key.c_stride + key.n) * SizeOf(key.result);
+    int cache_bytes = 0;
+    cudaDeviceGetAttribute(&cache_bytes, cudaDevAttrL2CacheSize, stream.device().index);
+    ASSIGN_OR_RETURN(timer->result_, DeviceBuffer::Allocate(stream.device(), result_bytes));
+    ASSIGN_OR_RETURN(timer->flush_, DeviceBuffer::Allocate(stream.device(),
+                                                           std::max<int64_t>(cache_bytes, 1) * 2));
+    if (cudaEventCreate(&timer->begin_) != cudaSuccess ||
+        cudaEventCreate(&timer->end_) != cudaSuccess) {
+      return absl::InternalError("cudaEventCreate failed");
+    }
+    return timer;
+  }
+  ~Timer() {
+    if (begin_ != nullptr) cudaEventDestroy(begin_);
+    if (end_ != nullptr) cudaEventDestroy(end_);
+  }
+  Timer(const Timer&) = delete;
+  Timer& operator=(const Timer&) = delete;
+
+  // Milliseconds of the median run; infinity if the algorithm cannot run.
+  float Measure(cublasLtHandle_t handle, MatmulPlan& plan, MatmulPlan::Operands operands,
+                const cublasLtMatmulAlgo_t& algorithm, int runs) {
+    constexpr float kNever = std::numeric_limits<float>::infinity();
+    operands.c = result_.data();
+    if (plan.Run(handle, algorithm, operands, stream_) != CUBLAS_STATUS_SUCCESS) return kNever;
+    std::vector<float> times;
+    for (int run = 0; run < runs; ++run) {
+      cudaMemsetAsync(flush_.data(), run, static_cast<size_t>(flush_.bytes()), stream_);
+      cudaEventRecord(begin_, stream_);
+      if (plan.Run(handle, algorithm, operands, stream_) != CUBLAS_STATUS_SUCCESS) return kNever;
+      cudaEventRecord(end_, stream_);
+      float milliseconds = kNever;
+      if (cudaEventSynchronize(end_) != cudaSuccess ||
+          cudaEventElapsedTime(&milliseconds, begin_, end_) != cudaSuccess) {
+        return kNever;
+      }
+      times.push_back(milliseconds);
+    }
+    const auto middle = times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2);
+    std::nth_element(times.begin(), middle, times.end());
+    return *middle;
+  }
+
+ private:
+  explicit Timer(cudaStream_t stream) : stream_(stream) {}
+  const cudaStream_t stream_;
+  DeviceBuffer result_, flush_;
+  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+};
+
+bool IsCapturing(StreamView stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  cudaStreamIsCapturing(static_cast<cudaStream_t>(stream.native_handle()), &status);
+  return status != cudaStreamCaptureStatusNone;
+}
+
+}  // namespace
+
+absl::StatusOr<cublasLtMatmulAlgo_t> SearchAlgorithm(cublasLtHandle_t handle, MatmulPlan& plan,
+                                                     const MatmulPlan::Operands& operands,
+                                                     StreamView stream) {
+  ASSIGN_OR_RETURN(const auto algorithms, plan.Propose(handle, kSearchedAlgorithms));
+  if (algorithms.size() == 1) return algorithms[0];
+  const auto unsearched = [&](const std::string& why) {
+    Log(Severity::kWarning,
+        "matmul " + plan.key.ToString() + " takes cuBLASLt's first proposal: " + why);
+    return algorithms[0];
+  };
+  if (IsCapturing(stream)) return unsearched("its stream is being captured");
+  auto timer = Timer::Create(plan.key, stream);
+  if (!timer.ok()) return unsearched(std::string(timer.status().message()));
+
+  std::vector<std::pair<float, size_t>> ranking;  // milliseconds, index of the algorithm
+  for (size_t i = 0; i < algorithms.size(); ++i) {
+    ranking.emplace_back((*timer)->Measure(handle, plan, operands, algorithms[i], 1), i);
+  }
+  std::sort(ranking.begin(), ranking.end());
+  ranking.resize(std::min(ranking.size(), kFinalists));
+  for (auto& [milliseconds, i] : ranking) {
+    milliseconds = (*timer)->Measure(handle, plan, operands, algorithms[i], kFinalRuns);
+  }
+  const auto [milliseconds, best] = *std::min_element(ranking.begin(), ranking.end());
+  if (milliseconds == std::numeric_limits<float>::infinity()) {
+    return absl::InternalError("none of cuBLASLt's " + std::to_string(algorithms.size()) +
+                               " algorithms for matmul " + plan.key.ToString() + " runs");
+  }
+  return algorithms[best];
+}
+
+}  // namespace muster::kernels::cuda
