@@ -40,9 +40,12 @@ class CudaEvent : public EventState {
 
 class CudaStream : public StreamState {
  public:
-  CudaStream(Device device, cudaStream_t stream)
-      : StreamState(device, /*runs_inline=*/false), stream_(stream) {}
-  ~CudaStream() override { cudaStreamDestroy(stream_); }
+  CudaStream(Device device, cudaStream_t stream, void* workspace)
+      : StreamState(device, /*runs_inline=*/false), stream_(stream), workspace_(workspace) {}
+  ~CudaStream() override {
+    cudaStreamDestroy(stream_);
+    FreeDevice(device, workspace_);
+  }
 
   void Record(EventState& event) override {
     Fail(ToStatus(cudaEventRecord(static_cast<CudaEvent&>(event).event, stream_),
@@ -72,9 +75,11 @@ class CudaStream : public StreamState {
     if (error_.ok()) error_ = status;
   }
   void* native_handle() override { return stream_; }
+  Workspace workspace() override { return {workspace_, kStreamWorkspaceBytes}; }
 
  private:
   const cudaStream_t stream_;
+  void* const workspace_;
   std::mutex mutex_;
   absl::Status error_;
 };
@@ -121,11 +126,17 @@ absl::StatusOr<std::unique_ptr<StreamState>> MakeStream(Device device, const std
   int lowest = 0, highest = 0;
   RETURN_IF_ERROR(ToStatus(cudaDeviceGetStreamPriorityRange(&lowest, &highest),
                            "cudaDeviceGetStreamPriorityRange"));
+  ASSIGN_OR_RETURN(void* workspace, AllocateDevice(device, kStreamWorkspaceBytes));
   cudaStream_t stream = nullptr;
   const int value = priority == StreamPriority::kHigh ? highest : lowest;
-  RETURN_IF_ERROR(ToStatus(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, value),
-                           "creating stream " + name + " on " + kernels::Name(device)));
-  return std::make_unique<CudaStream>(device, stream);
+  const absl::Status created =
+      ToStatus(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, value),
+               "creating stream " + name + " on " + kernels::Name(device));
+  if (!created.ok()) {
+    FreeDevice(device, workspace);
+    return created;
+  }
+  return std::make_unique<CudaStream>(device, stream, workspace);
 }
 
 absl::StatusOr<void*> AllocateDevice(Device device, int64_t bytes) {

@@ -21,6 +21,15 @@ namespace muster::kernels {
 
 class Timeline;
 
+// Scratch of a CUDA stream, taken once when the stream is created: operators that need room between
+// two of their kernels (partial sums, sorted indices, a library's workspace) use it from its start.
+// Work of one stream runs in order, so what an operator leaves there lives only until the next.
+constexpr int64_t kStreamWorkspaceBytes = int64_t{64} << 20;
+struct Workspace {
+  void* data = nullptr;
+  int64_t bytes = 0;  // 0 on CPU, kStreamWorkspaceBytes on CUDA
+};
+
 // The state behind an event and a stream; one implementation per kind of device.
 class EventState {
  public:
@@ -42,6 +51,7 @@ class StreamState {
   virtual void Push(std::function<void()> work) = 0;  // host work in stream order
   virtual void Fail(const absl::Status& status) = 0;
   virtual void* native_handle() = 0;
+  virtual Workspace workspace() { return {}; }
 
   const Device device;
   const bool runs_inline;
@@ -102,6 +112,7 @@ class StreamView {
   // Used by one thread at a time, the one that enqueues.
   std::unique_ptr<StreamContext>& context() const { return state_->context; }
   void* native_handle() const { return state_->native_handle(); }  // cudaStream_t; null on CPU
+  Workspace workspace() const { return state_->workspace(); }
   bool valid() const { return state_ != nullptr; }
 
  private:
