@@ -1,5 +1,6 @@
 #include "kernels/device/cpu_stream.h"
 
+#include <omp.h>
 #include <pthread.h>
 
 #include <condition_variable>
@@ -69,6 +70,7 @@ class CpuInlineStream : public StreamState {
   absl::Status Synchronize() override { return error_.Get(); }
   void Push(std::function<void()> work) override { work(); }
   void Fail(const absl::Status& status) override { error_.Set(status); }
+  absl::Status status() override { return error_.Get(); }
   void* native_handle() override { return nullptr; }
 
  private:
@@ -78,7 +80,11 @@ class CpuInlineStream : public StreamState {
 class CpuQueueStream : public StreamState {
  public:
   explicit CpuQueueStream(const std::string& name)
-      : StreamState({DeviceType::kCpu, 0}, /*runs_inline=*/false), thread_([this] { Run(); }) {
+      : StreamState({DeviceType::kCpu, 0}, /*runs_inline=*/false),
+        thread_([this, num_threads = omp_get_max_threads()] {
+          omp_set_num_threads(num_threads);  // a new thread would start from OpenMP's default
+          Run();
+        }) {
     pthread_setname_np(thread_.native_handle(), name.substr(0, 15).c_str());
   }
   ~CpuQueueStream() override {
@@ -112,6 +118,7 @@ class CpuQueueStream : public StreamState {
     changed_.notify_all();
   }
   void Fail(const absl::Status& status) override { error_.Set(status); }
+  absl::Status status() override { return error_.Get(); }
   void* native_handle() override { return nullptr; }
 
  private:

@@ -74,6 +74,10 @@ class CudaStream : public StreamState {
     std::lock_guard lock(mutex_);
     if (error_.ok()) error_ = status;
   }
+  absl::Status status() override {
+    std::lock_guard lock(mutex_);
+    return error_;
+  }
   void* native_handle() override { return stream_; }
   Workspace workspace() override { return {workspace_, kStreamWorkspaceBytes}; }
 

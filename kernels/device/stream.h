@@ -50,6 +50,7 @@ class StreamState {
   virtual absl::Status Synchronize() = 0;
   virtual void Push(std::function<void()> work) = 0;  // host work in stream order
   virtual void Fail(const absl::Status& status) = 0;
+  virtual absl::Status status() = 0;
   virtual void* native_handle() = 0;
   virtual Workspace workspace() { return {}; }
 
@@ -103,6 +104,8 @@ class StreamView {
       state_->Push(std::function<void()>(std::forward<Work>(work)));
     }
   }
+  // The stream's first error so far, without waiting.
+  absl::Status status() const { return state_->status(); }
   // Leaves an error in the stream, from work that runs on it; the first one stays.
   void Fail(const absl::Status& status) const { state_->Fail(status); }
 

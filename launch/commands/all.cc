@@ -3,11 +3,13 @@
 #include "launch/commands/check.h"
 #include "launch/commands/doctor.h"
 #include "launch/commands/report.h"
+#include "launch/commands/train.h"
 
 namespace muster::launch {
 
 std::vector<std::unique_ptr<Command>> AllCommands() {
   std::vector<std::unique_ptr<Command>> commands;
+  commands.push_back(MakeTrain());
   commands.push_back(MakeCheck());
   commands.push_back(MakeReport());
   commands.push_back(MakeDoctor());

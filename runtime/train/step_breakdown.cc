@@ -16,10 +16,10 @@ constexpr std::array kExposed = {parallel::kExposedDp, parallel::kExposedTp, par
 
 }  // namespace
 
-std::array<double, kCategories> StepBreakdown::MeanSeconds(double step_seconds) const {
+std::array<double, kCategories> StepBreakdown::MeanSeconds(int64_t now_ns) const {
   std::array<double, kCategories> seconds{};
   for (size_t c = 0; c < seconds.size(); ++c) seconds[c] = mean_ns[c] * 1e-9;
-  seconds[parallel::kOther] += step_seconds - std::accumulate(seconds.begin(), seconds.end(), 0.0);
+  seconds[parallel::kOther] += static_cast<double>(now_ns - end_ns) * 1e-9;
   return seconds;
 }
 
@@ -42,8 +42,7 @@ absl::StatusOr<StepBreakdown> ShareBreakdown(const std::vector<int64_t>& mine,
   const kernels::StreamView compute = state.compute();
   const parallel::ProcessGroup& everyone = state.mesh->Group(parallel::Axis::kWorld);
   StepBreakdown breakdown;
-  breakdown.begin_ns =
-      kernels::MonotonicNs() - std::accumulate(mine.begin(), mine.end(), int64_t{0});
+  breakdown.end_ns = kernels::MonotonicNs();
   kernels::CopyAsync(state.time_ns.data, mine.data(), state.time_ns.bytes(), compute);
   RETURN_IF_ERROR(parallel::AllGather(
       state.time_ns, state.times_ns.Reshape({state.times_ns.num_elements()}), everyone, compute));
@@ -65,7 +64,7 @@ absl::StatusOr<StepBreakdown> ShareBreakdown(const std::vector<int64_t>& mine,
 std::vector<double> ExpertImbalance(const TrainingState& state) {
   const kernels::TensorView& load = state.model->facts().expert_load;
   std::vector<double> ratios;
-  if (load.num_elements() == 0) return ratios;
+  if (!load) return ratios;
   const int64_t layers = load.shape[0], experts = load.shape[1];
   const auto* counts = static_cast<const int64_t*>(state.host_load.data());
   for (int64_t layer = 0; layer < layers; ++layer) {
@@ -80,7 +79,7 @@ std::vector<double> ExpertImbalance(const TrainingState& state) {
 
 int64_t DroppedChoices(const ResolvedJob& job, int64_t tokens, const TrainingState& state) {
   const kernels::TensorView& load = state.model->facts().expert_load;
-  if (load.num_elements() == 0) return 0;
+  if (!load) return 0;
   const auto* counts = static_cast<const int64_t*>(state.host_load.data());
   const int64_t kept = std::accumulate(counts, counts + load.num_elements(), int64_t{0});
   return load.shape[0] * tokens * job.job.model().moe().top_k() - kept;

@@ -15,11 +15,11 @@ namespace muster::runtime {
 
 struct StepBreakdown {
   using Times = std::array<int64_t, parallel::kNumTimeCategories>;
-  int64_t begin_ns = 0;  // when the step began here (CLOCK_MONOTONIC)
-  Times mine_ns{};       // of this rank
+  int64_t end_ns = 0;  // when the times were collected here (CLOCK_MONOTONIC)
+  Times mine_ns{};     // of this rank
   std::array<double, parallel::kNumTimeCategories> mean_ns{};  // over ranks
-  // Mean seconds; kOther takes what is missing to `step_seconds`.
-  std::array<double, parallel::kNumTimeCategories> MeanSeconds(double step_seconds) const;
+  // Mean seconds of a step that ends at `now_ns`: what came after end_ns is kOther.
+  std::array<double, parallel::kNumTimeCategories> MeanSeconds(int64_t now_ns) const;
 };
 
 // Pure: `all` holds every rank's times, world x categories. Moves the part of each exposed wait

@@ -4,6 +4,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
+#include "kernels/device/cpu_threads.h"
 #include "parallel/comm/time_category.h"
 
 namespace muster::runtime {
@@ -110,6 +111,7 @@ TrainingState::~TrainingState() {
 absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Build(const ResolvedJob& job,
                                                                     parallel::World& world,
                                                                     StreamMode compute_mode) {
+  kernels::SetCpuThreads(kernels::CpuThreadsFor(world.local_size()));
   auto state = std::make_unique<TrainingState>();
   if (job.job.device() == CUDA) {
     state->device = {kernels::DeviceType::kCuda, world.local_rank()};

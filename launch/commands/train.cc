@@ -1,0 +1,171 @@
+#include "launch/commands/train.h"
+
+#include <CLI/CLI.hpp>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "kernels/base/error.h"
+#include "kernels/base/log.h"
+#include "kernels/device/span.h"
+#include "launch/exit_codes.h"
+#include "launch/help.h"
+#include "launch/rank_env.h"
+#include "launch/rank_log.h"
+#include "parallel/comm/rendezvous.h"
+#include "runtime/job/config.h"
+#include "runtime/job/run_directory.h"
+#include "runtime/train/trainer.h"
+
+namespace muster::launch {
+namespace {
+
+// Set by SIGTERM and SIGUSR1: schedulers announce the end of an allocation with them.
+std::atomic<bool> stop_requested{false};
+static_assert(std::atomic<bool>::is_always_lock_free);
+
+void RequestStop(int) { stop_requested.store(true); }
+
+void CatchStopSignals() {
+  struct sigaction action {};
+  action.sa_handler = RequestStop;
+  action.sa_flags = SA_RESTART;
+  sigaction(SIGTERM, &action, nullptr);
+  sigaction(SIGUSR1, &action, nullptr);
+}
+
+parallel::WorldOptions WorldOptionsOf(const runtime::Communication& communication) {
+  return {
+      .deadline =
+          std::chrono::milliseconds(static_cast<int64_t>(communication.deadline_seconds() * 1e3)),
+      .injected_link = {.latency_us = communication.test_link_latency_us(),
+                        .gigabytes_per_second = communication.test_link_gigabytes_per_second()}};
+}
+
+std::string Summary(const runtime::ResolvedJob& job, const runtime::Trainer& trainer,
+                    const std::string& directory) {
+  const models::ModelCost& cost = trainer.state().cost;
+  return absl::StrFormat(
+      "run        %s\n"
+      "mesh       %s, %d ranks on %s\n"
+      "model      %.2f M parameters (%.2f M active), %.1f MFLOP/token (causal), %.1f (full)\n"
+      "batch      %d sequences of %d tokens: %d ranks x %d microbatches x %d\n"
+      "memory     %.1f MiB a rank\n",
+      directory, job.mesh.ToString(), job.mesh.world_size(), Name(trainer.state().device),
+      static_cast<double>(cost.parameters) * 1e-6,
+      static_cast<double>(cost.active_parameters) * 1e-6, cost.flops_per_token() * 1e-6,
+      cost.flops_per_token_full() * 1e-6, job.job.train().global_batch_sequences(),
+      job.sequence_length, job.mesh.dp, job.job.schedule().microbatches(), job.microbatch_sequences,
+      static_cast<double>(trainer.state().arena.bytes()) / 1048576.0);
+}
+
+std::string Conclusion(const runtime::Trainer& trainer) {
+  const runtime::TrainResult& result = trainer.result();
+  std::string text = absl::StrFormat("trained    %d steps, last loss %.4f\n", result.steps,
+                                     trainer.last_step().loss);
+  if (std::isfinite(result.validation_loss)) {
+    text += absl::StrFormat(
+        "validation loss %.4f nats/token; unigram entropy of the data %.4f (%+.1f %%)\n",
+        result.validation_loss, result.unigram_entropy,
+        100.0 * (result.validation_loss / result.unigram_entropy - 1.0));
+  }
+  return text;
+}
+
+class TrainCommand : public Command {
+ public:
+  CommandText text() const override {
+    return {"train", "train a job: one rank; alone, or under mpirun or srun",
+            "Writes the run directory: resolved config, metrics.jsonl, TensorBoard events, ledger, "
+            "logs, final weights.",
+            "mpirun -np 4 muster train configs/jobs/tiny-moe.textproto --set mesh.ep=2 --run "
+            "runs/try"};
+  }
+  void Declare(CLI::App& app) override {
+    app.add_option("CONFIG", config_, "the job, a textproto")->required();
+    app.add_option("--set", overrides_, "override a field, KEY.PATH=VALUE; may be repeated")
+        ->take_all()
+        ->expected(1);
+    app.add_option("--run", run_, "the run directory; default runs/<name>-<time>");
+  }
+
+  int Run(Console console) override {
+    const int64_t start_ns = kernels::MonotonicNs();
+    const absl::StatusOr<RankEnv> env = ReadRankEnv(CurrentEnvironment());
+    if (!env.ok()) {
+      console.err << "muster train: " << env.status().message() << "\n";
+      return kExitUsage;
+    }
+    runtime::ResolvedJob job;
+    std::vector<runtime::ConfigProblem> problems;
+    if (!runtime::LoadJob(config_, overrides_, env->size, &job, &problems)) {
+      if (env->rank == 0) console.err << runtime::Describe(problems, config_);
+      return kExitUsage;
+    }
+    auto world = parallel::World::Create(WorldOptionsOf(job.job.communication()));
+    if (!world.ok()) {
+      console.err << "muster train: " << world.status().message() << "\n";
+      return kExitFailure;
+    }
+    return RunOnWorld(job, **world, start_ns, console);
+  }
+
+ private:
+  int RunOnWorld(const runtime::ResolvedJob& job, parallel::World& world, int64_t start_ns,
+                 Console console) {
+    kernels::SetLogRank(world.rank());
+    const absl::StatusOr<runtime::RunDirectory> directory = Prepare(job, world);
+    if (!directory.ok()) {  // equal on all ranks
+      if (world.rank() == 0)
+        console.err << "muster train: " << directory.status().message() << "\n";
+      return kExitUsage;
+    }
+    auto log = RankLog::Open(directory->path, world.rank());
+    CatchStopSignals();
+    const absl::StatusOr<runtime::TrainEnd> end =
+        log.ok() ? TrainIn(job, world, *directory, start_ns, console)
+                 : absl::StatusOr<runtime::TrainEnd>(log.status());
+    if (!end.ok()) {
+      kernels::Log(kernels::Severity::kError, std::string(end.status().message()));
+      if (log.ok()) log->reset();  // its file is complete before everything ends
+      world.Abort(kExitFailure);   // the other ranks would wait for this one
+    }
+    return *end == runtime::TrainEnd::kStopped ? kExitRequeue : kExitDone;
+  }
+
+  absl::StatusOr<runtime::RunDirectory> Prepare(const runtime::ResolvedJob& job,
+                                                parallel::World& world) const {
+    RETURN_IF_ERROR(runtime::CheckAgreement(job, VersionText(), world));
+    return runtime::PrepareRunDirectory(run_, job, world);
+  }
+
+  static absl::StatusOr<runtime::TrainEnd> TrainIn(const runtime::ResolvedJob& job,
+                                                   parallel::World& world,
+                                                   const runtime::RunDirectory& directory,
+                                                   int64_t start_ns, Console console) {
+    ASSIGN_OR_RETURN(std::unique_ptr<runtime::Trainer> trainer,
+                     runtime::Trainer::Create(job, world,
+                                              {.run_directory = directory.path,
+                                               .attempt = directory.attempt,
+                                               .process_start_ns = start_ns,
+                                               .stop = &stop_requested}));
+    const bool speaks = world.rank() == 0;
+    if (speaks) console.out << Summary(job, *trainer, directory.path) << std::flush;
+    ASSIGN_OR_RETURN(const runtime::TrainEnd end, trainer->Run());
+    if (speaks) console.out << Conclusion(*trainer) << std::flush;
+    return end;
+  }
+
+  std::string config_, run_;
+  std::vector<std::string> overrides_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> MakeTrain() { return std::make_unique<TrainCommand>(); }
+
+}  // namespace muster::launch

@@ -1,0 +1,229 @@
+#include "runtime/train/trainer.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <numeric>
+
+#include "kernels/base/error.h"
+#include "kernels/base/log.h"
+#include "kernels/device/span.h"
+#include "parallel/comm/collectives.h"
+#include "runtime/checkpoint/weights.h"
+#include "runtime/train/agreed_peak.h"
+#include "runtime/train/lr_schedule.h"
+#include "runtime/train/step_breakdown.h"
+
+namespace muster::runtime {
+
+using kernels::Span;
+using kernels::StreamView;
+using parallel::Axis;
+
+absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const ResolvedJob& job,
+                                                         parallel::World& world,
+                                                         TrainerOptions options) {
+  std::unique_ptr<Trainer> trainer(new Trainer(job, world, std::move(options)));
+  Trainer& t = *trainer;
+  // The measured peak is rank 0's, so that all ranks divide by the same number.
+  ASSIGN_OR_RETURN(t.peak_, AgreedPeak(job, world));
+  ASSIGN_OR_RETURN(
+      t.ledger_, LedgerWriter::Create(t.options_.run_directory,
+                                      {.attempt = t.options_.attempt,
+                                       .rank = world.rank(),
+                                       .world_size = world.size(),
+                                       .peak_flops = t.peak_.flops,
+                                       .peak_label = t.peak_.label,
+                                       .host = world.host(),
+                                       .config_hash = job.hash,
+                                       .process_start_monotonic_ns = t.options_.process_start_ns}));
+  t.ledger_->Enter(State::kInitModel);
+  ASSIGN_OR_RETURN(t.state_, TrainingState::Build(job, world, t.options_.compute_mode));
+  t.ledger_->Enter(State::kDataSeek);
+  ASSIGN_OR_RETURN(t.loader_, BatchLoader::Create(job, Split::kTrain));
+  if (job.job.data().has_synthetic() || job.job.data().validation_files_size() > 0) {
+    ASSIGN_OR_RETURN(t.validation_, BatchLoader::Create(job, Split::kValidation));
+    ASSIGN_OR_RETURN(t.result_.unigram_entropy, t.validation_->UnigramEntropy());
+  }
+  if (world.rank() == 0) {
+    ASSIGN_OR_RETURN(t.metrics_, MetricsWriter::Create(t.options_.run_directory, job));
+  }
+  return trainer;
+}
+
+absl::StatusOr<TrainEnd> Trainer::Run() {
+  train_start_ns_ = kernels::MonotonicNs();
+  const int64_t every = job_.job.evaluate().every_steps();
+  int64_t step = 0;
+  while (step < job_.job.train().steps() && !stop_agreed_ && !over_time_) {
+    RETURN_IF_ERROR(Step(++step));
+    if (every > 0 && step % every == 0 && validation_ != nullptr) {
+      RETURN_IF_ERROR(EvaluateAt(step));
+    }
+  }
+  if (validation_ != nullptr && (every == 0 || step % every != 0)) {
+    RETURN_IF_ERROR(EvaluateAt(step));
+  }
+  ledger_->Enter(State::kCheckpointStall);
+  state_->gather->Finish(state_->compute());
+  RETURN_IF_ERROR(SaveWeights(options_.run_directory + "/weights", *state_->parameters,
+                              state_->Buffers(), world_, state_->compute()));
+  ledger_->Enter(State::kTeardown);
+  ledger_->End(stop_agreed_ ? 75 : 0);
+  RETURN_IF_ERROR(ledger_->status());
+  return stop_agreed_ ? TrainEnd::kStopped : TrainEnd::kDone;
+}
+
+absl::Status Trainer::Step(int64_t step) {
+  TrainingState& s = *state_;
+  const StreamView compute = s.compute();
+  ledger_->StepBegin(step);
+  RETURN_IF_ERROR(s.timeline->Collect().status());  // the step's time starts here
+  RETURN_IF_ERROR(LoadBatch(step));
+  s.model->BeginStep(s.microbatches, batch_.global_valid_tokens, compute);
+  s.reducer->BeginStep(compute);
+  RETURN_IF_ERROR(parallel::RunSchedule(s.actions, *s.model, *this, compute));
+  RETURN_IF_ERROR(s.reducer->Finish(compute));
+  {
+    Span span(compute, "optimizer", parallel::kOptimizer);
+    RETURN_IF_ERROR(s.clip->Measure(compute));
+    learning_rate_ = LearningRate(job_.job.optimizer(), job_.job.train().steps(), step);
+    s.optimizer->Step(learning_rate_, step - skipped_steps_, s.clip->facts(), compute);
+    RETURN_IF_ERROR(s.gather->Start(compute));
+  }
+  Span span(compute, "facts", parallel::kOther);
+  RETURN_IF_ERROR(ShareFacts());
+  return Collect(step);
+}
+
+void Trainer::BeforeBackward(int, bool last) {
+  state_->reducer->SetLastMicrobatch(last);
+  ledger_->Heartbeat();
+}
+
+absl::Status Trainer::LoadBatch(int64_t step) {
+  TrainingState& s = *state_;
+  Span span(s.compute(), "data", parallel::kData);
+  RETURN_IF_ERROR(loader_->Load(step, s.mesh->coordinates().dp, &batch_));
+  kernels::CopyAsync(s.tokens.data, batch_.tokens.data(), s.tokens.bytes(), s.compute());
+  kernels::CopyAsync(s.targets.data, batch_.targets.data(), s.targets.bytes(), s.compute());
+  kernels::CopyAsync(s.positions.data, batch_.positions.data(), s.positions.bytes(), s.compute());
+  return absl::OkStatus();
+}
+
+// Adds losses, expert load and requests to stop over the world, and brings them to the host.
+absl::Status Trainer::ShareFacts() {
+  TrainingState& s = *state_;
+  const StreamView compute = s.compute();
+  const parallel::ProcessGroup& everyone = s.mesh->Group(Axis::kWorld);
+  auto* host = static_cast<double*>(s.host_sums.data());
+  std::fill_n(host, StepSums::kSize, 0.0);
+  host[StepSums::kStopRequests] = options_.stop != nullptr && options_.stop->load() ? 1 : 0;
+  host[StepSums::kTimeUp] = world_.rank() == 0 && OverTime() ? 1 : 0;
+  kernels::CopyAsync(s.step_sums.data, host, s.step_sums.bytes(), compute);
+  kernels::CopyAsync(s.step_sums.Slice(0, 0, StepSums::kLosses), s.model->facts().losses, compute);
+  RETURN_IF_ERROR(parallel::AllReduce(s.step_sums, parallel::ReduceOp::kSum, everyone, compute));
+  kernels::CopyAsync(host, s.step_sums.data, s.step_sums.bytes(), compute);
+  kernels::CopyAsync(s.host_norm.data(), s.clip->facts().norm.data, s.clip->facts().norm.bytes(),
+                     compute);
+  const kernels::TensorView& load = s.model->facts().expert_load;
+  if (load) {
+    RETURN_IF_ERROR(parallel::AllReduce(load, parallel::ReduceOp::kSum, everyone, compute));
+    s.model->UpdateBalance(load, compute);
+    kernels::CopyAsync(s.host_load.data(), load.data, load.bytes(), compute);
+  }
+  return absl::OkStatus();
+}
+
+// Reads the step's facts on the host and writes them down.
+absl::Status Trainer::Collect(int64_t step) {
+  TrainingState& s = *state_;
+  ASSIGN_OR_RETURN(const std::vector<int64_t> mine, s.timeline->Collect());
+  RETURN_IF_ERROR(s.comm().status());  // a reduction that failed
+  ASSIGN_OR_RETURN(const StepBreakdown breakdown, ShareBreakdown(mine, s));
+  const auto* sums = static_cast<const double*>(s.host_sums.data());
+  StepMetrics& m = last_;
+  m.step = result_.steps = step;
+  m.attempt = options_.attempt;
+  m.loss = sums[0];
+  m.aux_loss = sums[1];
+  m.z_loss = sums[2];
+  m.grad_norm = *static_cast<const double*>(s.host_norm.data());
+  m.learning_rate = learning_rate_;
+  m.skipped = !std::isfinite(m.grad_norm);
+  m.tokens = job_.job.train().global_batch_sequences() * job_.sequence_length;
+  m.expert_imbalance = ExpertImbalance(s);
+  m.dropped_tokens = DroppedChoices(job_, m.tokens, s);
+  stop_agreed_ = sums[StepSums::kStopRequests] > 0;
+  over_time_ = sums[StepSums::kTimeUp] > 0;
+  skipped_steps_ += m.skipped ? 1 : 0;
+
+  const double flops = s.cost.flops_per_token() * static_cast<double>(m.tokens);
+  const int64_t now = kernels::MonotonicNs();
+  m.breakdown_seconds = breakdown.MeanSeconds(now);
+  m.step_seconds = std::accumulate(m.breakdown_seconds.begin(), m.breakdown_seconds.end(), 0.0);
+  const double machine_flops = peak_.flops * world_.size();
+  m.mfu = flops / (m.step_seconds * machine_flops);
+  m.mfu_full_attention = m.mfu * s.cost.flops_per_token_full() / s.cost.flops_per_token();
+  if (!m.skipped) useful_flops_ += flops;
+  const double elapsed = static_cast<double>(now - options_.process_start_ns) * 1e-9;
+  m.goodput = useful_flops_ / (elapsed * machine_flops);
+  if (metrics_ != nullptr) RETURN_IF_ERROR(metrics_->Step(m));
+  ledger_->StepEnded({.step = step,
+                      .loss_bits = std::bit_cast<uint64_t>(m.loss),
+                      .grad_norm_bits = std::bit_cast<uint64_t>(m.grad_norm),
+                      .model_flops = flops / world_.size(),
+                      .tokens = m.tokens,
+                      .skipped = m.skipped,
+                      .time_ns = breakdown.mine_ns});
+  return absl::OkStatus();
+}
+
+absl::StatusOr<double> Trainer::Evaluate() {
+  if (validation_ == nullptr) {
+    return absl::FailedPreconditionError(
+        "evaluation wants data.validation_files or data.synthetic; the job has neither");
+  }
+  TrainingState& s = *state_;
+  const int dp = s.mesh->degrees().dp, rank = s.mesh->coordinates().dp;
+  const int64_t windows =
+      std::min<int64_t>(job_.job.evaluate().sequences(), validation_->num_windows());
+  const int64_t per_round = dp * job_.microbatch_sequences;
+  const models::MicrobatchTokens& input = s.microbatches.front();
+  double sum = 0;
+  for (int64_t round = 0; round * per_round < windows; ++round) {
+    RETURN_IF_ERROR(validation_->LoadValidation(round, rank, windows, &batch_));
+    kernels::CopyAsync(input.tokens.data, batch_.tokens.data(), input.tokens.bytes(), s.compute());
+    kernels::CopyAsync(input.targets.data, batch_.targets.data(), input.targets.bytes(),
+                       s.compute());
+    kernels::CopyAsync(input.positions.data, batch_.positions.data(), input.positions.bytes(),
+                       s.compute());
+    s.model->BeginStep({input}, batch_.global_valid_tokens, s.compute());
+    RETURN_IF_ERROR(s.model->Evaluate(0, s.compute()));
+    const kernels::TensorView losses = s.step_sums.Slice(0, 0, StepSums::kLosses);
+    kernels::CopyAsync(losses, s.model->facts().losses, s.compute());
+    RETURN_IF_ERROR(parallel::AllReduce(losses, parallel::ReduceOp::kSum,
+                                        s.mesh->Group(Axis::kWorld), s.compute()));
+    kernels::CopyAsync(s.host_sums.data(), losses.data, losses.bytes(), s.compute());
+    RETURN_IF_ERROR(s.compute().Synchronize());
+    sum += static_cast<const double*>(s.host_sums.data())[0];
+    ledger_->Heartbeat();
+  }
+  return sum;
+}
+
+absl::Status Trainer::EvaluateAt(int64_t step) {
+  ledger_->Enter(State::kEval);
+  ASSIGN_OR_RETURN(result_.validation_loss, Evaluate());
+  if (metrics_ == nullptr) return absl::OkStatus();
+  return metrics_->Evaluation({.step = step,
+                               .validation_loss = result_.validation_loss,
+                               .unigram_entropy = result_.unigram_entropy});
+}
+
+bool Trainer::OverTime() const {
+  const double limit = job_.job.train().max_seconds();
+  return limit > 0 && static_cast<double>(kernels::MonotonicNs() - train_start_ns_) * 1e-9 >= limit;
+}
+
+}  // namespace muster::runtime

@@ -1,0 +1,83 @@
+#pragma once
+// A job's step loop on one rank. Step is one screen: batch, forward and backward with gradients
+// reducing behind it, norm and clip, update, weights gathered under the next forward, facts.
+#include <atomic>
+#include <limits>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "parallel/comm/rendezvous.h"
+#include "parallel/pp/runner.h"
+#include "runtime/goodput/ledger.h"
+#include "runtime/goodput/peak.h"
+#include "runtime/input/batch_loader.h"
+#include "runtime/job/config.h"
+#include "runtime/train/metrics.h"
+#include "runtime/train/training_state.h"
+
+namespace muster::runtime {
+
+struct TrainerOptions {
+  std::string run_directory;  // exists, prepared by RunDirectory::Prepare
+  int attempt = 0;
+  int64_t process_start_ns = 0;             // CLOCK_MONOTONIC
+  const std::atomic<bool>* stop = nullptr;  // set by a signal: end after the current step
+  kernels::StreamMode compute_mode = kernels::StreamMode::kInline;
+};
+
+// How a run ended. Losses are NaN without validation data.
+struct TrainResult {
+  int64_t steps = 0;
+  double validation_loss = std::numeric_limits<double>::quiet_NaN();
+  double unigram_entropy = std::numeric_limits<double>::quiet_NaN();
+};
+
+enum class TrainEnd { kDone, kStopped };  // all steps or max_seconds; asked to stop
+
+class Trainer : private parallel::MicrobatchObserver {
+ public:
+  // `job` and `world` outlive the trainer.
+  static absl::StatusOr<std::unique_ptr<Trainer>> Create(const ResolvedJob& job,
+                                                         parallel::World& world,
+                                                         TrainerOptions options);
+  // Trains, evaluates, writes the final weights.
+  absl::StatusOr<TrainEnd> Run();
+  // Update number `step`, from 1.
+  absl::Status Step(int64_t step);
+  // Mean loss over the validation windows, equal on all ranks, in nats per token.
+  absl::StatusOr<double> Evaluate();
+
+  const TrainingState& state() const { return *state_; }
+  const StepMetrics& last_step() const { return last_; }  // valid on every rank
+  const TrainResult& result() const { return result_; }   // so far; valid on every rank
+
+ private:
+  Trainer(const ResolvedJob& job, parallel::World& world, TrainerOptions options)
+      : job_(job), world_(world), options_(std::move(options)) {}
+  void BeforeBackward(int microbatch, bool last) override;
+  absl::Status LoadBatch(int64_t step);
+  absl::Status ShareFacts();
+  absl::Status Collect(int64_t step);
+  absl::Status EvaluateAt(int64_t step);
+  bool OverTime() const;
+
+  const ResolvedJob& job_;
+  parallel::World& world_;
+  const TrainerOptions options_;
+  Peak peak_;
+  std::unique_ptr<LedgerWriter> ledger_;
+  std::unique_ptr<BatchLoader> loader_, validation_;  // validation_ may be null
+  std::unique_ptr<TrainingState> state_;
+  std::unique_ptr<MetricsWriter> metrics_;  // rank 0 only
+  HostBatch batch_;
+  StepMetrics last_;
+  TrainResult result_;
+  double learning_rate_ = 0;
+  double useful_flops_ = 0;  // of the world, this attempt
+  int64_t skipped_steps_ = 0, train_start_ns_ = 0;
+  bool stop_agreed_ = false, over_time_ = false;
+};
+
+}  // namespace muster::runtime

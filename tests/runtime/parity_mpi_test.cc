@@ -1,0 +1,137 @@
+// N ranks train what one rank trains: losses over 20 steps and every gradient tensor, dense and
+// MoE, data and expert parallel. The one-rank reference runs in the same process, on a world of
+// one.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+#include "tests/support/mpi_main.h"
+#include "tests/support/runtime/training_run.h"
+
+namespace muster::runtime {
+namespace {
+
+constexpr int64_t kSteps = 20;
+
+const std::vector<std::string> kSmall = {
+    "train.global_batch_sequences=12", "train.sequence_length=32", "schedule.microbatches=1",
+    "optimizer.learning_rate=1e-3", "communication.bucket_megabytes=0.05"};
+
+std::vector<std::string> With(std::vector<std::string> base, std::vector<std::string> more) {
+  base.insert(base.end(), more.begin(), more.end());
+  return base;
+}
+
+void ExpectEqualToOneRank(const std::string& config, const std::vector<std::string>& layout,
+                          const std::vector<std::string>& batch = {}) {
+  const std::unique_ptr<parallel::World> alone = parallel::World::Alone();
+  const TrainingRun one = Train(*alone, config, With(kSmall, batch), kSteps);
+  const TrainingRun many =
+      Train(parallel::TestWorld(), config, With(With(kSmall, batch), layout), kSteps);
+  for (size_t step = 0; step < one.losses.size(); ++step) {
+    EXPECT_NEAR(many.losses[step], one.losses[step], 1e-5 * std::abs(one.losses[step]))
+        << "step " << step + 1;
+  }
+  EXPECT_LT(one.losses.back(), one.losses.front()) << "the model did not learn";
+  EXPECT_NEAR(many.validation_loss, one.validation_loss, 1e-5 * one.validation_loss);
+  std::map<std::string, std::vector<float>> whole;  // from however many pieces, dense to the end
+  for (const GradientPiece& piece : one.first_gradients) {
+    std::vector<float>& values = whole[piece.global_name];
+    values.resize(std::max(values.size(), static_cast<size_t>(piece.begin) + piece.values.size()));
+    std::copy(piece.values.begin(), piece.values.end(), values.begin() + piece.begin);
+  }
+  ASSERT_FALSE(many.first_gradients.empty());
+  for (const GradientPiece& piece : many.first_gradients) {
+    const std::vector<float>& reference = whole.at(piece.global_name);
+    double norm = 0, difference = 0;
+    for (float value : reference) norm += static_cast<double>(value) * value;
+    for (size_t i = 0; i < piece.values.size(); ++i) {
+      const double d = piece.values[i] - reference.at(static_cast<size_t>(piece.begin) + i);
+      difference += d * d;
+    }
+    EXPECT_GT(norm, 0) << piece.global_name << " has no gradient";
+    EXPECT_LE(std::sqrt(difference), 1e-4 * std::sqrt(norm)) << piece.global_name;
+  }
+}
+
+bool Has(int ranks) { return parallel::TestWorld().size() == ranks; }
+
+TEST(Parity, DataParallelDenseEqualsOneRank) { ExpectEqualToOneRank("tiny-dense.textproto", {}); }
+
+TEST(Parity, DataParallelMoeEqualsOneRank) { ExpectEqualToOneRank("tiny-moe.textproto", {}); }
+
+TEST(Parity, ExpertParallelOverTwoEqualsOneRank) {
+  if (!Has(2) && !Has(4)) GTEST_SKIP() << "ep2 wants 2 or 4 ranks";
+  ExpectEqualToOneRank("tiny-moe.textproto", {"mesh.ep=2"});
+}
+
+TEST(Parity, ExpertParallelOverFourEqualsOneRank) {
+  if (!Has(4)) GTEST_SKIP() << "ep4 wants 4 ranks";
+  ExpectEqualToOneRank("tiny-moe.textproto", {"mesh.ep=4"});
+}
+
+TEST(Parity, MicrobatchesAndZeroLevelDoNotChangeTheLoss) {
+  ExpectEqualToOneRank("tiny-moe.textproto", {"zero.level=0", "schedule.microbatches=2"},
+                       {"train.global_batch_sequences=24"});
+}
+
+void ExpectSameBits(const TrainingRun& a, const TrainingRun& b) {
+  EXPECT_EQ(a.loss_bits, b.loss_bits);
+  EXPECT_EQ(a.grad_norm_bits, b.grad_norm_bits);
+  ASSERT_EQ(a.first_gradients.size(), b.first_gradients.size());
+  for (size_t i = 0; i < a.first_gradients.size(); ++i) {
+    EXPECT_EQ(a.first_gradients[i].values, b.first_gradients[i].values)
+        << a.first_gradients[i].global_name;
+  }
+}
+
+std::vector<std::string> BestExpertLayout() {
+  const int size = parallel::TestWorld().size();
+  return {"mesh.ep=" + std::to_string(size == 4 ? 2 : size == 2 ? 2 : 1)};
+}
+
+TEST(Parity, TwoRunsAreBitwiseEqual) {
+  const auto layout = With(kSmall, BestExpertLayout());
+  ExpectSameBits(Train(parallel::TestWorld(), "tiny-moe.textproto", layout, kSteps),
+                 Train(parallel::TestWorld(), "tiny-moe.textproto", layout, kSteps));
+}
+
+TEST(Parity, OverlapOnAndOffAreBitwiseEqual) {
+  const auto layout = With(kSmall, BestExpertLayout());
+  ExpectSameBits(Train(parallel::TestWorld(), "tiny-moe.textproto",
+                       With(layout, {"communication.overlap=true"}), kSteps),
+                 Train(parallel::TestWorld(), "tiny-moe.textproto",
+                       With(layout, {"communication.overlap=false"}), kSteps));
+}
+
+TEST(Parity, QueuedComputeStreamIsBitwiseEqualToInline) {
+  const auto layout = With(kSmall, BestExpertLayout());
+  ExpectSameBits(
+      Train(parallel::TestWorld(), "tiny-moe.textproto", layout, 5),
+      Train(parallel::TestWorld(), "tiny-moe.textproto", layout, 5, kernels::StreamMode::kQueue));
+}
+
+TEST(Parity, BucketSizeDoesNotChangeBits) {
+  const auto layout = With(kSmall, BestExpertLayout());
+  const TrainingRun small = Train(parallel::TestWorld(), "tiny-moe.textproto", layout, 5);
+  const TrainingRun large = Train(parallel::TestWorld(), "tiny-moe.textproto",
+                                  With(layout, {"communication.bucket_megabytes=64"}), 5);
+  EXPECT_EQ(small.loss_bits, large.loss_bits);
+}
+
+TEST(StepTime, BreakdownSumsToTheStep) {
+  const TrainingRun run =
+      Train(parallel::TestWorld(), "tiny-moe.textproto", With(kSmall, BestExpertLayout()), 5);
+  for (const StepMetrics& metrics : run.metrics) {
+    double sum = 0;
+    for (double seconds : metrics.breakdown_seconds) {
+      EXPECT_GE(seconds, 0);
+      sum += seconds;
+    }
+    EXPECT_NEAR(sum, metrics.step_seconds, 1e-9);
+  }
+}
+
+}  // namespace
+}  // namespace muster::runtime

@@ -1,0 +1,92 @@
+#include "tests/support/runtime/training_run.h"
+
+#include <bit>
+#include <cstdlib>
+#include <filesystem>
+
+#include "kernels/base/error.h"
+#include "kernels/device/span.h"
+
+namespace muster::runtime {
+namespace {
+
+using parallel::Parameter;
+
+// Flat index in the global tensor of a flat index in the local slice, for slices of dim 0 only.
+int64_t GlobalBegin(const Parameter& parameter) {
+  int64_t inner = 1;
+  for (int d = 1; d < parameter.global_shape.rank(); ++d) inner *= parameter.global_shape[d];
+  return parameter.slice.begin[0] * inner;
+}
+
+std::vector<GradientPiece> ReducedGradients(const TrainingState& state) {
+  std::vector<GradientPiece> pieces;
+  for (size_t b = 0; b < state.layout.buckets.size(); ++b) {
+    const parallel::Bucket& bucket = state.layout.buckets[b];
+    const int64_t begin = bucket.shard_begin(), end = begin + bucket.shard_elements();
+    const auto* gradients = state.buckets->gradients(static_cast<int>(b)).as<float>();
+    for (const parallel::BucketSlice& slice : bucket.slices) {
+      const int64_t first = std::max(begin, slice.offset);
+      const int64_t last = std::min(end, slice.offset + slice.count);
+      if (first >= last) continue;
+      const Parameter& parameter = (*state.parameters)[slice.parameter];
+      pieces.push_back({parameter.global_name,
+                        GlobalBegin(parameter) + first - slice.offset,
+                        {gradients + first, gradients + last}});
+    }
+  }
+  return pieces;
+}
+
+}  // namespace
+
+std::string SharedTemporaryDirectory(parallel::World& world) {
+  std::string mine;
+  if (world.rank() == 0) {
+    std::string pattern = (std::filesystem::temp_directory_path() / "muster-test-XXXXXX").string();
+    MUSTER_CHECK(mkdtemp(pattern.data()) != nullptr);
+    mine = pattern;
+  }
+  const auto all = world.GatherText(mine);
+  MUSTER_CHECK_OK(all.status());
+  return all->front();
+}
+
+TrainingRun Train(parallel::World& world, const std::string& config,
+                  const std::vector<std::string>& overrides, int64_t steps,
+                  kernels::StreamMode compute_mode) {
+  ResolvedJob job;
+  std::vector<ConfigProblem> problems;
+  const std::string path = std::string(MUSTER_SOURCE_DIR) + "/configs/jobs/" + config;
+  std::vector<std::string> all = overrides;
+  all.push_back("train.steps=" + std::to_string(steps));
+  all.push_back("goodput.peak=0.1");
+  all.push_back("log.progress=false");
+  MUSTER_CHECK(LoadJob(path, all, world.size(), &job, &problems)) << Describe(problems, path);
+  const std::string directory = SharedTemporaryDirectory(world);
+  auto trainer = Trainer::Create(job, world,
+                                 {.run_directory = directory,
+                                  .process_start_ns = kernels::MonotonicNs(),
+                                  .compute_mode = compute_mode});
+  MUSTER_CHECK_OK(trainer.status());
+  TrainingRun run;
+  run.num_buckets = (*trainer)->state().layout.buckets.size();
+  for (int64_t step = 1; step <= steps; ++step) {
+    MUSTER_CHECK_OK((*trainer)->Step(step));
+    const StepMetrics& metrics = (*trainer)->last_step();
+    run.losses.push_back(metrics.loss);
+    run.loss_bits.push_back(std::bit_cast<uint64_t>(metrics.loss));
+    run.grad_norm_bits.push_back(std::bit_cast<uint64_t>(metrics.grad_norm));
+    run.metrics.push_back(metrics);
+    if (step == 1) run.first_gradients = ReducedGradients((*trainer)->state());
+  }
+  const auto validation = (*trainer)->Evaluate();
+  MUSTER_CHECK_OK(validation.status());
+  run.validation_loss = *validation;
+  trainer->reset();
+  MUSTER_CHECK_OK(world.GatherText("").status());  // nobody writes there any more
+  if (world.rank() == 0) std::filesystem::remove_all(directory);
+  return run;
+}
+
+}  // namespace muster::runtime
