@@ -111,7 +111,8 @@ absl::Status PublishIndex(const std::vector<std::string>& lists,
   nlohmann::json map = nlohmann::json::object();
   int64_t total_bytes = 0;
   for (size_t rank = 0; rank < lists.size(); ++rank) {
-    for (const auto& [name, bytes] : nlohmann::json::parse(lists[rank]).items()) {
+    const nlohmann::json list = nlohmann::json::parse(lists[rank]);
+    for (const auto& [name, bytes] : list.items()) {
       map[name] = files[rank];
       total_bytes += bytes.get<int64_t>();
     }
