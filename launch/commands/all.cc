@@ -3,6 +3,7 @@
 #include "launch/commands/check.h"
 #include "launch/commands/doctor.h"
 #include "launch/commands/report.h"
+#include "launch/commands/sample.h"
 #include "launch/commands/train.h"
 
 namespace muster::launch {
@@ -11,6 +12,7 @@ std::vector<std::unique_ptr<Command>> AllCommands() {
   std::vector<std::unique_ptr<Command>> commands;
   commands.push_back(MakeTrain());
   commands.push_back(MakeCheck());
+  commands.push_back(MakeSample());
   commands.push_back(MakeReport());
   commands.push_back(MakeDoctor());
   return commands;
