@@ -8,6 +8,7 @@
 #include <numeric>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/device/device.h"
 #include "models/config.h"
@@ -103,6 +104,7 @@ class Checker {
   void CheckOptimizer();
   void CheckData(FileRules files);
   void CheckDevice();
+  void CheckPeak();
 
  private:
   std::string FirstFieldIn(const std::string& sentence) const {
@@ -300,6 +302,19 @@ void Checker::CheckDevice() {
   }
 }
 
+void Checker::CheckPeak() {
+  // Device names are known to runtime/goodput, above this folder: ParsePeak refuses others.
+  const std::string& peak = job_.goodput().peak();
+  double number = 0;
+  if (peak.empty()) {
+    Broken("goodput.peak",
+           "goodput.peak is empty: wanted auto, measured, a device's name or TFLOP/s per device");
+  } else if (absl::SimpleAtod(peak, &number) && !(number > 0 && std::isfinite(number))) {
+    Broken("goodput.peak", absl::StrCat("goodput.peak is ", peak,
+                                        ": as a number it must be TFLOP/s, positive and finite"));
+  }
+}
+
 }  // namespace
 
 MeshDegrees DegreesOf(const Job& job) {
@@ -333,6 +348,7 @@ MeshDegrees CheckJob(const Job& job, int world_size, FileRules files, const Fiel
   checker.CheckOptimizer();
   checker.CheckData(files);
   checker.CheckDevice();
+  checker.CheckPeak();
   return mesh;
 }
 

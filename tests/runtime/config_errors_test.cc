@@ -155,6 +155,8 @@ TEST(ConfigErrors, RangesNameTheBound) {
       {"checkpoint { every_steps: 10 }", "not supported by this version"},
       {"log { every_steps: 0 }", "at least 1"},
       {"device: CUDA", "CUDA"},
+      {"goodput { peak: '' }", "auto, measured"},
+      {"goodput { peak: '-3' }", "positive"},
       {"train { sequence_length: 33 }", "at most model.max_positions, 32"},
   };
   for (const auto& [text, rule] : cases) {
