@@ -100,7 +100,7 @@ MUSTER_DISPATCH(RopeTable)
 MUSTER_DISPATCH(Rope)
 MUSTER_DISPATCH(SwiGluForward)
 MUSTER_DISPATCH(SwiGluBackward)
-MUSTER_DISPATCH_CPU_ONLY(TopkRouteForward)
-MUSTER_DISPATCH_CPU_ONLY(TopkRouteBackward)
+MUSTER_DISPATCH(TopkRouteForward)
+MUSTER_DISPATCH(TopkRouteBackward)
 
 }  // namespace muster::kernels
