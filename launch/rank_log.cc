@@ -27,7 +27,8 @@ void WriteAll(int file, const char* data, ssize_t bytes) {
 }
 
 // The child: copies until the last writer of the pipe is gone. Signals that end the rank must not
-// end it before it has drained the pipe.
+// end it before it has drained the pipe, and nobody who waits for the end of the rank's other files
+// and sockets (a launcher, a peer) must wait for the copier.
 [[noreturn]] void Copy(int pipe, int log, int terminal) {
   for (int signal_number : {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2, SIGPIPE}) {
     signal(signal_number, SIG_IGN);
@@ -35,13 +36,19 @@ void WriteAll(int file, const char* data, ssize_t bytes) {
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
+  // Via numbers above 2, in case the rank was started with one of the three closed.
+  const int high_pipe = fcntl(pipe, F_DUPFD, 3), high_log = fcntl(log, F_DUPFD, 3);
+  dup2(terminal, STDERR_FILENO);
+  dup2(high_pipe, STDIN_FILENO);
+  dup2(high_log, STDOUT_FILENO);
+  close_range(STDERR_FILENO + 1, ~0U, 0);
   char buffer[1 << 16];
   while (true) {
-    const ssize_t bytes = read(pipe, buffer, sizeof(buffer));
+    const ssize_t bytes = read(STDIN_FILENO, buffer, sizeof(buffer));
     if (bytes < 0 && errno == EINTR) continue;
     if (bytes <= 0) _exit(0);
-    WriteAll(log, buffer, bytes);
-    WriteAll(terminal, buffer, bytes);
+    WriteAll(STDOUT_FILENO, buffer, bytes);
+    WriteAll(STDERR_FILENO, buffer, bytes);
   }
 }
 
@@ -63,7 +70,10 @@ absl::StatusOr<std::unique_ptr<RankLog>> RankLog::Open(const std::string& run_di
   const int log = open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
   if (log < 0) return Failed("cannot open " + path);
   int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) return Failed("pipe");
+  if (pipe2(ends, O_CLOEXEC) != 0) {
+    close(log);
+    return Failed("cannot make a pipe");
+  }
   std::fflush(stderr);
   const int stderr_before = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
   // Blocked over the fork: a signal must not find the copier before it ignores signals.
@@ -71,13 +81,7 @@ absl::StatusOr<std::unique_ptr<RankLog>> RankLog::Open(const std::string& run_di
   sigfillset(&all);
   sigprocmask(SIG_BLOCK, &all, &before);
   const pid_t copier = stderr_before < 0 ? -1 : fork();
-  if (copier == 0) {
-    close(ends[1]);
-    // Whoever waits for the end of the rank's output must not wait for the copier's inputs.
-    close(STDIN_FILENO);
-    close(STDOUT_FILENO);
-    Copy(ends[0], log, stderr_before);
-  }
+  if (copier == 0) Copy(ends[0], log, stderr_before);
   sigprocmask(SIG_SETMASK, &before, nullptr);
   close(ends[0]);
   close(log);

@@ -48,4 +48,5 @@ if(EXISTS ${CMAKE_SOURCE_DIR}/tests/layering_test)
   add_test(NAME layering COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/layering_test ${CMAKE_SOURCE_DIR})
   add_test(NAME layering_self_test
            COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/layering_test --self-test)
+  add_test(NAME docs COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/docs_test ${CMAKE_SOURCE_DIR})
 endif()
