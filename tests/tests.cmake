@@ -5,6 +5,9 @@ find_package(GTest REQUIRED)
 set(MUSTER_MPIRUN ${CMAKE_COMMAND} -E env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     mpirun --oversubscribe --bind-to none --mca mpi_yield_when_idle 1)
 
+# Tests are compiled for a quick build, not for speed: what they run is in the libraries.
+add_compile_options($<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CONFIG:Release>>:-O1>)
+
 foreach(folder kernels parallel models runtime launch)
   file(GLOB tests CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/${folder}/*_test.cc)
   file(GLOB support CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/support/${folder}/*.cc)

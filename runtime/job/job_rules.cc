@@ -227,14 +227,13 @@ void Checker::CheckBatch(const MeshDegrees& mesh) {
 
 void Checker::CheckOptimizer() {
   const Optimizer& optimizer = job_.optimizer();
-  const int64_t decay =
-      optimizer.decay_steps() > 0 ? optimizer.decay_steps() : job_.train().steps();
-  if (AnyBroken({"optimizer.warmup_steps", "optimizer.decay_steps", "train.steps"})) return;
+  // Without decay_steps the decay ends with train.steps, and a shorter run is all warm-up.
+  const int64_t decay = optimizer.decay_steps();
+  if (AnyBroken({"optimizer.warmup_steps", "optimizer.decay_steps"})) return;
   if (decay > 0 && optimizer.warmup_steps() > decay) {
     Broken("optimizer.warmup_steps",
-           absl::StrCat(
-               "optimizer.warmup_steps is ", optimizer.warmup_steps(), ": it must be at most ",
-               optimizer.decay_steps() > 0 ? "optimizer.decay_steps" : "train.steps", ", ", decay));
+           absl::StrCat("optimizer.warmup_steps is ", optimizer.warmup_steps(),
+                        ": it must be at most optimizer.decay_steps, ", decay));
   }
 }
 
