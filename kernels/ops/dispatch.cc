@@ -58,8 +58,8 @@ void Dispatch(const char* name, void (*cpu)(const Args&), void (*twin)(const Arg
   }
 
 MUSTER_DISPATCH(AdamW)
-MUSTER_DISPATCH_CPU_ONLY(AttentionForward)
-MUSTER_DISPATCH_CPU_ONLY(AttentionBackward)
+MUSTER_DISPATCH(AttentionForward)
+MUSTER_DISPATCH(AttentionBackward)
 MUSTER_DISPATCH(AddCounts)
 MUSTER_DISPATCH(UpdateBalance)
 MUSTER_DISPATCH(Cast)
