@@ -15,11 +15,11 @@ namespace {
 
 #ifdef MUSTER_WITH_CUDNN
 absl::StatusOr<CudnnAttention*> CudnnOf(StreamView stream) {
-  ASSIGN_OR_RETURN(CudaContext* const context, CudaContext::Of(stream));
-  if (context->attention == nullptr) {
-    ASSIGN_OR_RETURN(context->attention, CudnnAttention::Create(stream));
+  CudaContext& context = CudaContext::Of(stream);
+  if (context.attention == nullptr) {
+    ASSIGN_OR_RETURN(context.attention, CudnnAttention::Create(stream));
   }
-  return static_cast<CudnnAttention*>(context->attention.get());
+  return static_cast<CudnnAttention*>(context.attention.get());
 }
 
 absl::Status Run(const AttentionForwardArgs& args, StreamView stream) {
