@@ -13,8 +13,8 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "runtime/input/mapped_file.h"
 #include "runtime/input/token_source.h"
+#include "runtime/job/mapped_file.h"
 
 namespace muster::runtime {
 

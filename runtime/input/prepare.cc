@@ -12,7 +12,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/error.h"
-#include "runtime/input/mapped_file.h"
 #include "runtime/input/sha256.h"
 #include "runtime/input/text_blocks.h"
 #include "runtime/input/token_file.h"
@@ -20,6 +19,7 @@
 #include "runtime/input/tokenizer.h"
 #include "runtime/input/utf8.h"
 #include "runtime/job/atomic_file.h"
+#include "runtime/job/mapped_file.h"
 
 namespace muster::runtime {
 namespace {

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "runtime/input/mapped_file.h"
 #include "runtime/input/token_source.h"
+#include "runtime/job/mapped_file.h"
 
 namespace muster::runtime {
 

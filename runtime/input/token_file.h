@@ -18,8 +18,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "runtime/input/mapped_file.h"
 #include "runtime/input/token_source.h"
+#include "runtime/job/mapped_file.h"
 
 namespace muster::runtime {
 

@@ -3,8 +3,8 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/error.h"
 #include "runtime/input/foreign_formats.h"
-#include "runtime/input/mapped_file.h"
 #include "runtime/input/token_file.h"
+#include "runtime/job/mapped_file.h"
 
 namespace muster::runtime {
 

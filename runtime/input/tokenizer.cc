@@ -2,8 +2,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/error.h"
-#include "runtime/input/mapped_file.h"
 #include "runtime/input/piece_model.h"
+#include "runtime/job/mapped_file.h"
 
 namespace muster::runtime {
 namespace {

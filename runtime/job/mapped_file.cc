@@ -1,4 +1,4 @@
-#include "runtime/input/mapped_file.h"
+#include "runtime/job/mapped_file.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -17,6 +17,9 @@ absl::Status FileError(const std::string& what, int error) {
   const std::string message = absl::StrCat("cannot ", what, ": ", std::strerror(error));
   if (error == ENOENT || error == ENOTDIR) return absl::NotFoundError(message);
   if (error == EACCES || error == EPERM) return absl::PermissionDeniedError(message);
+  if (error == ENOSPC || error == EDQUOT || error == EFBIG) {
+    return absl::ResourceExhaustedError(message);
+  }
   return absl::UnavailableError(message);
 }
 
