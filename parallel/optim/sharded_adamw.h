@@ -33,6 +33,7 @@ class ShardedAdamW {
   void Step(double learning_rate, int64_t update, const GradientFacts& facts,
             kernels::StreamView compute);
   std::vector<OptimizerSlice> Slices() const;
+  int zero_level() const { return zero_level_; }
 
  private:
   struct State {

@@ -196,8 +196,7 @@ absl::Status SafetensorsFile::ParseHeader(const std::string& path) {
   return absl::OkStatus();
 }
 
-absl::Status WriteSafetensors(const std::string& path,
-                              const std::map<std::string, SafetensorsEntry>& tensors,
+std::string SafetensorsHeader(const std::map<std::string, SafetensorsEntry>& tensors,
                               const std::map<std::string, std::string>& metadata) {
   json root = json::object();
   if (!metadata.empty()) root["__metadata__"] = metadata;
@@ -211,10 +210,16 @@ absl::Status WriteSafetensors(const std::string& path,
     offset += entry.bytes;
   }
   std::string header = root.dump();
-  header.resize((header.size() + 7) / 8 * 8, ' ');  // data starts 8-byte aligned
+  header.resize((header.size() + 7) / 8 * 8, ' ');
   const uint64_t header_bytes = header.size();
+  return std::string(reinterpret_cast<const char*>(&header_bytes), 8) + header;
+}
+
+absl::Status WriteSafetensors(const std::string& path,
+                              const std::map<std::string, SafetensorsEntry>& tensors,
+                              const std::map<std::string, std::string>& metadata) {
+  const std::string header = SafetensorsHeader(tensors, metadata);
   ASSIGN_OR_RETURN(std::unique_ptr<AtomicFile> file, AtomicFile::Create(path));
-  RETURN_IF_ERROR(file->Write(&header_bytes, 8));
   RETURN_IF_ERROR(file->Write(header.data(), header.size()));
   for (const auto& [name, entry] : tensors) {
     RETURN_IF_ERROR(file->Write(entry.data, static_cast<size_t>(entry.bytes)));

@@ -43,6 +43,11 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
+// The first bytes of a file that holds these tensors, in the order of their names: the length and
+// the JSON header, padded so that the data starts 8-byte aligned.
+std::string SafetensorsHeader(const std::map<std::string, SafetensorsEntry>& tensors,
+                              const std::map<std::string, std::string>& metadata);
+
 // Tensors are written in the order of their names. Errors: the file cannot be written; nothing is
 // left behind then.
 absl::Status WriteSafetensors(const std::string& path,

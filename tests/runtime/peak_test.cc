@@ -1,4 +1,4 @@
-#include "runtime/job/peak.h"
+#include "runtime/goodput/peak.h"
 
 #include <gtest/gtest.h>
 

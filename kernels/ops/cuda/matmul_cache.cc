@@ -1,4 +1,3 @@
-#include <cublasLt.h>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -15,7 +14,7 @@
 namespace muster::kernels::cuda {
 namespace {
 
-constexpr size_t kWords = std::size(MatmulAlgorithm{}.data);
+constexpr size_t kWords = std::size(cublasLtMatmulAlgo_t{}.data);
 
 }  // namespace
 
@@ -29,7 +28,7 @@ MatmulCacheFile::MatmulCacheFile(std::string path, const std::string& device_nam
     if (line.rfind(prefix_, 0) != 0) continue;  // another device or version
     std::istringstream words(line.substr(prefix_.size()));
     std::string key;
-    MatmulAlgorithm algorithm;
+    cublasLtMatmulAlgo_t algorithm{};
     words >> key >> std::hex;
     for (uint64_t& word : algorithm.data) words >> word;
     if (words.fail()) {
@@ -40,13 +39,13 @@ MatmulCacheFile::MatmulCacheFile(std::string path, const std::string& device_nam
   }
 }
 
-std::optional<MatmulAlgorithm> MatmulCacheFile::Find(const MatmulKey& key) const {
+std::optional<cublasLtMatmulAlgo_t> MatmulCacheFile::Find(const MatmulKey& key) const {
   const auto found = algorithms_.find(key.ToString());
   if (found == algorithms_.end()) return std::nullopt;
   return found->second;
 }
 
-void MatmulCacheFile::Add(const MatmulKey& key, const MatmulAlgorithm& algorithm) {
+void MatmulCacheFile::Add(const MatmulKey& key, const cublasLtMatmulAlgo_t& algorithm) {
   if (path_.empty()) return;
   std::string line = prefix_ + key.ToString();
   for (size_t i = 0; i < kWords; ++i) absl::StrAppend(&line, " ", absl::Hex(algorithm.data[i]));

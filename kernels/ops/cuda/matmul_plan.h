@@ -10,6 +10,8 @@
 // scratch memory and timed, which stops the host for some tenths of a second. So each shape wants
 // to be run once before what is timed; a step after that only looks plans up. Runs of one binary
 // may choose differently, and results then differ in the last bits; a cache file keeps the choice.
+#include <cublasLt.h>
+
 #include <compare>
 #include <cstdint>
 #include <map>
@@ -21,8 +23,6 @@
 #include "absl/status/statusor.h"
 #include "kernels/device/stream.h"
 #include "kernels/ops/matmul.h"
-
-struct cublasLtContext;
 
 namespace muster::kernels::cuda {
 
@@ -49,11 +49,6 @@ struct MatmulKey {
   std::string ToString() const;  // one word
 };
 
-// cuBLASLt's description of an algorithm: valid for one version of the library.
-struct MatmulAlgorithm {
-  uint64_t data[8] = {};
-};
-
 class MatmulPlan {
  public:
   // `bias` stands for those of later runs: the library proposes nothing for a null bias.
@@ -63,24 +58,23 @@ class MatmulPlan {
   MatmulPlan& operator=(const MatmulPlan&) = delete;
 
   struct Operands {
-    const void *a = nullptr, *b = nullptr, *bias = nullptr;
-    void* c = nullptr;
+    const void *a, *b, *bias;
+    void *c, *workspace;
   };
-  // Enqueues, with the stream's workspace.
-  absl::Status Run(cublasLtContext* handle, const MatmulAlgorithm& algorithm,
-                   const Operands& operands, StreamView stream);
+  cublasStatus_t Run(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm,
+                     const Operands& operands, cudaStream_t stream);
   // The library's proposals, best guess first. Errors: it has none.
-  absl::StatusOr<std::vector<MatmulAlgorithm>> Propose(cublasLtContext* handle, int count);
+  absl::StatusOr<std::vector<cublasLtMatmulAlgo_t>> Propose(cublasLtHandle_t handle, int count);
   // Whether the library accepts the algorithm for this product.
-  bool Accepts(cublasLtContext* handle, const MatmulAlgorithm& algorithm);
+  bool Accepts(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm);
 
   const MatmulKey key;
-  MatmulAlgorithm algorithm;
+  cublasLtMatmulAlgo_t algorithm{};
 
  private:
-  struct Descriptors;
-  explicit MatmulPlan(const MatmulKey& key);
-  std::unique_ptr<Descriptors> descriptors_;
+  explicit MatmulPlan(const MatmulKey& key) : key(key) {}
+  cublasLtMatmulDesc_t product_ = nullptr;
+  cublasLtMatrixLayout_t first_ = nullptr, second_ = nullptr, result_ = nullptr;  // b^T, a^T, c^T
 };
 
 // Choices of algorithms in a text file, a line each: device, library version, key, algorithm. Lines
@@ -89,21 +83,21 @@ class MatmulPlan {
 class MatmulCacheFile {
  public:
   MatmulCacheFile(std::string path, const std::string& device_name);
-  std::optional<MatmulAlgorithm> Find(const MatmulKey& key) const;
+  std::optional<cublasLtMatmulAlgo_t> Find(const MatmulKey& key) const;
   // Errors are logged: a choice that is not kept costs time only.
-  void Add(const MatmulKey& key, const MatmulAlgorithm& algorithm);
+  void Add(const MatmulKey& key, const cublasLtMatmulAlgo_t& algorithm);
 
  private:
   const std::string path_, prefix_;
-  std::map<std::string, MatmulAlgorithm> algorithms_;
+  std::map<std::string, cublasLtMatmulAlgo_t> algorithms_;
 };
 
 // The fastest of the library's proposals on these operands; c is not touched. Falls back to the
 // first proposal, with a warning, if there is no memory for scratch results or the stream is being
 // captured.
-absl::StatusOr<MatmulAlgorithm> SearchAlgorithm(cublasLtContext* handle, MatmulPlan& plan,
-                                                const MatmulPlan::Operands& operands,
-                                                StreamView stream);
+absl::StatusOr<cublasLtMatmulAlgo_t> SearchAlgorithm(cublasLtHandle_t handle, MatmulPlan& plan,
+                                                     const MatmulPlan::Operands& operands,
+                                                     StreamView stream);
 
 // A stream's plans.
 class MatmulPlans final : public StreamContext {
@@ -111,18 +105,21 @@ class MatmulPlans final : public StreamContext {
   static absl::StatusOr<std::unique_ptr<MatmulPlans>> Create(Device device,
                                                              const MatmulTuning& tuning);
   ~MatmulPlans() override;
-  cublasLtContext* handle() const { return handle_; }
+  cublasLtHandle_t handle() const { return handle_; }
   absl::StatusOr<MatmulPlan*> Get(const MatmulKey& key, const MatmulPlan::Operands& operands,
                                   StreamView stream);
 
  private:
   MatmulPlans(const MatmulTuning& tuning, Device device);
-  absl::StatusOr<MatmulAlgorithm> Choose(MatmulPlan& plan, const MatmulPlan::Operands& operands,
-                                         StreamView stream);
+  absl::StatusOr<cublasLtMatmulAlgo_t> Choose(MatmulPlan& plan,
+                                              const MatmulPlan::Operands& operands,
+                                              StreamView stream);
   const MatmulTuning tuning_;
   MatmulCacheFile cache_;
-  cublasLtContext* handle_ = nullptr;
+  cublasLtHandle_t handle_ = nullptr;
   std::map<MatmulKey, std::unique_ptr<MatmulPlan>> plans_;
 };
+
+absl::Status ToStatus(cublasStatus_t status, const std::string& what);
 
 }  // namespace muster::kernels::cuda

@@ -1,0 +1,131 @@
+#include "runtime/checkpoint/commit.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+
+#include "kernels/base/error.h"
+#include "runtime/job/mapped_file.h"
+
+namespace muster::runtime {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Large enough for full speed, small enough that a failed disk is noticed soon.
+constexpr size_t kWriteBytes = size_t{64} << 20;
+
+absl::Status Failed(const std::string& what) { return FileError(what, errno); }
+
+}  // namespace
+
+absl::Status Disk::Announce(const char* call, const std::string& path) const {
+  return hook_ ? hook_(call, path) : absl::OkStatus();
+}
+
+absl::Status Disk::WriteAndSync(int fd, const std::string& path,
+                                const std::vector<ByteSpan>& content) const {
+  for (const ByteSpan& span : content) {
+    const char* next = static_cast<const char*>(span.data);
+    for (size_t left = span.bytes; left > 0;) {
+      RETURN_IF_ERROR(Announce("write", path));
+      const ssize_t written = write(fd, next, std::min(left, kWriteBytes));
+      if (written < 0 && errno == EINTR) continue;
+      if (written <= 0) return Failed("write " + path);
+      next += written;
+      left -= static_cast<size_t>(written);
+    }
+  }
+  RETURN_IF_ERROR(Announce("fsync", path));
+  return fsync(fd) == 0 ? absl::OkStatus() : Failed("sync " + path);
+}
+
+absl::Status Disk::WriteNew(const std::string& path, const std::vector<ByteSpan>& content) const {
+  RETURN_IF_ERROR(Announce("open", path));
+  const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (fd < 0) return Failed("create " + path);
+  absl::Status status = WriteAndSync(fd, path, content);
+  if (close(fd) != 0 && status.ok()) status = Failed("close " + path);
+  if (!status.ok()) unlink(path.c_str());  // the first error is the one to report
+  return status;
+}
+
+absl::Status Disk::MakeDirectory(const std::string& path) const {
+  RETURN_IF_ERROR(Announce("mkdir", path));
+  return mkdir(path.c_str(), 0700) == 0 ? absl::OkStatus() : Failed("make directory " + path);
+}
+
+absl::Status Disk::SyncDirectory(const std::string& path) const {
+  RETURN_IF_ERROR(Announce("fsync", path));
+  const int fd = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return Failed("open " + path);
+  const absl::Status status = fsync(fd) == 0 ? absl::OkStatus() : Failed("sync " + path);
+  close(fd);
+  return status;
+}
+
+absl::Status Disk::Rename(const std::string& from, const std::string& to) const {
+  RETURN_IF_ERROR(Announce("rename", to));
+  if (renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) {
+    return absl::OkStatus();
+  }
+  // NFS has no RENAME_NOREPLACE. A plain rename replaces no directory that holds anything; of files
+  // only names of our own attempt are renamed.
+  if (errno == EINVAL && rename(from.c_str(), to.c_str()) == 0) return absl::OkStatus();
+  return Failed("rename " + from + " to " + to);
+}
+
+absl::Status Disk::Exchange(const std::string& a, const std::string& b) const {
+  RETURN_IF_ERROR(Announce("exchange", b));
+  return renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0
+             ? absl::OkStatus()
+             : Failed("exchange " + a + " and " + b);
+}
+
+absl::Status Disk::RemoveFile(const std::string& path) const {
+  RETURN_IF_ERROR(Announce("unlink", path));
+  return unlink(path.c_str()) == 0 ? absl::OkStatus() : Failed("remove " + path);
+}
+
+absl::Status Disk::RemoveDirectory(const std::string& path) const {
+  std::error_code error;
+  const fs::file_status found = fs::symlink_status(path, error);
+  if (found.type() == fs::file_type::not_found) return absl::OkStatus();
+  if (found.type() != fs::file_type::directory) {
+    return absl::FailedPreconditionError("refuses to remove " + path + ": it is no directory");
+  }
+  std::vector<std::string> files;
+  for (const fs::directory_entry& entry : fs::directory_iterator(path, error)) {
+    if (entry.symlink_status(error).type() != fs::file_type::regular) {
+      return absl::FailedPreconditionError("refuses to remove " + path + ": " +
+                                           entry.path().filename().string() +
+                                           " in it is no plain file");
+    }
+    files.push_back(entry.path().string());
+  }
+  if (error) return absl::UnavailableError("cannot list " + path + ": " + error.message());
+  for (const std::string& file : files) RETURN_IF_ERROR(RemoveFile(file));
+  RETURN_IF_ERROR(Announce("rmdir", path));
+  return rmdir(path.c_str()) == 0 ? absl::OkStatus() : Failed("remove " + path);
+}
+
+absl::Status Publish(const Disk& disk, const std::string& parent, const std::string& temporary,
+                     const std::string& final) {
+  RETURN_IF_ERROR(disk.SyncDirectory(parent + "/" + temporary));
+  std::error_code error;
+  if (!fs::exists(fs::symlink_status(parent + "/" + final, error))) {
+    RETURN_IF_ERROR(disk.Rename(parent + "/" + temporary, parent + "/" + final));
+    return disk.SyncDirectory(parent);
+  }
+  RETURN_IF_ERROR(disk.Exchange(parent + "/" + temporary, parent + "/" + final));
+  RETURN_IF_ERROR(disk.SyncDirectory(parent));
+  return disk.RemoveDirectory(parent + "/" + temporary);
+}
+
+}  // namespace muster::runtime

@@ -1,0 +1,52 @@
+#pragma once
+// Every system call by which a save changes the disk, in the order that makes a commit: files are
+// written and synced, then their directory, then a rename makes them visible, then its directory is
+// synced. A hook sees each call first, so that tests can end the process, or fail the call, between
+// any two of them.
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace muster::runtime {
+
+// `call` is the system call's name: "open", "write", "fsync", "rename", ... An error is returned
+// to the caller in place of the call.
+using DiskHook = std::function<absl::Status(const std::string& call, const std::string& path)>;
+
+struct ByteSpan {
+  const void* data = nullptr;
+  size_t bytes = 0;
+};
+
+// Errors name the path; ResourceExhausted when there is no space.
+class Disk {
+ public:
+  explicit Disk(DiskHook hook = nullptr) : hook_(std::move(hook)) {}
+
+  // A new file (O_EXCL, mode 0600, no symlink followed), written and synced; its directory is not.
+  // A file that could not be written whole is removed.
+  absl::Status WriteNew(const std::string& path, const std::vector<ByteSpan>& content) const;
+  absl::Status MakeDirectory(const std::string& path) const;  // mode 0700; it must not exist
+  absl::Status SyncDirectory(const std::string& path) const;
+  absl::Status Rename(const std::string& from, const std::string& to) const;  // never replaces
+  absl::Status Exchange(const std::string& a, const std::string& b) const;    // both exist; atomic
+  absl::Status RemoveFile(const std::string& path) const;
+  // A directory of plain files. Refuses symlinks and directories within. Does nothing if it is not
+  // there.
+  absl::Status RemoveDirectory(const std::string& path) const;
+
+ private:
+  absl::Status Announce(const char* call, const std::string& path) const;
+  absl::Status WriteAndSync(int fd, const std::string& path,
+                            const std::vector<ByteSpan>& content) const;
+  DiskHook hook_;
+};
+
+// Makes `temporary` (whose files are written and synced) visible as `final`, both in `parent`. If
+// `final` exists it is replaced in one step and then removed: there is never a moment without one.
+absl::Status Publish(const Disk& disk, const std::string& parent, const std::string& temporary,
+                     const std::string& final);
+
+}  // namespace muster::runtime

@@ -1,0 +1,69 @@
+#pragma once
+// Reads a committed checkpoint onto any layout: for a wanted range of a logical tensor it copies
+// the parts of all stored pieces that meet it. Only what the manifest names is read, and nothing is
+// handed out whose hash was not compared first.
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "runtime/checkpoint/format.h"
+#include "runtime/job/mapped_file.h"
+
+namespace muster::runtime {
+
+// Errors: not found, or no regular file; see ParseManifest.
+absl::StatusOr<Manifest> ReadManifest(const std::string& directory, const std::string& name);
+
+// Errors (DataLoss): an element of a tensor that no piece, or more than one, holds; it is named.
+absl::Status CheckCoverage(const Manifest& manifest);
+
+class CheckpointReader {
+ public:
+  // Reads the manifest and maps the shards. Errors, all DataLoss: a symlink where the directory or
+  // a file should be; a shard that is missing or of another size (named, with the first tensor that
+  // is cut); coverage.
+  static absl::StatusOr<std::unique_ptr<CheckpointReader>> Open(const std::string& directory);
+
+  const Manifest& manifest() const { return manifest_; }
+  const std::string& directory() const { return directory_; }
+  int num_shards() const { return static_cast<int>(shards_.size()); }
+
+  // Compares the hash of every byte of a shard. Errors (DataLoss) name the file and the tensor.
+  absl::Status VerifyShard(int index);
+  absl::Status VerifyAll();
+  // Compares the hashes of the pieces that a later Read of this range copies from. Errors: DataLoss
+  // as above; FailedPrecondition if the tensor is not stored, or with another shape or dtype.
+  absl::Status Verify(const std::string& tensor, kernels::DType dtype, const LogicalRange& range);
+  // Copies range.count elements to `out` (host memory). CHECKs that Verify was called for it.
+  void Read(const std::string& tensor, const LogicalRange& range, void* out) const;
+
+ private:
+  struct Piece {
+    int shard = 0, index = 0;
+    bool verified = false;
+  };
+  struct StoredRun {  // of a tensor, ascending and without gaps
+    int64_t global, count;
+    const char* data;
+    size_t piece;  // of pieces_
+  };
+  CheckpointReader() = default;
+  absl::Status MapShard(const StoredShard& shard);
+  void IndexRuns();
+  absl::Status VerifyPiece(size_t piece);
+  // Calls visit(stored run, offset in it, offset in `out`, count) for each part of the range.
+  template <typename Visit>
+  absl::Status ForEachPart(const std::string& tensor, const LogicalRange& range,
+                           const Visit& visit) const;
+
+  std::string directory_;
+  Manifest manifest_;
+  std::vector<MappedFile> shards_;
+  std::vector<Piece> pieces_;
+  std::vector<size_t> first_piece_;                     // of each shard, in pieces_
+  std::map<std::string, std::vector<StoredRun>> runs_;  // by tensor
+};
+
+}  // namespace muster::runtime

@@ -1,0 +1,40 @@
+#pragma once
+// Brings a run back to its newest checkpoint that is good, onto whatever layout it has now.
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/device/stream.h"
+#include "kernels/tensor/tensor.h"
+#include "parallel/comm/rendezvous.h"
+#include "runtime/checkpoint/format.h"
+
+namespace muster::runtime {
+
+// What this rank wants of a logical tensor: range.count contiguous elements, written to `data`.
+// `stored` is its dtype in checkpoints; bf16 data is rounded to from fp32, as AdamW rounds.
+struct WantedPiece {
+  std::string tensor;
+  LogicalRange range;
+  kernels::DType stored = kernels::DType::kFloat32;
+  kernels::TensorView data;
+};
+
+struct RestoredState {
+  CheckpointFacts facts;
+  std::string name;                    // "step-120"
+  std::vector<std::string> passed_by;  // newer checkpoints that are damaged, and how
+};
+
+// Collective. Tries <run>/checkpoints from the newest on: every rank verifies the hash of all that
+// it reads, the ranks between them that of every byte, and only when all agree that it is good is
+// anything written to `wanted`. A damaged one is logged and passed by. Empty: there is none.
+// Errors, equal on all ranks: DataLoss if all are damaged (a run must not silently begin anew);
+// FailedPrecondition if a good one is of another model or dtype, with the tensor's name.
+absl::StatusOr<std::optional<RestoredState>> Restore(const std::string& run_directory,
+                                                     const std::vector<WantedPiece>& wanted,
+                                                     parallel::World& world,
+                                                     kernels::StreamView compute);
+
+}  // namespace muster::runtime

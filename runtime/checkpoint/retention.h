@@ -1,0 +1,29 @@
+#pragma once
+// Which checkpoints a run has, and which old ones go. The directory <run>/checkpoints holds
+//   step-<n>             committed
+//   step-<n>.partial     a save in flight, or one that died
+//   step-<n>.removed     on its way out
+// and nothing else is touched.
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "runtime/checkpoint/commit.h"
+
+namespace muster::runtime {
+
+// Steps of the committed checkpoints, newest first; empty if the directory does not exist. A
+// symlink or file of such a name is not one. Errors: it cannot be listed.
+absl::StatusOr<std::vector<int64_t>> ListCheckpoints(const std::string& directory);
+
+// Keeps the newest `keep` (>= 1) checkpoints up to `newest`, which was just committed and so is
+// good: one that is good is never the last to go. Later ones, of a time before a roll-back, stay. A
+// checkpoint is renamed before its files go, so that half of one is never taken for a whole.
+absl::Status RemoveOldCheckpoints(const Disk& disk, const std::string& directory, int64_t newest,
+                                  int keep);
+
+// Removes what saves and removals that died have left. Nobody else may be saving.
+absl::Status RemoveLeftovers(const Disk& disk, const std::string& directory);
+
+}  // namespace muster::runtime

@@ -1,0 +1,95 @@
+#include "runtime/checkpoint/writer.h"
+
+#include <cstdio>
+#include <map>
+
+#include "kernels/base/error.h"
+#include "kernels/base/hash.h"
+#include "runtime/checkpoint/reader.h"
+#include "runtime/checkpoint/safetensors.h"
+
+namespace muster::runtime {
+namespace {
+
+// What other safetensors readers see: the tensor itself if the piece is all of it, else a list.
+std::vector<int64_t> StoredShape(const LogicalRange& range) {
+  if (range.count != range.global_shape.num_elements()) return {range.count};
+  std::vector<int64_t> dims;
+  for (int dim = 0; dim < range.global_shape.rank(); ++dim) dims.push_back(range.global_shape[dim]);
+  return dims;
+}
+
+size_t Bytes(const HostPiece& piece) {
+  return static_cast<size_t>(piece.range.count * kernels::SizeOf(piece.dtype));
+}
+
+}  // namespace
+
+std::string ShardName(int rank, int num_ranks) {
+  char name[64];
+  std::snprintf(name, sizeof(name), "shard-%05d-of-%05d.safetensors", rank, num_ranks);
+  return name;
+}
+
+std::string RecordName(int rank) { return "record-" + std::to_string(rank) + ".json"; }
+
+absl::StatusOr<Manifest> WriteShard(const Disk& disk, const std::string& directory,
+                                    const std::string& file, const CheckpointFacts& facts,
+                                    const std::vector<HostPiece>& pieces) {
+  std::map<std::string, SafetensorsEntry> entries;
+  std::map<std::string, const HostPiece*> by_name;  // in the file's order
+  for (const HostPiece& piece : pieces) {
+    MUSTER_CHECK(by_name.emplace(piece.tensor, &piece).second)
+        << "two pieces of " << piece.tensor << " on one rank";
+    entries[piece.tensor] = {piece.dtype, StoredShape(piece.range), piece.data,
+                             static_cast<int64_t>(Bytes(piece))};
+  }
+  const std::string header = SafetensorsHeader(entries, {{"format", "muster"}});
+
+  Manifest part{.facts = facts};
+  StoredShard shard{.file = file,
+                    .header_bytes = static_cast<int64_t>(header.size()),
+                    .header_hash = kernels::Hash64(header)};
+  std::vector<ByteSpan> content = {{header.data(), header.size()}};
+  int64_t offset = shard.header_bytes;
+  for (const auto& [name, piece] : by_name) {
+    part.tensors[name] = {piece->dtype, piece->range.global_shape};
+    shard.pieces.push_back(
+        {name, piece->range, offset, kernels::Hash64(piece->data, Bytes(*piece))});
+    content.push_back({piece->data, Bytes(*piece)});
+    offset += static_cast<int64_t>(Bytes(*piece));
+  }
+  shard.bytes = offset;
+  part.shards.push_back(std::move(shard));
+  RETURN_IF_ERROR(disk.WriteNew(directory + "/" + file, content));
+  return part;
+}
+
+absl::Status WriteRecord(const Disk& disk, const std::string& directory, int rank,
+                         const Manifest& part) {
+  const std::string text = ManifestText(part), path = directory + "/" + RecordName(rank);
+  RETURN_IF_ERROR(disk.SyncDirectory(directory));  // the shard's name
+  RETURN_IF_ERROR(disk.WriteNew(path + ".part", {{text.data(), text.size()}}));
+  return disk.Rename(path + ".part", path);
+}
+
+absl::StatusOr<Manifest> CommitCheckpoint(const Disk& disk, const std::string& parent,
+                                          const std::string& temporary, int num_ranks) {
+  const std::string directory = parent + "/" + temporary;
+  Manifest whole;
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    ASSIGN_OR_RETURN(const Manifest part, ReadManifest(directory, RecordName(rank)));
+    if (rank == 0) whole.facts = part.facts;
+    RETURN_IF_ERROR(Merge(part, &whole));
+  }
+  RETURN_IF_ERROR(CheckCoverage(whole));
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    RETURN_IF_ERROR(disk.RemoveFile(directory + "/" + RecordName(rank)));
+  }
+  const std::string text = ManifestText(whole);
+  RETURN_IF_ERROR(disk.WriteNew(directory + "/" + kManifestName, {{text.data(), text.size()}}));
+  RETURN_IF_ERROR(Publish(disk, parent, temporary, CheckpointName(whole.facts.step)));
+  return whole;
+}
+
+}  // namespace muster::runtime
