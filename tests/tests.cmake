@@ -39,6 +39,16 @@ foreach(folder kernels parallel models runtime launch)
   endif()
 endforeach()
 
+# Measurements, not tests: tests/bench/<name>.cc -> <name>.
+if(MUSTER_WITH_CUDA)
+  file(GLOB benches CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/bench/*_bench.cc)
+  foreach(bench IN LISTS benches)
+    get_filename_component(name ${bench} NAME_WE)
+    add_executable(${name} ${bench})
+    target_link_libraries(${name} muster_kernels)
+  endforeach()
+endif()
+
 file(GLOB scripts CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/end_to_end/*_test.sh)
 foreach(script IN LISTS scripts)
   get_filename_component(name ${script} NAME_WE)

@@ -183,6 +183,20 @@ absl::Status FillZeroAsync(void* destination, int64_t bytes, StreamView stream) 
                   "cudaMemsetAsync of " + std::to_string(bytes) + " bytes");
 }
 
+absl::Status MakeCurrent(Device device) {
+  return ToStatus(cudaSetDevice(device.index), "cudaSetDevice of " + kernels::Name(device));
+}
+
+absl::StatusOr<bool> IsReached(EventState& event) {
+  const cudaError_t error = cudaEventQuery(static_cast<CudaEvent&>(event).event);
+  if (error == cudaErrorNotReady) {
+    cudaGetLastError();  // else a later check of a launch finds it
+    return false;
+  }
+  RETURN_IF_ERROR(ToStatus(error, "cudaEventQuery"));
+  return true;
+}
+
 absl::StatusOr<int64_t> ElapsedNs(EventState& begin, EventState& end) {
   float milliseconds = 0;
   RETURN_IF_ERROR(ToStatus(cudaEventElapsedTime(&milliseconds, static_cast<CudaEvent&>(begin).event,

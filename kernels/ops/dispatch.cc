@@ -51,15 +51,10 @@ void Dispatch(const char* name, void (*cpu)(const Args&), void (*twin)(const Arg
   void Name(const Name##Args& args, StreamView stream) {                           \
     Dispatch<Name##Args>(#Name, &cpu::Name, MUSTER_CUDA_TWIN(Name), args, stream); \
   }
-// Ops whose CUDA kernel is still to be written.
-#define MUSTER_DISPATCH_CPU_ONLY(Name)                              \
-  void Name(const Name##Args& args, StreamView stream) {            \
-    Dispatch<Name##Args>(#Name, &cpu::Name, nullptr, args, stream); \
-  }
 
 MUSTER_DISPATCH(AdamW)
-MUSTER_DISPATCH_CPU_ONLY(AttentionForward)
-MUSTER_DISPATCH_CPU_ONLY(AttentionBackward)
+MUSTER_DISPATCH(AttentionForward)
+MUSTER_DISPATCH(AttentionBackward)
 MUSTER_DISPATCH(AddCounts)
 MUSTER_DISPATCH(UpdateBalance)
 MUSTER_DISPATCH(Cast)
@@ -73,9 +68,9 @@ MUSTER_DISPATCH(EmbeddingForward)
 MUSTER_DISPATCH(EmbeddingBackward)
 MUSTER_DISPATCH(GeluForward)
 MUSTER_DISPATCH(GeluBackward)
-MUSTER_DISPATCH_CPU_ONLY(GroupedMatmulForward)
-MUSTER_DISPATCH_CPU_ONLY(GroupedMatmulBackwardInput)
-MUSTER_DISPATCH_CPU_ONLY(GroupedMatmulBackwardWeight)
+MUSTER_DISPATCH(GroupedMatmulForward)
+MUSTER_DISPATCH(GroupedMatmulBackwardInput)
+MUSTER_DISPATCH(GroupedMatmulBackwardWeight)
 MUSTER_DISPATCH(LayerNormForward)
 MUSTER_DISPATCH(LayerNormBackwardInput)
 MUSTER_DISPATCH(LayerNormBackwardWeight)

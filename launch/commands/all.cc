@@ -1,6 +1,7 @@
 #include "launch/commands/all.h"
 
 #include "launch/commands/check.h"
+#include "launch/commands/data.h"
 #include "launch/commands/doctor.h"
 #include "launch/commands/report.h"
 #include "launch/commands/sample.h"
@@ -13,6 +14,7 @@ std::vector<std::unique_ptr<Command>> AllCommands() {
   commands.push_back(MakeTrain());
   commands.push_back(MakeCheck());
   commands.push_back(MakeSample());
+  commands.push_back(MakeData());
   commands.push_back(MakeReport());
   commands.push_back(MakeDoctor());
   return commands;

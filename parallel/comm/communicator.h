@@ -5,7 +5,9 @@
 // (StreamView::Fail). Ranks of a group make the same calls in the same order.
 //
 // Reductions add in rank order 0 .. n-1, in the accumulator dtype, whatever the message's size or
-// split, so results do not depend on how gradients are cut into buckets.
+// split, so results do not depend on how gradients are cut into buckets. The exception: sums of
+// NCCL, unless asked to (NcclOptions::sums_in_rank_order). Those repeat to the bit for one layout,
+// but the order is NCCL's and depends on size and place; bf16 is rounded after each addition.
 #include <memory>
 #include <string>
 

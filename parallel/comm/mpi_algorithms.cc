@@ -8,6 +8,7 @@
 
 #include "kernels/base/error.h"
 #include "parallel/comm/rank_order_reduce.h"
+#include "parallel/comm/row_counts.h"
 
 namespace muster::parallel {
 namespace {
@@ -30,20 +31,6 @@ void CopyUnlessSame(void* destination, const void* source, int64_t bytes) {
   if (destination != source && bytes > 0) {
     std::memcpy(destination, source, static_cast<size_t>(bytes));
   }
-}
-
-absl::Status CheckCounts(const char* what, const int64_t* counts, int size, int64_t rows) {
-  int64_t sum = 0;
-  for (int peer = 0; peer < size; ++peer) {
-    if (counts[peer] < 0 || counts[peer] > rows - sum) {
-      return absl::InvalidArgumentError(std::string(what) + "[" + std::to_string(peer) +
-                                        "] = " + std::to_string(counts[peer]) + " after " +
-                                        std::to_string(sum) + " rows does not fit a tensor of " +
-                                        std::to_string(rows) + " rows");
-    }
-    sum += counts[peer];
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace
@@ -167,13 +154,8 @@ absl::Status MpiAlgorithms::ReduceSmall(void* data, DType dtype, ReduceOp op, in
 
 absl::Status MpiAlgorithms::ExchangeRows(TensorView in, TensorView out, const int64_t* send_counts,
                                          const int64_t* receive_counts) {
-  RETURN_IF_ERROR(CheckCounts("send_counts", send_counts, size_, in.shape[0]));
-  RETURN_IF_ERROR(CheckCounts("receive_counts", receive_counts, size_, out.shape[0]));
-  if (send_counts[rank_] != receive_counts[rank_]) {
-    return absl::InvalidArgumentError("this rank sends itself " +
-                                      std::to_string(send_counts[rank_]) + " rows but expects " +
-                                      std::to_string(receive_counts[rank_]));
-  }
+  const RowCounts counts{send_counts, receive_counts, size_, rank_};
+  RETURN_IF_ERROR(counts.Check(in.shape[0], out.shape[0]));
   int64_t row_bytes = SizeOf(in.dtype);
   for (int dim = 1; dim < in.rank(); ++dim) row_bytes *= in.shape[dim];
   for (size_t peer = 0; peer < static_cast<size_t>(size_); ++peer) {

@@ -15,6 +15,10 @@
 #include "kernels/base/log.h"
 #include "parallel/comm/mpi_backend.h"
 #include "parallel/comm/mpi_exchange.h"
+#include "parallel/comm/watchdog.h"
+#ifdef MUSTER_WITH_CUDA
+#include "parallel/comm/nccl_backend.h"
+#endif
 
 namespace muster::parallel {
 namespace {
@@ -89,8 +93,17 @@ class MpiWorld final : public World {
  private:
   explicit MpiWorld(const WorldOptions& options) : options_(options) {}
   absl::Status Learn();
-  absl::Status Meet(const std::string& name, const std::vector<int>& world_ranks);
+  struct GroupPlan {
+    std::string name;
+    std::vector<int> world_ranks;
+    int rank;  // of this process in the group
+    TimeCategory category;
+    kernels::Device device;
+  };
+  absl::Status Meet(const GroupPlan& plan);
   absl::StatusOr<MpiHandle> Split(const std::vector<int>& world_ranks);
+  absl::StatusOr<std::unique_ptr<Communicator>> MakeCommunicator(const GroupPlan& plan);
+  absl::StatusOr<std::unique_ptr<Communicator>> MakeGpuCommunicator(const GroupPlan& plan);
   MpiExchange::Clock::time_point Deadline() const {
     return MpiExchange::Clock::now() + options_.deadline;
   }
@@ -100,6 +113,7 @@ class MpiWorld final : public World {
   MPI_Comm communicator_ = MPI_COMM_NULL;
   std::unique_ptr<MpiExchange> exchange_;
   std::atomic<bool> failed_{false};
+  std::unique_ptr<Watchdog> watchdog_;  // of groups on GPUs
 };
 
 absl::StatusOr<std::unique_ptr<World>> MpiWorld::Make(const WorldOptions& options) {
@@ -149,14 +163,16 @@ MpiWorld::~MpiWorld() {
   if (owns_mpi_) MPI_Finalize();
 }
 
-// All ranks of a group say which one they are about to make, before MPI makes it: its own call has
-// no deadline.
-absl::Status MpiWorld::Meet(const std::string& name, const std::vector<int>& world_ranks) {
-  uint64_t own = kernels::Hash64(name);
+// All ranks of a group say which one they are about to make, before MPI or NCCL makes it: MPI's own
+// call has no deadline.
+absl::Status MpiWorld::Meet(const GroupPlan& plan) {
+  const std::vector<int>& world_ranks = plan.world_ranks;
+  uint64_t own = kernels::Hash64(plan.name);
   own = kernels::Hash64(world_ranks.data(), world_ranks.size() * sizeof(int), own);
+  own = kernels::Hash64(&plan.device.type, sizeof(plan.device.type), own);
   std::vector<uint64_t> theirs(world_ranks.size(), own);
   const auto what = [&] {
-    return "making group " + name + " of " + std::to_string(world_ranks.size()) +
+    return "making group " + plan.name + " of " + std::to_string(world_ranks.size()) +
            " ranks on world rank " + std::to_string(rank_);
   };
   exchange_->Begin(kGroupTag, Deadline());
@@ -200,27 +216,66 @@ absl::StatusOr<std::unique_ptr<ProcessGroup>> MpiWorld::NewGroup(std::string nam
                                   std::greater_equal<int>()) == world_ranks.end() &&
                world_ranks.front() >= 0 && world_ranks.back() < size_)
       << "ranks of group " << name << " on world rank " << rank_;
-  const int rank = static_cast<int>(self - world_ranks.begin());
+  const GroupPlan plan{name, world_ranks, static_cast<int>(self - world_ranks.begin()), category,
+                       device};
   std::unique_ptr<Communicator> communicator;
   if (world_ranks.size() > 1) {
-    if (device.type != kernels::DeviceType::kCpu) {
-      return absl::UnimplementedError("group " + name + " on " + kernels::Name(device) +
-                                      ": this build has no backend for it; set device: CPU");
-    }
-    const absl::Status met = Meet(name, world_ranks);
-    if (!met.ok()) failed_ = true;
-    RETURN_IF_ERROR(met);
-    ASSIGN_OR_RETURN(const MpiHandle handle, Split(world_ranks));
-    communicator = MakeMpiCommunicator({.communicator = handle,
-                                        .world_ranks = world_ranks,
-                                        .rank = rank,
-                                        .deadline = options_.deadline,
-                                        .injected_link = options_.injected_link,
-                                        .world_failed = &failed_});
+    const bool on_cpu = device.type == kernels::DeviceType::kCpu;
+    auto made = on_cpu ? MakeCommunicator(plan) : MakeGpuCommunicator(plan);
+    if (!made.ok()) failed_ = true;
+    ASSIGN_OR_RETURN(communicator, std::move(made));
   }
-  return std::make_unique<ProcessGroup>(std::move(name), std::move(world_ranks), rank, category,
-                                        std::move(communicator), &log_);
+  return std::make_unique<ProcessGroup>(std::move(name), std::move(world_ranks), plan.rank,
+                                        category, std::move(communicator), &log_);
 }
+
+absl::StatusOr<std::unique_ptr<Communicator>> MpiWorld::MakeCommunicator(const GroupPlan& plan) {
+  RETURN_IF_ERROR(Meet(plan));
+  ASSIGN_OR_RETURN(const MpiHandle handle, Split(plan.world_ranks));
+  return MakeMpiCommunicator({.communicator = handle,
+                              .world_ranks = plan.world_ranks,
+                              .rank = plan.rank,
+                              .deadline = options_.deadline,
+                              .injected_link = options_.injected_link,
+                              .world_failed = &failed_});
+}
+
+#ifdef MUSTER_WITH_CUDA
+// Each group gets a communicator of its own making. Splitting one from a communicator of the world
+// would need every rank of the world to come, and only the group's ranks do.
+absl::StatusOr<std::unique_ptr<Communicator>> MpiWorld::MakeGpuCommunicator(const GroupPlan& plan) {
+  RETURN_IF_ERROR(PrepareNccl(plan.device));
+  RETURN_IF_ERROR(Meet(plan));
+  std::string id(kNcclIdBytes, '\0');
+  if (plan.rank == 0) {
+    ASSIGN_OR_RETURN(id, NewNcclId());
+  }
+  exchange_->Begin(kGroupTag, Deadline());
+  for (size_t i = 1; i < plan.world_ranks.size() && plan.rank == 0; ++i) {
+    exchange_->Send(plan.world_ranks[i], id.data(), kNcclIdBytes);
+  }
+  if (plan.rank != 0) exchange_->Receive(plan.world_ranks[0], id.data(), kNcclIdBytes);
+  RETURN_IF_ERROR(kernels::Annotate(exchange_->Wait(), "sharing the NCCL id of " + plan.name));
+  if (watchdog_ == nullptr) watchdog_ = std::make_unique<Watchdog>();
+  const bool overlapped = plan.category == kExposedDp;
+  return MakeNcclCommunicator({.unique_id = id,
+                               .name = plan.name,
+                               .world_ranks = plan.world_ranks,
+                               .rank = plan.rank,
+                               .device = plan.device,
+                               .deadline = options_.deadline,
+                               .max_ctas = overlapped ? options_.nccl.overlapped_max_ctas : 0,
+                               .sums_in_rank_order = options_.nccl.sums_in_rank_order,
+                               .world_failed = &failed_,
+                               .watchdog = watchdog_.get()});
+}
+#else
+absl::StatusOr<std::unique_ptr<Communicator>> MpiWorld::MakeGpuCommunicator(const GroupPlan& plan) {
+  return absl::FailedPreconditionError("group " + plan.name + " on " + kernels::Name(plan.device) +
+                                       ": this binary was built without CUDA; build with `cmake "
+                                       "--preset gpu`, or set device: CPU");
+}
+#endif
 
 absl::StatusOr<std::vector<std::string>> MpiWorld::GatherText(const std::string& text) {
   const auto deadline = Deadline();

@@ -34,10 +34,22 @@ struct InjectedLink {
   }
 };
 
+// For groups on GPUs.
+struct NcclOptions {
+  // Most SMs that a collective takes in groups whose calls run beside compute (those of data
+  // parallelism); 0: NCCL's choice.
+  int overlapped_max_ctas = 0;
+  // Sums to the bit as on MPI, rank by rank in the accumulator dtype, at more traffic and memory;
+  // parallel/comm/nccl_backend.h has the costs.
+  bool sums_in_rank_order = false;
+};
+
 struct WorldOptions {
-  // A collective that has not ended by then fails with DeadlineExceeded and names itself.
+  // A collective that has not ended by then fails with DeadlineExceeded and names itself. On a GPU
+  // it counts from when the device gets to the collective.
   std::chrono::milliseconds deadline{60'000};
-  InjectedLink injected_link;
+  InjectedLink injected_link;  // CPU only
+  NcclOptions nccl;
 };
 
 class World {
@@ -58,8 +70,10 @@ class World {
   CollectiveLog& log() { return log_; }
 
   // All ranks of `world_ranks` (ascending, this rank among them) call it, in the same order.
-  // `device` is where the group's tensors live: MPI serves the CPU, NCCL the GPUs. Errors: a rank
-  // that does not come within the deadline, or comes to make another group.
+  // `device` is where the group's tensors live: MPI serves the CPU, NCCL the GPUs, one per rank;
+  // a group on a GPU makes that the calling thread's current CUDA device. Errors: a rank that does
+  // not come within the deadline, or comes to make another group; a GPU that is not there, or not
+  // usable by NCCL.
   virtual absl::StatusOr<std::unique_ptr<ProcessGroup>> NewGroup(std::string name,
                                                                  std::vector<int> world_ranks,
                                                                  TimeCategory category,

@@ -8,10 +8,10 @@
 #include <numeric>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/device/device.h"
 #include "models/config.h"
+#include "runtime/job/peak.h"
 
 namespace muster::runtime {
 namespace {
@@ -100,7 +100,7 @@ class Checker {
   void CheckBounds();
   MeshDegrees CheckMesh(int world_size);
   void CheckModel(const MeshDegrees& mesh);
-  void CheckBatch(const MeshDegrees& mesh);
+  void CheckBatch(int64_t dp);
   void CheckOptimizer();
   void CheckData(FileRules files);
   void CheckDevice();
@@ -202,7 +202,7 @@ bool Checker::OnlyRepeats(const std::string& path, const std::vector<std::string
   return false;
 }
 
-void Checker::CheckBatch(const MeshDegrees& mesh) {
+void Checker::CheckBatch(int64_t dp) {
   const int64_t length = job_.train().sequence_length(), longest = job_.model().max_positions();
   if (!AnyBroken({"train.sequence_length", "model.max_positions"}) && length > longest &&
       longest > 0) {
@@ -210,18 +210,15 @@ void Checker::CheckBatch(const MeshDegrees& mesh) {
            absl::StrCat("train.sequence_length is ", length,
                         ": it must be at most model.max_positions, ", longest));
   }
-  if (AnyBroken({"mesh", "schedule.microbatches", "train.global_batch_sequences"}) ||
-      mesh.dp == 0) {
-    return;
-  }
+  if (AnyBroken({"schedule.microbatches", "train.global_batch_sequences"}) || dp < 1) return;
   const int64_t batch = job_.train().global_batch_sequences();
   const int64_t microbatches = job_.schedule().microbatches();
-  const int64_t unit = mesh.dp * microbatches;
+  const int64_t unit = dp * microbatches;
   if (batch < 1 || microbatches < 1 || batch % unit == 0) return;
   Broken(
       "train.global_batch_sequences",
       absl::StrCat("train.global_batch_sequences is ", batch,
-                   ": it must be a multiple of mesh.dp x schedule.microbatches = ", mesh.dp, " x ",
+                   ": it must be a multiple of mesh.dp x schedule.microbatches = ", dp, " x ",
                    microbatches, " = ", unit, "; the nearest is ", NearestMultiple(batch, unit)));
 }
 
@@ -302,16 +299,8 @@ void Checker::CheckDevice() {
 }
 
 void Checker::CheckPeak() {
-  // Device names are known to runtime/goodput, above this folder: ParsePeak refuses others.
-  const std::string& peak = job_.goodput().peak();
-  double number = 0;
-  if (peak.empty()) {
-    Broken("goodput.peak",
-           "goodput.peak is empty: wanted auto, measured, a device's name or TFLOP/s per device");
-  } else if (absl::SimpleAtod(peak, &number) && !(number > 0 && std::isfinite(number))) {
-    Broken("goodput.peak", absl::StrCat("goodput.peak is ", peak,
-                                        ": as a number it must be TFLOP/s, positive and finite"));
-  }
+  const absl::Status known = CheckPeakText(job_.goodput().peak());
+  if (!known.ok()) Broken("goodput.peak", std::string(known.message()));
 }
 
 }  // namespace
@@ -337,13 +326,21 @@ int SmallestWorld(const MeshDegrees& degrees) {
   return static_cast<int>(std::min<int64_t>(world, std::numeric_limits<int>::max()));
 }
 
+// The data-parallel ranks, which follow from fewer fields than the whole mesh: 0 if they do not.
+static int64_t DataRanks(const MeshDegrees& wanted, int world_size) {
+  if (wanted.dp > 0) return wanted.dp;
+  const int world = world_size == 0 ? SmallestWorld(wanted) : world_size;
+  const int64_t model = int64_t{wanted.pp} * wanted.cp * wanted.tp;
+  return model > 0 && world % model == 0 ? world / model : 0;
+}
+
 MeshDegrees CheckJob(const Job& job, int world_size, FileRules files, const FieldOrigins& origins,
                      std::vector<ConfigProblem>* problems) {
   Checker checker(job, origins, problems);
   checker.CheckBounds();
   const MeshDegrees mesh = checker.CheckMesh(world_size);
   checker.CheckModel(mesh);
-  checker.CheckBatch(mesh);
+  checker.CheckBatch(DataRanks(DegreesOf(job), world_size));
   checker.CheckOptimizer();
   checker.CheckData(files);
   checker.CheckDevice();

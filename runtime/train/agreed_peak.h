@@ -2,7 +2,7 @@
 // The limit that a job's steps are measured against, equal on all ranks.
 #include "absl/status/statusor.h"
 #include "parallel/comm/rendezvous.h"
-#include "runtime/goodput/peak.h"
+#include "runtime/job/peak.h"
 #include "runtime/job/config.h"
 
 namespace muster::runtime {

@@ -13,6 +13,7 @@
 namespace muster::parallel {
 namespace {
 
+using kernels::Device;
 using kernels::DType;
 using kernels::MakeTensor;
 using kernels::Shape;
@@ -21,8 +22,8 @@ using kernels::StreamMode;
 using kernels::Tensor;
 using kernels::Values;
 
-Stream MakeStream(StreamMode mode) {
-  auto stream = Stream::Create({}, mode, "comm");
+Stream MakeStream(StreamMode mode, Device device = {}) {
+  auto stream = Stream::Create(device, mode, "comm");
   MUSTER_CHECK_OK(stream.status());
   return *std::move(stream);
 }
@@ -43,6 +44,35 @@ Tensor InputOf(int rank, DType dtype, Shape shape, const std::string& name = "in
       kernels::RandomTensor(dtype, shape, name + std::to_string(rank), integral ? 40.0 : 1.0);
   return tensor;
 }
+
+// A tensor made on the host, on the device under test.
+class Placed {
+ public:
+  Placed(Device device, Tensor host)
+      : stream_(MakeStream(device == Device{} ? StreamMode::kInline : StreamMode::kQueue, device)),
+        host_(std::move(host)) {
+    if (device == Device{}) return;
+    auto copy = Tensor::Allocate(host_.view().dtype, host_.view().shape, device);
+    MUSTER_CHECK_OK(copy.status());
+    copy_ = *std::move(copy);
+    kernels::CopyAsync(copy_.view(), host_.view(), stream_.view());
+    MUSTER_CHECK_OK(stream_.view().Synchronize());
+  }
+  const TensorView& view() const { return on_host() ? host_.view() : copy_.view(); }
+  // What is in it now.
+  const TensorView& Host() const {
+    if (!on_host()) {
+      kernels::CopyAsync(host_.view(), copy_.view(), stream_.view());
+      MUSTER_CHECK_OK(stream_.view().Synchronize());
+    }
+    return host_.view();
+  }
+
+ private:
+  bool on_host() const { return stream_.view().device() == Device{}; }
+  Stream stream_;
+  Tensor host_, copy_;
+};
 
 std::string BytesOf(const TensorView& view) {
   return std::string(static_cast<const char*>(view.data), static_cast<size_t>(view.bytes()));
@@ -83,19 +113,57 @@ std::vector<double> Reduced(int size, DType dtype, Shape shape, ReduceOp op,
 struct Case {
   DType dtype;
   StreamMode mode;
+  kernels::DeviceType device = kernels::DeviceType::kCpu;
 };
 std::string NameOf(const testing::TestParamInfo<Case>& info) {
   return std::string(kernels::Name(info.param.dtype)) +
          (info.param.mode == StreamMode::kInline ? "_inline" : "_queue");
 }
 
+// On GPUs sums are asked for in rank order, so that one contract holds to the bit; NCCL's own are
+// tested in nccl_mpi_test.cc. A communicator of theirs takes a while to make, so a suite has one.
 class Collective : public testing::TestWithParam<Case> {
  protected:
-  const std::unique_ptr<ProcessGroup> group_ = GroupOfAll(TestWorld());
-  const Stream stream_ = MakeStream(GetParam().mode);
+  static void SetUpTestSuite() {
+    if (!HasGpus()) return;
+    auto world = World::Create({.nccl = {.sums_in_rank_order = true}});
+    MUSTER_CHECK_OK(world.status());
+    gpu_world_ = *std::move(world);
+    gpu_group_ = GroupOfAll(*gpu_world_, "all", TestGpu());
+  }
+  static void TearDownTestSuite() {
+    gpu_group_.reset();
+    gpu_world_.reset();
+  }
+
+  void SetUp() override {
+    if (GetParam().device == kernels::DeviceType::kCuda) {
+      if (!HasGpus()) GTEST_SKIP() << "wants a GPU for each rank";
+      device_ = TestGpu();
+      group_ = gpu_group_.get();
+    } else {
+      cpu_group_ = GroupOfAll(TestWorld());
+      group_ = cpu_group_.get();
+    }
+    stream_ = std::make_unique<Stream>(MakeStream(GetParam().mode, device_));
+    rank_ = group_->rank();
+    size_ = group_->size();
+  }
+  Placed Input(Shape shape) const { return Placed(device_, InputOf(rank_, dtype_, shape)); }
+  Placed Zeros(DType dtype, Shape shape) const { return Placed(device_, MakeTensor(dtype, shape)); }
+  Placed Zeros(Shape shape) const { return Zeros(dtype_, shape); }
+
+  static std::unique_ptr<World> gpu_world_;
+  static std::unique_ptr<ProcessGroup> gpu_group_;
+  std::unique_ptr<ProcessGroup> cpu_group_;
+  ProcessGroup* group_ = nullptr;
+  Device device_;
+  std::unique_ptr<Stream> stream_;
   const DType dtype_ = GetParam().dtype;
-  const int rank_ = group_->rank(), size_ = group_->size();
+  int rank_ = 0, size_ = 0;
 };
+std::unique_ptr<World> Collective::gpu_world_;
+std::unique_ptr<ProcessGroup> Collective::gpu_group_;
 class Reduction : public Collective {};
 
 // Below and above the all-reduce's change of algorithm, one element, none, and several windows
@@ -105,67 +173,69 @@ constexpr int64_t kCounts[] = {0, 1, 7, 1025, 8'209, 400'003};
 TEST_P(Reduction, AllReduceEqualsSumAndMaxInRankOrder) {
   for (const ReduceOp op : {ReduceOp::kSum, ReduceOp::kMax}) {
     for (const int64_t count : kCounts) {
-      const Tensor data = InputOf(rank_, dtype_, {count});
-      ASSERT_TRUE(AllReduce(data.view(), op, *group_, stream_.view()).ok());
-      ASSERT_TRUE(stream_.view().Synchronize().ok());
-      ASSERT_EQ(Values(data.view()), Reduced(size_, dtype_, {count}, op)) << count;
+      const Placed data = Input({count});
+      ASSERT_TRUE(AllReduce(data.view(), op, *group_, stream_->view()).ok());
+      ASSERT_TRUE(stream_->view().Synchronize().ok());
+      ASSERT_EQ(Values(data.Host()), Reduced(size_, dtype_, {count}, op)) << count;
     }
   }
 }
 
 TEST_P(Reduction, ReduceScatterGivesEachRankItsPartOfTheSum) {
   for (const int64_t count : kCounts) {
-    const Tensor in = InputOf(rank_, dtype_, {count * size_});
-    const Tensor out = MakeTensor(dtype_, {count});
-    const std::string before = BytesOf(in.view());
-    ASSERT_TRUE(ReduceScatter(in.view(), out.view(), ReduceOp::kSum, *group_, stream_.view()).ok());
-    ASSERT_TRUE(stream_.view().Synchronize().ok());
+    const Placed in = Input({count * size_}), out = Zeros({count});
+    const std::string before = BytesOf(in.Host());
+    ASSERT_TRUE(
+        ReduceScatter(in.view(), out.view(), ReduceOp::kSum, *group_, stream_->view()).ok());
+    ASSERT_TRUE(stream_->view().Synchronize().ok());
     const auto all = Reduced(size_, dtype_, {count * size_}, ReduceOp::kSum);
     const std::vector<double> part(all.begin() + rank_ * count, all.begin() + (rank_ + 1) * count);
-    ASSERT_EQ(Values(out.view()), part) << count;
-    EXPECT_EQ(BytesOf(in.view()), before);
+    ASSERT_EQ(Values(out.Host()), part) << count;
+    EXPECT_EQ(BytesOf(in.Host()), before);
     const TensorView own = in.view().Slice(0, rank_ * count, (rank_ + 1) * count);
-    ASSERT_TRUE(ReduceScatter(in.view(), own, ReduceOp::kSum, *group_, stream_.view()).ok());
-    ASSERT_TRUE(stream_.view().Synchronize().ok());
-    ASSERT_EQ(Values(own), part) << "in place, " << count;
+    ASSERT_TRUE(ReduceScatter(in.view(), own, ReduceOp::kSum, *group_, stream_->view()).ok());
+    ASSERT_TRUE(stream_->view().Synchronize().ok());
+    ASSERT_EQ(Values(in.Host().Slice(0, rank_ * count, (rank_ + 1) * count)), part)
+        << "in place, " << count;
   }
 }
 
 // What buckets rely on: cutting a tensor anywhere, or scattering it, changes no bit.
 TEST_P(Reduction, NoSplitChangesABit) {
   const int64_t count = 12'000 * size_;
-  const Tensor whole = InputOf(rank_, dtype_, {count}), cut = InputOf(rank_, dtype_, {count});
-  const Tensor in = InputOf(rank_, dtype_, {count}), part = MakeTensor(dtype_, {count / size_});
-  ASSERT_TRUE(AllReduce(whole.view(), ReduceOp::kSum, *group_, stream_.view()).ok());
+  const Placed whole = Input({count}), cut = Input({count});
+  const Placed in = Input({count}), part = Zeros({count / size_});
+  ASSERT_TRUE(AllReduce(whole.view(), ReduceOp::kSum, *group_, stream_->view()).ok());
   for (int64_t begin = 0, size = 1; begin < count; begin += size, size = size * 3 + 1) {
     const int64_t end = std::min(begin + size, count);
     ASSERT_TRUE(
-        AllReduce(cut.view().Slice(0, begin, end), ReduceOp::kSum, *group_, stream_.view()).ok());
+        AllReduce(cut.view().Slice(0, begin, end), ReduceOp::kSum, *group_, stream_->view()).ok());
   }
-  ASSERT_TRUE(ReduceScatter(in.view(), part.view(), ReduceOp::kSum, *group_, stream_.view()).ok());
-  ASSERT_TRUE(stream_.view().Synchronize().ok());
-  EXPECT_TRUE(BytesOf(whole.view()) == BytesOf(cut.view()));
+  ASSERT_TRUE(ReduceScatter(in.view(), part.view(), ReduceOp::kSum, *group_, stream_->view()).ok());
+  ASSERT_TRUE(stream_->view().Synchronize().ok());
+  EXPECT_TRUE(BytesOf(whole.Host()) == BytesOf(cut.Host()));
   const int64_t own = count / size_;
-  EXPECT_TRUE(BytesOf(part.view()) ==
-              BytesOf(whole.view().Slice(0, rank_ * own, (rank_ + 1) * own)));
+  EXPECT_TRUE(BytesOf(part.Host()) ==
+              BytesOf(whole.Host().Slice(0, rank_ * own, (rank_ + 1) * own)));
 }
 
 TEST_P(Collective, AllGatherLinesUpByRank) {
   for (const int64_t count : kCounts) {
-    const Tensor in = InputOf(rank_, dtype_, {count});
-    const Tensor out = MakeTensor(dtype_, {size_ * count});
-    const Tensor in_place = MakeTensor(dtype_, {size_ * count});
+    const Placed in = Input({count}), out = Zeros({size_ * count});
+    Tensor own_only = MakeTensor(dtype_, {size_ * count});
+    const TensorView place = own_only.view().Slice(0, rank_ * count, (rank_ + 1) * count);
+    if (count > 0) std::memcpy(place.data, in.Host().data, static_cast<size_t>(place.bytes()));
+    const Placed in_place(device_, std::move(own_only));
     const TensorView own = in_place.view().Slice(0, rank_ * count, (rank_ + 1) * count);
-    if (count > 0) std::memcpy(own.data, in.view().data, static_cast<size_t>(own.bytes()));
-    ASSERT_TRUE(AllGather(in.view(), out.view(), *group_, stream_.view()).ok());
-    ASSERT_TRUE(AllGather(own, in_place.view(), *group_, stream_.view()).ok());
-    ASSERT_TRUE(stream_.view().Synchronize().ok());
+    ASSERT_TRUE(AllGather(in.view(), out.view(), *group_, stream_->view()).ok());
+    ASSERT_TRUE(AllGather(own, in_place.view(), *group_, stream_->view()).ok());
+    ASSERT_TRUE(stream_->view().Synchronize().ok());
     std::string expected;
     for (int rank = 0; rank < size_; ++rank) {
       expected += BytesOf(InputOf(rank, dtype_, {count}).view());
     }
-    ASSERT_TRUE(BytesOf(out.view()) == expected) << count;
-    ASSERT_TRUE(BytesOf(in_place.view()) == expected) << "in place, " << count;
+    ASSERT_TRUE(BytesOf(out.Host()) == expected) << count;
+    ASSERT_TRUE(BytesOf(in_place.Host()) == expected) << "in place, " << count;
   }
 }
 
@@ -174,48 +244,46 @@ int64_t RowsBetween(int from, int to) { return (from * 7 + to * 3) % 5; }
 
 TEST_P(Collective, AllToAllMovesRowsByCounts) {
   const int64_t width = 3, bound = 5 * size_;
-  const Tensor in = InputOf(rank_, dtype_, {bound, width});
-  const Tensor out = MakeTensor(dtype_, {bound, width});
-  const Tensor send_counts = MakeTensor(DType::kInt64, {size_});
-  const Tensor receive_counts = MakeTensor(DType::kInt64, {size_});
+  const Placed in = Input({bound, width}), out = Zeros({bound, width});
+  Tensor sent = MakeTensor(DType::kInt64, {size_}), received = MakeTensor(DType::kInt64, {size_});
   std::string expected;
   for (int peer = 0; peer < size_; ++peer) {
-    send_counts.view().as<int64_t>()[peer] = RowsBetween(rank_, peer);
-    receive_counts.view().as<int64_t>()[peer] = RowsBetween(peer, rank_);
+    sent.view().as<int64_t>()[peer] = RowsBetween(rank_, peer);
+    received.view().as<int64_t>()[peer] = RowsBetween(peer, rank_);
     int64_t begin = 0;
     for (int before = 0; before < rank_; ++before) begin += RowsBetween(peer, before);
     const Tensor theirs = InputOf(peer, dtype_, {bound, width});
     expected += BytesOf(theirs.view().Slice(0, begin, begin + RowsBetween(peer, rank_)));
   }
+  const Placed send_counts(device_, std::move(sent)), receive_counts(device_, std::move(received));
   ASSERT_TRUE(AllToAll(in.view(), out.view(), send_counts.view(), receive_counts.view(), *group_,
-                       stream_.view())
+                       stream_->view())
                   .ok());
-  ASSERT_TRUE(stream_.view().Synchronize().ok());
-  EXPECT_TRUE(BytesOf(out.view()).substr(0, expected.size()) == expected);
+  ASSERT_TRUE(stream_->view().Synchronize().ok());
+  EXPECT_TRUE(BytesOf(out.Host()).substr(0, expected.size()) == expected);
 }
 
 TEST_P(Collective, AllToAllEqualTransposesParts) {
   for (const int64_t count : kCounts) {
-    const Tensor in = InputOf(rank_, dtype_, {size_ * count});
-    const Tensor out = MakeTensor(dtype_, {size_ * count});
-    ASSERT_TRUE(AllToAllEqual(in.view(), out.view(), *group_, stream_.view()).ok());
-    ASSERT_TRUE(stream_.view().Synchronize().ok());
+    const Placed in = Input({size_ * count}), out = Zeros({size_ * count});
+    ASSERT_TRUE(AllToAllEqual(in.view(), out.view(), *group_, stream_->view()).ok());
+    ASSERT_TRUE(stream_->view().Synchronize().ok());
     std::string expected;
     for (int rank = 0; rank < size_; ++rank) {
       const Tensor theirs = InputOf(rank, dtype_, {size_ * count});
       expected += BytesOf(theirs.view().Slice(0, rank_ * count, (rank_ + 1) * count));
     }
-    ASSERT_TRUE(BytesOf(out.view()) == expected) << count;
+    ASSERT_TRUE(BytesOf(out.Host()) == expected) << count;
   }
 }
 
 TEST_P(Collective, BroadcastReachesAllFromAnyRoot) {
   for (int root = 0; root < size_; ++root) {
     for (const int64_t count : kCounts) {
-      const Tensor data = InputOf(rank_, dtype_, {count});
-      ASSERT_TRUE(Broadcast(data.view(), root, *group_, stream_.view()).ok());
-      ASSERT_TRUE(stream_.view().Synchronize().ok());
-      ASSERT_TRUE(BytesOf(data.view()) == BytesOf(InputOf(root, dtype_, {count}).view()));
+      const Placed data = Input({count});
+      ASSERT_TRUE(Broadcast(data.view(), root, *group_, stream_->view()).ok());
+      ASSERT_TRUE(stream_->view().Synchronize().ok());
+      ASSERT_TRUE(BytesOf(data.Host()) == BytesOf(InputOf(root, dtype_, {count}).view()));
     }
   }
 }
@@ -224,17 +292,17 @@ TEST_P(Collective, BroadcastReachesAllFromAnyRoot) {
 TEST_P(Collective, SendMeetsReceive) {
   if (size_ == 1) GTEST_SKIP() << "nobody to send to";
   for (const int64_t count : {int64_t{0}, int64_t{5}, int64_t{2'500'001}}) {
-    const Tensor mine = InputOf(rank_, dtype_, {count}), theirs = MakeTensor(dtype_, {count});
+    const Placed mine = Input({count}), theirs = Zeros({count});
     const int next = (rank_ + 1) % size_, previous = (rank_ + size_ - 1) % size_;
     for (int turn = 0; turn < 2; ++turn) {
       if (turn == (rank_ == 0 ? 0 : 1)) {
-        ASSERT_TRUE(Send(mine.view(), next, *group_, stream_.view()).ok());
+        ASSERT_TRUE(Send(mine.view(), next, *group_, stream_->view()).ok());
       } else {
-        ASSERT_TRUE(Receive(theirs.view(), previous, *group_, stream_.view()).ok());
+        ASSERT_TRUE(Receive(theirs.view(), previous, *group_, stream_->view()).ok());
       }
     }
-    ASSERT_TRUE(stream_.view().Synchronize().ok());
-    ASSERT_TRUE(BytesOf(theirs.view()) == BytesOf(InputOf(previous, dtype_, {count}).view()));
+    ASSERT_TRUE(stream_->view().Synchronize().ok());
+    ASSERT_TRUE(BytesOf(theirs.Host()) == BytesOf(InputOf(previous, dtype_, {count}).view()));
   }
 }
 
@@ -247,6 +315,19 @@ constexpr Case kAllCases[] = {
 INSTANTIATE_TEST_SUITE_P(Mpi, Collective, testing::ValuesIn(kAllCases), NameOf);
 INSTANTIATE_TEST_SUITE_P(Mpi, Reduction,
                          testing::ValuesIn(kAllCases, kAllCases + std::size(kAllCases) - 1),
+                         NameOf);
+
+constexpr Case kGpuCases[] = {
+    {DType::kFloat32, StreamMode::kQueue, kernels::DeviceType::kCuda},
+    {DType::kBFloat16, StreamMode::kQueue, kernels::DeviceType::kCuda},
+    {DType::kFloat64, StreamMode::kQueue, kernels::DeviceType::kCuda},
+    {DType::kInt32, StreamMode::kQueue, kernels::DeviceType::kCuda},
+    {DType::kInt64, StreamMode::kQueue, kernels::DeviceType::kCuda},
+    {DType::kUInt8, StreamMode::kQueue, kernels::DeviceType::kCuda},
+};
+INSTANTIATE_TEST_SUITE_P(Nccl, Collective, testing::ValuesIn(kGpuCases), NameOf);
+INSTANTIATE_TEST_SUITE_P(Nccl, Reduction,
+                         testing::ValuesIn(kGpuCases, kGpuCases + std::size(kGpuCases) - 1),
                          NameOf);
 
 TEST(Barrier, HoldsEveryRankUntilTheLastOneComes) {

@@ -156,6 +156,7 @@ TEST(ConfigErrors, RangesNameTheBound) {
       {"device: CUDA", "CUDA"},
       {"goodput { peak: '' }", "auto, measured"},
       {"goodput { peak: '-3' }", "positive"},
+      {"goodput { peak: 'h2000' }", "h200"},
       {"train { sequence_length: 33 }", "at most model.max_positions, 32"},
   };
   for (const auto& [text, rule] : cases) {

@@ -1,4 +1,4 @@
-#include "runtime/goodput/peak.h"
+#include "runtime/job/peak.h"
 
 #include <gtest/gtest.h>
 

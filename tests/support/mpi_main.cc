@@ -38,12 +38,19 @@ class FailurePrinter : public testing::EmptyTestEventListener {
 
 World& TestWorld() { return *test_world; }
 
-std::unique_ptr<ProcessGroup> GroupOfAll(World& world, const std::string& name) {
+std::unique_ptr<ProcessGroup> GroupOfAll(World& world, const std::string& name,
+                                         kernels::Device device) {
   std::vector<int> ranks(static_cast<size_t>(world.size()));
   std::iota(ranks.begin(), ranks.end(), 0);
-  auto group = world.NewGroup(name, ranks, kExposedDp, kernels::Device{});
+  auto group = world.NewGroup(name, ranks, kExposedDp, device);
   MUSTER_CHECK_OK(group.status());
   return *std::move(group);
+}
+
+kernels::Device TestGpu() { return {kernels::DeviceType::kCuda, test_world->local_rank()}; }
+
+bool HasGpus() {
+  return kernels::DeviceCount(kernels::DeviceType::kCuda) >= test_world->local_size();
 }
 
 int RunAll() {

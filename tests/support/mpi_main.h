@@ -4,13 +4,19 @@
 #include <string>
 #include <vector>
 
+#include "kernels/device/device.h"
 #include "parallel/comm/rendezvous.h"
 
 namespace muster::parallel {
 
 World& TestWorld();
 
-// A group of all ranks on the CPU.
-std::unique_ptr<ProcessGroup> GroupOfAll(World& world, const std::string& name = "all");
+// A group of all ranks.
+std::unique_ptr<ProcessGroup> GroupOfAll(World& world, const std::string& name = "all",
+                                         kernels::Device device = {});
+
+// This rank's GPU. Only if HasGpus: the ranks of a host have one each.
+kernels::Device TestGpu();
+bool HasGpus();
 
 }  // namespace muster::parallel

@@ -48,20 +48,16 @@ absl::Status Run(const MatmulArgs& args, StreamView stream) {
   const MatmulKey key = MatmulKey::Of(args);
   if (key.m == 0 || key.n == 0) return absl::OkStatus();
   if (key.k == 0) return EmptySum(args, cuda_stream);
-  ASSIGN_OR_RETURN(CudaContext* const context, CudaContext::Of(stream));
-  if (context->matmul == nullptr) {
-    ASSIGN_OR_RETURN(context->matmul,
+  CudaContext& context = CudaContext::Of(stream);
+  if (context.matmul == nullptr) {
+    ASSIGN_OR_RETURN(context.matmul,
                      MatmulPlans::Create(stream.device(), MatmulTuning::FromEnvironment()));
   }
-  auto& plans = static_cast<MatmulPlans&>(*context->matmul);
-  const MatmulPlan::Operands operands = {.a = args.a.data,
-                                         .b = args.b.data,
-                                         .bias = args.bias.data,
-                                         .c = args.c.data,
-                                         .workspace = context->workspace.data()};
+  auto& plans = static_cast<MatmulPlans&>(*context.matmul);
+  const MatmulPlan::Operands operands = {
+      .a = args.a.data, .b = args.b.data, .bias = args.bias.data, .c = args.c.data};
   ASSIGN_OR_RETURN(MatmulPlan* const plan, plans.Get(key, operands, stream));
-  return ToStatus(plan->Run(plans.handle(), plan->algorithm, operands, cuda_stream),
-                  "cublasLtMatmul of " + key.ToString());
+  return plan->Run(plans.handle(), plan->algorithm, operands, stream);
 }
 
 }  // namespace

@@ -1,3 +1,4 @@
+#include <cublasLt.h>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -14,7 +15,7 @@
 namespace muster::kernels::cuda {
 namespace {
 
-constexpr size_t kWords = std::size(cublasLtMatmulAlgo_t{}.data);
+constexpr size_t kWords = std::size(MatmulAlgorithm{}.data);
 
 }  // namespace
 
@@ -28,7 +29,7 @@ MatmulCacheFile::MatmulCacheFile(std::string path, const std::string& device_nam
     if (line.rfind(prefix_, 0) != 0) continue;  // another device or version
     std::istringstream words(line.substr(prefix_.size()));
     std::string key;
-    cublasLtMatmulAlgo_t algorithm{};
+    MatmulAlgorithm algorithm;
     words >> key >> std::hex;
     for (uint64_t& word : algorithm.data) words >> word;
     if (words.fail()) {
@@ -39,13 +40,13 @@ MatmulCacheFile::MatmulCacheFile(std::string path, const std::string& device_nam
   }
 }
 
-std::optional<cublasLtMatmulAlgo_t> MatmulCacheFile::Find(const MatmulKey& key) const {
+std::optional<MatmulAlgorithm> MatmulCacheFile::Find(const MatmulKey& key) const {
   const auto found = algorithms_.find(key.ToString());
   if (found == algorithms_.end()) return std::nullopt;
   return found->second;
 }
 
-void MatmulCacheFile::Add(const MatmulKey& key, const cublasLtMatmulAlgo_t& algorithm) {
+void MatmulCacheFile::Add(const MatmulKey& key, const MatmulAlgorithm& algorithm) {
   if (path_.empty()) return;
   std::string line = prefix_ + key.ToString();
   for (size_t i = 0; i < kWords; ++i) absl::StrAppend(&line, " ", absl::Hex(algorithm.data[i]));

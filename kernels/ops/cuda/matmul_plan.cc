@@ -1,6 +1,9 @@
 #include "kernels/ops/cuda/matmul_plan.h"
 
+#include <cublasLt.h>
+
 #include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <string_view>
 #include <vector>
@@ -8,7 +11,6 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
-#include "kernels/ops/cuda/context.h"
 
 namespace muster::kernels::cuda {
 namespace {
@@ -35,12 +37,12 @@ cublasStatus_t Set(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t 
   return cublasLtMatmulDescSetAttribute(product, attribute, &value, sizeof(value));
 }
 
-}  // namespace
-
 absl::Status ToStatus(cublasStatus_t status, const std::string& what) {
   if (status == CUBLAS_STATUS_SUCCESS) return absl::OkStatus();
   return absl::InternalError(what + ": " + cublasLtGetStatusString(status));
 }
+
+}  // namespace
 
 MatmulTuning MatmulTuning::FromEnvironment() {
   const char* search = std::getenv("MUSTER_MATMUL_SEARCH");
@@ -76,68 +78,87 @@ std::string MatmulKey::ToString() const {
                       c_alignment);
 }
 
+// The product, and b^T, a^T and c^T as the library sees them.
+struct MatmulPlan::Descriptors {
+  cublasLtMatmulDesc_t product = nullptr;
+  cublasLtMatrixLayout_t first = nullptr, second = nullptr, result = nullptr;
+
+  ~Descriptors() {
+    for (cublasLtMatrixLayout_t layout : {first, second, result}) {
+      if (layout != nullptr) cublasLtMatrixLayoutDestroy(layout);
+    }
+    if (product != nullptr) cublasLtMatmulDescDestroy(product);
+  }
+};
+
+MatmulPlan::MatmulPlan(const MatmulKey& key)
+    : key(key), descriptors_(std::make_unique<Descriptors>()) {}
+MatmulPlan::~MatmulPlan() = default;
+
 absl::StatusOr<std::unique_ptr<MatmulPlan>> MatmulPlan::Create(const MatmulKey& key,
                                                                const void* bias) {
   std::unique_ptr<MatmulPlan> plan(new MatmulPlan(key));
-  const cublasOperation_t first_op = key.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
-  const cublasOperation_t second_op = key.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
-  const cublasLtEpilogue_t epilogue = key.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+  Descriptors& d = *plan->descriptors_;
   const cudaDataType_t storage = LibraryType(key.storage), result = LibraryType(key.result);
   const auto extent = [](int64_t value) { return static_cast<uint64_t>(value); };
   const std::string what = "describing matmul " + key.ToString() + " to cuBLASLt";
   RETURN_IF_ERROR(
-      ToStatus(cublasLtMatmulDescCreate(&plan->product_, CUBLAS_COMPUTE_32F, CUDA_R_32F), what));
-  RETURN_IF_ERROR(ToStatus(Set(plan->product_, CUBLASLT_MATMUL_DESC_TRANSA, first_op), what));
-  RETURN_IF_ERROR(ToStatus(Set(plan->product_, CUBLASLT_MATMUL_DESC_TRANSB, second_op), what));
-  RETURN_IF_ERROR(ToStatus(Set(plan->product_, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue), what));
+      ToStatus(cublasLtMatmulDescCreate(&d.product, CUBLAS_COMPUTE_32F, CUDA_R_32F), what));
+  RETURN_IF_ERROR(ToStatus(
+      Set(d.product, CUBLASLT_MATMUL_DESC_TRANSA, key.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N),
+      what));
+  RETURN_IF_ERROR(ToStatus(
+      Set(d.product, CUBLASLT_MATMUL_DESC_TRANSB, key.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N),
+      what));
   if (key.bias) {
     RETURN_IF_ERROR(
-        ToStatus(Set(plan->product_, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, result), what));
-    RETURN_IF_ERROR(ToStatus(Set(plan->product_, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias), what));
+        ToStatus(Set(d.product, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS), what));
+    RETURN_IF_ERROR(ToStatus(Set(d.product, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, result), what));
+    RETURN_IF_ERROR(ToStatus(Set(d.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias), what));
   }
   // As stored: the rows of a column-major matrix are the columns of ours.
   RETURN_IF_ERROR(ToStatus(
-      cublasLtMatrixLayoutCreate(&plan->first_, storage, extent(key.b_transposed ? key.k : key.n),
+      cublasLtMatrixLayoutCreate(&d.first, storage, extent(key.b_transposed ? key.k : key.n),
                                  extent(key.b_transposed ? key.n : key.k), key.b_stride),
       what));
   RETURN_IF_ERROR(ToStatus(
-      cublasLtMatrixLayoutCreate(&plan->second_, storage, extent(key.a_transposed ? key.m : key.k),
+      cublasLtMatrixLayoutCreate(&d.second, storage, extent(key.a_transposed ? key.m : key.k),
                                  extent(key.a_transposed ? key.k : key.m), key.a_stride),
       what));
-  RETURN_IF_ERROR(ToStatus(cublasLtMatrixLayoutCreate(&plan->result_, result, extent(key.n),
-                                                      extent(key.m), key.c_stride),
-                           what));
+  RETURN_IF_ERROR(ToStatus(
+      cublasLtMatrixLayoutCreate(&d.result, result, extent(key.n), extent(key.m), key.c_stride),
+      what));
   return plan;
 }
 
-MatmulPlan::~MatmulPlan() {
-  for (cublasLtMatrixLayout_t layout : {first_, second_, result_}) {
-    if (layout != nullptr) cublasLtMatrixLayoutDestroy(layout);
-  }
-  if (product_ != nullptr) cublasLtMatmulDescDestroy(product_);
-}
-
-cublasStatus_t MatmulPlan::Run(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm,
-                               const Operands& operands, cudaStream_t stream) {
+absl::Status MatmulPlan::Run(cublasLtContext* handle, const MatmulAlgorithm& chosen,
+                             const Operands& operands, StreamView stream) {
+  Descriptors& d = *descriptors_;
   if (key.bias) {
-    const cublasStatus_t status = Set(product_, CUBLASLT_MATMUL_DESC_BIAS_POINTER, operands.bias);
-    if (status != CUBLAS_STATUS_SUCCESS) return status;
+    RETURN_IF_ERROR(ToStatus(Set(d.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, operands.bias),
+                             "cuBLASLt's bias"));
   }
   const float alpha = 1, beta = key.accumulate ? 1 : 0;
-  return cublasLtMatmul(handle, product_, &alpha, operands.b, first_, operands.a, second_, &beta,
-                        operands.c, result_, operands.c, result_, &algorithm, operands.workspace,
-                        static_cast<size_t>(kWorkspaceBytes), stream);
+  const auto library_algorithm = std::bit_cast<cublasLtMatmulAlgo_t>(chosen);
+  const Workspace workspace = stream.workspace();
+  const cublasStatus_t status = cublasLtMatmul(
+      handle, d.product, &alpha, operands.b, d.first, operands.a, d.second, &beta, operands.c,
+      d.result, operands.c, d.result, &library_algorithm, workspace.data,
+      static_cast<size_t>(workspace.bytes), static_cast<cudaStream_t>(stream.native_handle()));
+  if (status == CUBLAS_STATUS_SUCCESS) return absl::OkStatus();
+  return ToStatus(status, "cublasLtMatmul of " + key.ToString());
 }
 
-absl::StatusOr<std::vector<cublasLtMatmulAlgo_t>> MatmulPlan::Propose(cublasLtHandle_t handle,
-                                                                      int count) {
+absl::StatusOr<std::vector<MatmulAlgorithm>> MatmulPlan::Propose(cublasLtContext* handle,
+                                                                 int count) {
+  const Descriptors& d = *descriptors_;
   cublasLtMatmulPreference_t preference = nullptr;
   RETURN_IF_ERROR(ToStatus(cublasLtMatmulPreferenceCreate(&preference), "cuBLASLt preference"));
   const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
     cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value));
   };
   const auto alignment = [](int bytes) { return static_cast<uint32_t>(bytes); };
-  set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(kWorkspaceBytes));
+  set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(kStreamWorkspaceBytes));
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment(key.b_alignment));
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment(key.a_alignment));
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(key.c_alignment));
@@ -145,14 +166,16 @@ absl::StatusOr<std::vector<cublasLtMatmulAlgo_t>> MatmulPlan::Propose(cublasLtHa
   std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<size_t>(count));
   int num_found = 0;
   const cublasStatus_t status =
-      cublasLtMatmulAlgoGetHeuristic(handle, product_, first_, second_, result_, result_,
+      cublasLtMatmulAlgoGetHeuristic(handle, d.product, d.first, d.second, d.result, d.result,
                                      preference, count, found.data(), &num_found);
   cublasLtMatmulPreferenceDestroy(preference);
   RETURN_IF_ERROR(ToStatus(status, "asking cuBLASLt for algorithms of " + key.ToString()));
-  std::vector<cublasLtMatmulAlgo_t> algorithms;
+  std::vector<MatmulAlgorithm> algorithms;
   for (int i = 0; i < num_found; ++i) {
     const auto& result = found[static_cast<size_t>(i)];
-    if (result.state == CUBLAS_STATUS_SUCCESS) algorithms.push_back(result.algo);
+    if (result.state == CUBLAS_STATUS_SUCCESS) {
+      algorithms.push_back(std::bit_cast<MatmulAlgorithm>(result.algo));
+    }
   }
   if (algorithms.empty()) {
     return absl::UnimplementedError("cuBLASLt has no algorithm for matmul " + key.ToString());
@@ -160,11 +183,13 @@ absl::StatusOr<std::vector<cublasLtMatmulAlgo_t>> MatmulPlan::Propose(cublasLtHa
   return algorithms;
 }
 
-bool MatmulPlan::Accepts(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm) {
+bool MatmulPlan::Accepts(cublasLtContext* handle, const MatmulAlgorithm& candidate) {
+  const Descriptors& d = *descriptors_;
+  const auto library_algorithm = std::bit_cast<cublasLtMatmulAlgo_t>(candidate);
   cublasLtMatmulHeuristicResult_t result;
-  return cublasLtMatmulAlgoCheck(handle, product_, first_, second_, result_, result_, &algorithm,
-                                 &result) == CUBLAS_STATUS_SUCCESS &&
-         result.workspaceSize <= static_cast<size_t>(kWorkspaceBytes);
+  return cublasLtMatmulAlgoCheck(handle, d.product, d.first, d.second, d.result, d.result,
+                                 &library_algorithm, &result) == CUBLAS_STATUS_SUCCESS &&
+         result.workspaceSize <= static_cast<size_t>(kStreamWorkspaceBytes);
 }
 
 MatmulPlans::MatmulPlans(const MatmulTuning& tuning, Device device)
@@ -190,9 +215,9 @@ absl::StatusOr<MatmulPlan*> MatmulPlans::Get(const MatmulKey& key,
   return plans_.emplace(key, std::move(plan)).first->second.get();
 }
 
-absl::StatusOr<cublasLtMatmulAlgo_t> MatmulPlans::Choose(MatmulPlan& plan,
-                                                         const MatmulPlan::Operands& operands,
-                                                         StreamView stream) {
+absl::StatusOr<MatmulAlgorithm> MatmulPlans::Choose(MatmulPlan& plan,
+                                                    const MatmulPlan::Operands& operands,
+                                                    StreamView stream) {
   const MatmulKey& key = plan.key;
   const double flops =
       2.0 * static_cast<double>(key.m) * static_cast<double>(key.n) * static_cast<double>(key.k);

@@ -10,8 +10,6 @@
 // scratch memory and timed, which stops the host for some tenths of a second. So each shape wants
 // to be run once before what is timed; a step after that only looks plans up. Runs of one binary
 // may choose differently, and results then differ in the last bits; a cache file keeps the choice.
-#include <cublasLt.h>
-
 #include <compare>
 #include <cstdint>
 #include <map>
@@ -23,6 +21,8 @@
 #include "absl/status/statusor.h"
 #include "kernels/device/stream.h"
 #include "kernels/ops/matmul.h"
+
+struct cublasLtContext;
 
 namespace muster::kernels::cuda {
 
@@ -49,6 +49,11 @@ struct MatmulKey {
   std::string ToString() const;  // one word
 };
 
+// cuBLASLt's description of an algorithm: valid for one version of the library.
+struct MatmulAlgorithm {
+  uint64_t data[8] = {};
+};
+
 class MatmulPlan {
  public:
   // `bias` stands for those of later runs: the library proposes nothing for a null bias.
@@ -58,23 +63,24 @@ class MatmulPlan {
   MatmulPlan& operator=(const MatmulPlan&) = delete;
 
   struct Operands {
-    const void *a, *b, *bias;
-    void *c, *workspace;
+    const void *a = nullptr, *b = nullptr, *bias = nullptr;
+    void* c = nullptr;
   };
-  cublasStatus_t Run(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm,
-                     const Operands& operands, cudaStream_t stream);
+  // Enqueues, with the stream's workspace.
+  absl::Status Run(cublasLtContext* handle, const MatmulAlgorithm& algorithm,
+                   const Operands& operands, StreamView stream);
   // The library's proposals, best guess first. Errors: it has none.
-  absl::StatusOr<std::vector<cublasLtMatmulAlgo_t>> Propose(cublasLtHandle_t handle, int count);
+  absl::StatusOr<std::vector<MatmulAlgorithm>> Propose(cublasLtContext* handle, int count);
   // Whether the library accepts the algorithm for this product.
-  bool Accepts(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm);
+  bool Accepts(cublasLtContext* handle, const MatmulAlgorithm& algorithm);
 
   const MatmulKey key;
-  cublasLtMatmulAlgo_t algorithm{};
+  MatmulAlgorithm algorithm;
 
  private:
-  explicit MatmulPlan(const MatmulKey& key) : key(key) {}
-  cublasLtMatmulDesc_t product_ = nullptr;
-  cublasLtMatrixLayout_t first_ = nullptr, second_ = nullptr, result_ = nullptr;  // b^T, a^T, c^T
+  struct Descriptors;
+  explicit MatmulPlan(const MatmulKey& key);
+  std::unique_ptr<Descriptors> descriptors_;
 };
 
 // Choices of algorithms in a text file, a line each: device, library version, key, algorithm. Lines
@@ -83,21 +89,21 @@ class MatmulPlan {
 class MatmulCacheFile {
  public:
   MatmulCacheFile(std::string path, const std::string& device_name);
-  std::optional<cublasLtMatmulAlgo_t> Find(const MatmulKey& key) const;
+  std::optional<MatmulAlgorithm> Find(const MatmulKey& key) const;
   // Errors are logged: a choice that is not kept costs time only.
-  void Add(const MatmulKey& key, const cublasLtMatmulAlgo_t& algorithm);
+  void Add(const MatmulKey& key, const MatmulAlgorithm& algorithm);
 
  private:
   const std::string path_, prefix_;
-  std::map<std::string, cublasLtMatmulAlgo_t> algorithms_;
+  std::map<std::string, MatmulAlgorithm> algorithms_;
 };
 
 // The fastest of the library's proposals on these operands; c is not touched. Falls back to the
 // first proposal, with a warning, if there is no memory for scratch results or the stream is being
 // captured.
-absl::StatusOr<cublasLtMatmulAlgo_t> SearchAlgorithm(cublasLtHandle_t handle, MatmulPlan& plan,
-                                                     const MatmulPlan::Operands& operands,
-                                                     StreamView stream);
+absl::StatusOr<MatmulAlgorithm> SearchAlgorithm(cublasLtContext* handle, MatmulPlan& plan,
+                                                const MatmulPlan::Operands& operands,
+                                                StreamView stream);
 
 // A stream's plans.
 class MatmulPlans final : public StreamContext {
@@ -105,21 +111,18 @@ class MatmulPlans final : public StreamContext {
   static absl::StatusOr<std::unique_ptr<MatmulPlans>> Create(Device device,
                                                              const MatmulTuning& tuning);
   ~MatmulPlans() override;
-  cublasLtHandle_t handle() const { return handle_; }
+  cublasLtContext* handle() const { return handle_; }
   absl::StatusOr<MatmulPlan*> Get(const MatmulKey& key, const MatmulPlan::Operands& operands,
                                   StreamView stream);
 
  private:
   MatmulPlans(const MatmulTuning& tuning, Device device);
-  absl::StatusOr<cublasLtMatmulAlgo_t> Choose(MatmulPlan& plan,
-                                              const MatmulPlan::Operands& operands,
-                                              StreamView stream);
+  absl::StatusOr<MatmulAlgorithm> Choose(MatmulPlan& plan, const MatmulPlan::Operands& operands,
+                                         StreamView stream);
   const MatmulTuning tuning_;
   MatmulCacheFile cache_;
-  cublasLtHandle_t handle_ = nullptr;
+  cublasLtContext* handle_ = nullptr;
   std::map<MatmulKey, std::unique_ptr<MatmulPlan>> plans_;
 };
-
-absl::Status ToStatus(cublasStatus_t status, const std::string& what);
 
 }  // namespace muster::kernels::cuda

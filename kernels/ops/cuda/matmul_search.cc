@@ -23,7 +23,7 @@ constexpr int kFinalRuns = 5;
 class Timer {
  public:
   static absl::StatusOr<std::unique_ptr<Timer>> Create(const MatmulKey& key, StreamView stream) {
-    std::unique_ptr<Timer> timer(new Timer(static_cast<cudaStream_t>(stream.native_handle())));
+    std::unique_ptr<Timer> timer(new Timer(stream));
     const int64_t result_bytes = ((key.m - 1) * key.c_stride + key.n) * SizeOf(key.result);
     int cache_bytes = 0;
     cudaDeviceGetAttribute(&cache_bytes, cudaDevAttrL2CacheSize, stream.device().index);
@@ -44,17 +44,18 @@ class Timer {
   Timer& operator=(const Timer&) = delete;
 
   // Milliseconds of the median run; infinity if the algorithm cannot run.
-  float Measure(cublasLtHandle_t handle, MatmulPlan& plan, MatmulPlan::Operands operands,
-                const cublasLtMatmulAlgo_t& algorithm, int runs) {
+  float Measure(cublasLtContext* handle, MatmulPlan& plan, MatmulPlan::Operands operands,
+                const MatmulAlgorithm& algorithm, int runs) {
     constexpr float kNever = std::numeric_limits<float>::infinity();
     operands.c = result_.data();
-    if (plan.Run(handle, algorithm, operands, stream_) != CUBLAS_STATUS_SUCCESS) return kNever;
+    if (!plan.Run(handle, algorithm, operands, stream_).ok()) return kNever;
+    const auto stream = static_cast<cudaStream_t>(stream_.native_handle());
     std::vector<float> times;
     for (int run = 0; run < runs; ++run) {
-      cudaMemsetAsync(flush_.data(), run, static_cast<size_t>(flush_.bytes()), stream_);
-      cudaEventRecord(begin_, stream_);
-      if (plan.Run(handle, algorithm, operands, stream_) != CUBLAS_STATUS_SUCCESS) return kNever;
-      cudaEventRecord(end_, stream_);
+      cudaMemsetAsync(flush_.data(), run, static_cast<size_t>(flush_.bytes()), stream);
+      cudaEventRecord(begin_, stream);
+      if (!plan.Run(handle, algorithm, operands, stream_).ok()) return kNever;
+      cudaEventRecord(end_, stream);
       float milliseconds = kNever;
       if (cudaEventSynchronize(end_) != cudaSuccess ||
           cudaEventElapsedTime(&milliseconds, begin_, end_) != cudaSuccess) {
@@ -68,8 +69,8 @@ class Timer {
   }
 
  private:
-  explicit Timer(cudaStream_t stream) : stream_(stream) {}
-  const cudaStream_t stream_;
+  explicit Timer(StreamView stream) : stream_(stream) {}
+  const StreamView stream_;
   DeviceBuffer result_, flush_;
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
 };
@@ -82,9 +83,9 @@ bool IsCapturing(StreamView stream) {
 
 }  // namespace
 
-absl::StatusOr<cublasLtMatmulAlgo_t> SearchAlgorithm(cublasLtHandle_t handle, MatmulPlan& plan,
-                                                     const MatmulPlan::Operands& operands,
-                                                     StreamView stream) {
+absl::StatusOr<MatmulAlgorithm> SearchAlgorithm(cublasLtContext* handle, MatmulPlan& plan,
+                                                const MatmulPlan::Operands& operands,
+                                                StreamView stream) {
   ASSIGN_OR_RETURN(const auto algorithms, plan.Propose(handle, kSearchedAlgorithms));
   if (algorithms.size() == 1) return algorithms[0];
   const auto unsearched = [&](const std::string& why) {

@@ -1,4 +1,4 @@
-#include "runtime/goodput/peak.h"
+#include "runtime/job/peak.h"
 
 #include <algorithm>
 #include <charconv>
@@ -7,9 +7,9 @@
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "kernels/base/error.h"
 #include "kernels/ops/matmul_rate.h"
-#include "runtime/goodput/number_text.h"
 #include "runtime/job/nearest_name.h"
 
 namespace muster::runtime {
@@ -89,6 +89,15 @@ absl::StatusOr<Peak> PeakOfProduct(std::string_view product_name) {
                    " ... ", PeakNames().back(), ", or measured"));
 }
 
+absl::Status CheckPeakText(const std::string& text) {
+  if (text == "auto" || text == "measured") return absl::OkStatus();
+  const std::optional<double> teraflops = NumberOf(text);
+  if (!teraflops) return PeakByName(text).status();
+  if (*teraflops > 0 && std::isfinite(*teraflops)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "goodput.peak: wanted a positive number of TFLOP/s per device, found '", text, "'"));
+}
+
 absl::StatusOr<Peak> ParsePeak(const std::string& text, kernels::Device device,
                                kernels::DType dtype, int threads) {
   if (text == "measured") return Measured(device, dtype, threads);
@@ -98,13 +107,10 @@ absl::StatusOr<Peak> ParsePeak(const std::string& text, kernels::Device device,
     if (in_table) return PeakOfProduct(kernels::ProductName(device));
     return Measured(device, dtype, threads);
   }
+  RETURN_IF_ERROR(CheckPeakText(text));
   const std::optional<double> teraflops = NumberOf(text);
   if (!teraflops) return PeakByName(text);
-  if (!(*teraflops > 0) || !std::isfinite(*teraflops)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "goodput.peak: wanted a positive number of TFLOP/s per device, found '", text, "'"));
-  }
-  return Peak{*teraflops * 1e12, absl::StrCat("peak=", Fixed(*teraflops, 3), " TFLOP/s as given")};
+  return Peak{*teraflops * 1e12, absl::StrFormat("peak=%.3f TFLOP/s as given", *teraflops)};
 }
 
 }  // namespace muster::runtime

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/base/dtype.h"
 #include "kernels/device/device.h"
@@ -29,6 +30,9 @@ absl::StatusOr<Peak> PeakByName(const std::string& name);
 // The bf16 row of a device by what its driver calls it ("NVIDIA H100 80GB HBM3"). Errors: NotFound,
 // with what to set instead.
 absl::StatusOr<Peak> PeakOfProduct(std::string_view product_name);
+
+// Whether ParsePeak knows the text; measures nothing. Errors: as ParsePeak.
+absl::Status CheckPeakText(const std::string& text);
 
 // What goodput.peak says, for a job that computes in `dtype` on `device`:
 //   "auto"      on CUDA in bf16 the table's row of this device; else as "measured"

@@ -1,0 +1,259 @@
+// The only file that includes cudnn-frontend: it takes minutes to compile.
+#include "kernels/ops/cuda/attention_cudnn.h"
+
+#include <cudnn_frontend.h>
+
+#include <bit>
+#include <cstdlib>
+#include <exception>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+
+#include "kernels/base/error.h"
+#include "kernels/base/log.h"
+
+namespace muster::kernels::cuda {
+namespace {
+
+namespace fe = cudnn_frontend;
+using fe::graph::Graph;
+using TensorHandle = std::shared_ptr<fe::graph::Tensor_attributes>;
+
+// Names of the graphs' tensors.
+enum Uid : int64_t { kQ = 1, kK, kV, kOut, kLse, kDOut, kDQ, kDK, kDV };
+
+absl::Status CudnnStatus(cudnnStatus_t status, const char* what) {
+  if (status == CUDNN_STATUS_SUCCESS) return absl::OkStatus();
+  return absl::InternalError(std::string(what) + ": " + cudnnGetErrorString(status));
+}
+
+// [B, S, heads, C] as cuDNN's order [B, heads, S, C].
+std::vector<int64_t> DimsOf(const TensorView& x) {
+  return {x.shape[0], x.shape[2], x.shape[1], x.shape[3]};
+}
+// A dim of one element leaves its stride open: it gets the one it would have if contiguous.
+std::vector<int64_t> StridesOf(const TensorView& x) {
+  const int64_t token = x.shape[1] > 1 ? x.strides[1] : x.shape[2] * x.shape[3];
+  const int64_t batch = x.shape[0] > 1 ? x.strides[0] : token * x.shape[1];
+  return {batch, x.shape[3], token, 1};
+}
+
+// cuDNN's kernels load 16 bytes at once.
+bool IsAligned(const TensorView& x) {
+  const std::vector<int64_t> strides = StridesOf(x);
+  return reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && strides[0] % 8 == 0 &&
+         strides[1] % 8 == 0 && strides[2] % 8 == 0;
+}
+
+template <typename Args>
+AttentionMask MaskOfArgs(const Args& args) {
+  return MaskOf(args.causal, args.q_begin - args.k_begin, args.q.shape[1], args.k.shape[1]);
+}
+
+// Whether it is worth asking cuDNN.
+template <typename Args>
+bool IsCandidate(const Args& args, std::initializer_list<const TensorView*> tensors) {
+  if (args.q.dtype != DType::kBFloat16 || args.q.num_elements() == 0 ||
+      args.k.num_elements() == 0 || MaskOfArgs(args) == AttentionMask::kOther) {
+    return false;
+  }
+  for (const TensorView* x : tensors) {
+    if (!IsAligned(*x)) return false;
+  }
+  return true;
+}
+
+template <typename Args>
+std::vector<int64_t> KeyOf(const Args& args, bool backward,
+                           std::initializer_list<const TensorView*> tensors) {
+  std::vector<int64_t> key = {backward, static_cast<int64_t>(MaskOfArgs(args)),
+                              std::bit_cast<int32_t>(args.scale), args.k.shape[1], args.k.shape[2]};
+  for (int dim = 0; dim < 4; ++dim) key.push_back(args.q.shape[dim]);
+  for (const TensorView* x : tensors) {
+    for (int64_t stride : StridesOf(*x)) key.push_back(stride);
+  }
+  return key;
+}
+
+std::shared_ptr<Graph> NewGraph() {
+  auto graph = std::make_shared<Graph>();
+  graph->set_io_data_type(fe::DataType_t::BFLOAT16)
+      .set_intermediate_data_type(fe::DataType_t::FLOAT)
+      .set_compute_data_type(fe::DataType_t::FLOAT);
+  return graph;
+}
+
+TensorHandle Input(Graph& graph, Uid uid, const TensorView& x) {
+  return graph.tensor(
+      fe::graph::Tensor_attributes().set_uid(uid).set_dim(DimsOf(x)).set_stride(StridesOf(x)));
+}
+void Output(const TensorHandle& tensor, Uid uid, const TensorView& x) {
+  tensor->set_output(true).set_uid(uid).set_dim(DimsOf(x)).set_stride(StridesOf(x));
+}
+// lse [B, H, S] as [B, H, S, 1].
+std::vector<int64_t> LseDims(const TensorView& lse) {
+  return {lse.shape[0], lse.shape[1], lse.shape[2], 1};
+}
+std::vector<int64_t> LseStrides(const TensorView& lse) {
+  return {lse.shape[1] * lse.shape[2], lse.shape[2], 1, 1};
+}
+
+template <typename Attributes>
+void SetMask(Attributes& attributes, AttentionMask mask) {
+  if (mask == AttentionMask::kFull) return;
+  attributes
+      .set_diagonal_alignment(mask == AttentionMask::kCausalFromFirst
+                                  ? fe::DiagonalAlignment_t::TOP_LEFT
+                                  : fe::DiagonalAlignment_t::BOTTOM_RIGHT)
+      .set_diagonal_band_right_bound(0);
+}
+
+std::shared_ptr<Graph> ForwardGraph(const AttentionForwardArgs& args) {
+  auto graph = NewGraph();
+  auto attributes = fe::graph::SDPA_attributes()
+                        .set_name("attention")
+                        .set_generate_stats(true)
+                        .set_attn_scale(args.scale);
+  SetMask(attributes, MaskOfArgs(args));
+  auto [out, lse] = graph->sdpa(Input(*graph, kQ, args.q), Input(*graph, kK, args.k),
+                                Input(*graph, kV, args.v), attributes);
+  Output(out, kOut, args.out);
+  lse->set_output(true)
+      .set_uid(kLse)
+      .set_data_type(fe::DataType_t::FLOAT)
+      .set_dim(LseDims(args.lse))
+      .set_stride(LseStrides(args.lse));
+  return graph;
+}
+
+std::shared_ptr<Graph> BackwardGraph(const AttentionBackwardArgs& args, bool deterministic) {
+  auto graph = NewGraph();
+  auto attributes = fe::graph::SDPA_backward_attributes()
+                        .set_name("attention_backward")
+                        .set_attn_scale(args.scale)
+                        .set_deterministic_algorithm(deterministic);
+  SetMask(attributes, MaskOfArgs(args));
+  const TensorHandle lse = graph->tensor(fe::graph::Tensor_attributes()
+                                             .set_uid(kLse)
+                                             .set_data_type(fe::DataType_t::FLOAT)
+                                             .set_dim(LseDims(args.lse))
+                                             .set_stride(LseStrides(args.lse)));
+  auto [d_q, d_k, d_v] = graph->sdpa_backward(
+      Input(*graph, kQ, args.q), Input(*graph, kK, args.k), Input(*graph, kV, args.v),
+      Input(*graph, kOut, args.out), Input(*graph, kDOut, args.d_out), lse, attributes);
+  Output(d_q, kDQ, args.d_q);
+  Output(d_k, kDK, args.d_k);
+  Output(d_v, kDV, args.d_v);
+  return graph;
+}
+
+}  // namespace
+
+AttentionMask MaskOf(bool causal, int64_t offset, int64_t num_queries, int64_t num_keys) {
+  if (!causal || offset >= num_keys - 1) return AttentionMask::kFull;
+  if (offset == 0) return AttentionMask::kCausalFromFirst;
+  if (offset > 0 && offset == num_keys - num_queries) return AttentionMask::kCausalToLast;
+  return AttentionMask::kOther;
+}
+
+// graph is null where cuDNN has no kernel.
+struct CudnnAttention::Plan {
+  std::shared_ptr<Graph> graph;  // shared by cudnn-frontend's own design
+  int64_t workspace_bytes = 0;
+};
+
+CudnnAttention::CudnnAttention() = default;
+
+absl::StatusOr<std::unique_ptr<CudnnAttention>> CudnnAttention::Create(StreamView stream) {
+  std::unique_ptr<CudnnAttention> attention(new CudnnAttention);
+  cudnnHandle_t handle = nullptr;
+  RETURN_IF_ERROR(CudnnStatus(cudnnCreate(&handle), "cudnnCreate"));
+  attention->handle_ = handle;
+  attention->device_ = stream.device();
+  const char* deterministic = std::getenv("MUSTER_ATTENTION_DETERMINISTIC");
+  attention->deterministic_ = deterministic == nullptr || std::string_view(deterministic) != "0";
+  RETURN_IF_ERROR(CudnnStatus(
+      cudnnSetStream(handle, static_cast<cudaStream_t>(stream.native_handle())), "cudnnSetStream"));
+  return attention;
+}
+
+CudnnAttention::~CudnnAttention() {
+  plans_.clear();
+  if (handle_ != nullptr) cudnnDestroy(static_cast<cudnnHandle_t>(handle_));
+}
+
+template <typename Build>
+absl::StatusOr<CudnnAttention::Plan*> CudnnAttention::GetPlan(const Key& key, Build&& build) {
+  if (const auto found = plans_.find(key); found != plans_.end()) return found->second.get();
+  auto plan = std::make_unique<Plan>();
+  std::string refusal;
+  try {
+    std::shared_ptr<Graph> graph = build();
+    fe::error_t error = graph->build(static_cast<cudnnHandle_t>(handle_),
+                                           {fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK});
+    if (error.is_bad()) {
+      refusal = error.get_message();
+    } else {
+      plan->workspace_bytes = graph->get_workspace_size();
+      plan->graph = std::move(graph);
+    }
+  } catch (const std::exception& exception) {
+    refusal = exception.what();
+  }
+  if (plan->graph == nullptr) {
+    Log(Severity::kWarning,
+        "cuDNN has no attention kernel for a shape, the slow direct one runs "
+        "instead: " +
+            refusal);
+  } else if (plan->workspace_bytes > workspace_.bytes()) {
+    workspace_ = DeviceBuffer();  // waits for the kernels that use it
+    ASSIGN_OR_RETURN(workspace_, DeviceBuffer::Allocate(device_, plan->workspace_bytes));
+  }
+  return plans_.emplace(key, std::move(plan)).first->second.get();
+}
+
+template <typename Pointers>
+absl::Status CudnnAttention::Run(Plan& plan, Pointers& pointers) {
+  try {
+    fe::error_t error =
+        plan.graph->execute(static_cast<cudnnHandle_t>(handle_), pointers, workspace_.data());
+    if (error.is_bad()) return absl::InternalError("cuDNN attention: " + error.get_message());
+  } catch (const std::exception& exception) {
+    return absl::InternalError(std::string("cuDNN attention: ") + exception.what());
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> CudnnAttention::Forward(const AttentionForwardArgs& args) {
+  const auto tensors = {&args.q, &args.k, &args.v, &args.out};
+  if (!IsCandidate(args, tensors)) return false;
+  ASSIGN_OR_RETURN(Plan* const plan, GetPlan(KeyOf(args, /*backward=*/false, tensors),
+                                             [&] { return ForwardGraph(args); }));
+  if (plan->graph == nullptr) return false;
+  std::unordered_map<int64_t, void*> pointers = {{kQ, args.q.data},
+                                                 {kK, args.k.data},
+                                                 {kV, args.v.data},
+                                                 {kOut, args.out.data},
+                                                 {kLse, args.lse.data}};
+  RETURN_IF_ERROR(Run(*plan, pointers));
+  return true;
+}
+
+absl::StatusOr<bool> CudnnAttention::Backward(const AttentionBackwardArgs& args) {
+  const auto tensors = {&args.q,     &args.k,   &args.v,   &args.out,
+                        &args.d_out, &args.d_q, &args.d_k, &args.d_v};
+  if (!IsCandidate(args, tensors)) return false;
+  ASSIGN_OR_RETURN(Plan* const plan, GetPlan(KeyOf(args, /*backward=*/true, tensors),
+                                             [&] { return BackwardGraph(args, deterministic_); }));
+  if (plan->graph == nullptr) return false;
+  std::unordered_map<int64_t, void*> pointers = {
+      {kQ, args.q.data},     {kK, args.k.data},     {kV, args.v.data},
+      {kOut, args.out.data}, {kLse, args.lse.data}, {kDOut, args.d_out.data},
+      {kDQ, args.d_q.data},  {kDK, args.d_k.data},  {kDV, args.d_v.data}};
+  RETURN_IF_ERROR(Run(*plan, pointers));
+  return true;
+}
+
+}  // namespace muster::kernels::cuda

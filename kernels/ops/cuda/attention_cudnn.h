@@ -1,0 +1,49 @@
+#pragma once
+// Attention through cuDNN's fused kernels: bf16, head sizes that are multiples of 8, and the masks
+// that cuDNN has (none, causal from the first key, causal up to the last key). A stream keeps one
+// plan per shape, made at its first use, which takes the host some tenths of a second, and
+// workspace that grows to the largest plan's; a step after that allocates nothing.
+//
+// The backward is deterministic. MUSTER_ATTENTION_DETERMINISTIC=0 allows cuDNN to sum d_q in
+// arbitrary order.
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/device/memory.h"
+#include "kernels/device/stream.h"
+#include "kernels/ops/attention.h"
+
+namespace muster::kernels::cuda {
+
+// The keys that queries see, as cuDNN names it. Query i sees keys up to i + q_begin - k_begin.
+enum class AttentionMask { kFull, kCausalFromFirst, kCausalToLast, kOther };
+AttentionMask MaskOf(bool causal, int64_t offset, int64_t num_queries, int64_t num_keys);
+
+class CudnnAttention final : public StreamContext {
+ public:
+  static absl::StatusOr<std::unique_ptr<CudnnAttention>> Create(StreamView stream);
+  ~CudnnAttention() override;
+
+  // Enqueue, and return true; or return false if cuDNN has no kernel for these arguments.
+  absl::StatusOr<bool> Forward(const AttentionForwardArgs& args);
+  absl::StatusOr<bool> Backward(const AttentionBackwardArgs& args);
+
+ private:
+  struct Plan;
+  using Key = std::vector<int64_t>;  // everything a plan depends on
+  CudnnAttention();
+  template <typename Build>
+  absl::StatusOr<Plan*> GetPlan(const Key& key, Build&& build);
+  template <typename Pointers>
+  absl::Status Run(Plan& plan, Pointers& pointers);
+
+  void* handle_ = nullptr;  // cudnnHandle_t
+  Device device_;
+  bool deterministic_ = true;
+  DeviceBuffer workspace_;
+  std::map<Key, std::unique_ptr<Plan>> plans_;
+};
+
+}  // namespace muster::kernels::cuda
