@@ -13,14 +13,14 @@
 namespace muster::runtime {
 namespace {
 
-constexpr int kDefaultColumns = 80;
 constexpr double kRecentWeight = 0.1;  // of the newest step in the mean that predicts the rest
 constexpr char kClearLine[] = "\r\x1b[K";
 
+// 0: no terminal that anybody looks at. mpirun gives its ranks a pseudo-terminal in any case, with
+// the size of its own terminal, or none if it has none.
 int TerminalColumns(int file) {
   winsize size{};
-  if (ioctl(file, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return kDefaultColumns;
-  return size.ws_col;
+  return isatty(file) == 1 && ioctl(file, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
 }
 
 }  // namespace
@@ -69,7 +69,7 @@ Progress::Progress(int file, int64_t total_steps, int64_t every_steps)
     : file_(file),
       total_steps_(total_steps),
       every_steps_(std::max<int64_t>(every_steps, 1)),
-      terminal_(isatty(file) == 1) {}
+      terminal_(TerminalColumns(file) > 0) {}
 
 Progress::~Progress() {
   if (bar_shown_) AppendWhole(file_, kClearLine, "the terminal").IgnoreError();

@@ -195,9 +195,11 @@ TEST(Progress, PlainLinesComeEveryFewStepsAndAtTheEnd) {
   EXPECT_EQ(text.find('\x1b'), std::string::npos);  // no terminal codes in a log
 }
 
-TEST(Progress, ATerminalHasABarBeneathTheLines) {
+// What a pseudo-terminal with this many columns shows of one step.
+std::string ShownOn(unsigned short columns) {
   int controller = -1, terminal = -1;
-  ASSERT_EQ(openpty(&controller, &terminal, nullptr, nullptr, nullptr), 0);
+  winsize size{.ws_row = 24, .ws_col = columns, .ws_xpixel = 0, .ws_ypixel = 0};
+  EXPECT_EQ(openpty(&controller, &terminal, nullptr, nullptr, &size), 0);
   {
     Progress progress(terminal, 2, 1);
     StepMetrics metrics = ExampleStep();
@@ -208,9 +210,20 @@ TEST(Progress, ATerminalHasABarBeneathTheLines) {
   text.resize(static_cast<size_t>(read(controller, text.data(), text.size())));
   close(controller);
   close(terminal);
+  return text;
+}
+
+TEST(Progress, ATerminalHasABarBeneathTheLines) {
+  const std::string text = ShownOn(90);
   EXPECT_NE(text.find("step 1/2"), std::string::npos);
   EXPECT_NE(text.find("50 %  0.20 s left"), std::string::npos) << text;
   EXPECT_TRUE(text.ends_with("\r\x1b[K"));  // and leaves nothing behind
+}
+
+TEST(Progress, ATerminalWithoutSizeIsALauncherAtAFile) {
+  const std::string text = ShownOn(0);
+  EXPECT_NE(text.find("step 1/2"), std::string::npos);
+  EXPECT_EQ(text.find('\x1b'), std::string::npos) << text;
 }
 
 }  // namespace
