@@ -183,10 +183,6 @@ absl::Status FillZeroAsync(void* destination, int64_t bytes, StreamView stream) 
                   "cudaMemsetAsync of " + std::to_string(bytes) + " bytes");
 }
 
-absl::Status MakeCurrent(Device device) {
-  return ToStatus(cudaSetDevice(device.index), "cudaSetDevice of " + kernels::Name(device));
-}
-
 absl::StatusOr<bool> IsReached(EventState& event) {
   const cudaError_t error = cudaEventQuery(static_cast<CudaEvent&>(event).event);
   if (error == cudaErrorNotReady) {

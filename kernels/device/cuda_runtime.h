@@ -25,8 +25,6 @@ void FreePinned(void* data);
 absl::Status CopyAsync(void* destination, const void* source, int64_t bytes, StreamView stream);
 absl::Status FillZeroAsync(void* destination, int64_t bytes, StreamView stream);
 
-// Later CUDA calls of this thread that name no device mean this one.
-absl::Status MakeCurrent(Device device);
 // Whether the device has got to the event's latest record; true of an event never recorded. Does
 // not block. Errors: what earlier work on the device failed with.
 absl::StatusOr<bool> IsReached(EventState& event);

@@ -13,8 +13,8 @@
 // every call under way, and the communicator is broken: later calls fail with that first error.
 //
 // Bytes per rank, n ranks, B bytes of the whole tensor: NCCL's sums and gathers as documented
-// there; in rank order, reduce-scatter sends (n-1)/n B and all-reduce (n-1) B, through staging
-// memory of kStagingBytes per rank, taken when the communicator is made.
+// there; in rank order, reduce-scatter sends (n-1)/n B and all-reduce (n-1) B, through n MiB of
+// staging memory on the device, taken when the communicator is made.
 #include <atomic>
 #include <chrono>
 #include <cstdint>

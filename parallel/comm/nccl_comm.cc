@@ -88,7 +88,7 @@ absl::StatusOr<std::unique_ptr<NcclComm>> NcclComm::Create(const Options& option
   ncclUniqueId id{};
   MUSTER_CHECK_EQ(options.unique_id.size(), sizeof(id.internal)) << "bytes of a NCCL id";
   std::memcpy(id.internal, options.unique_id.data(), sizeof(id.internal));
-  RETURN_IF_ERROR(kernels::cuda::MakeCurrent(options.device));
+  kernels::cuda::MakeCurrent(options.device);
   std::unique_ptr<NcclComm> made(new NcclComm(options));
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
@@ -152,7 +152,8 @@ void NcclComm::Abort() {
   ncclComm* comm = std::exchange(comm_, nullptr);
   // Touches nothing of this object: it may be left behind.
   std::packaged_task<void()> abort([comm, device = options_.device] {
-    if (kernels::cuda::MakeCurrent(device).ok()) ncclCommAbort(comm);
+    kernels::cuda::MakeCurrent(device);
+    ncclCommAbort(comm);
   });
   aborted_ = abort.get_future();
   std::thread(std::move(abort)).detach();
