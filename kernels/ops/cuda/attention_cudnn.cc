@@ -192,7 +192,7 @@ absl::StatusOr<CudnnAttention::Plan*> CudnnAttention::GetPlan(const Key& key, Bu
   try {
     std::shared_ptr<Graph> graph = build();
     fe::error_t error = graph->build(static_cast<cudnnHandle_t>(handle_),
-                                           {fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK});
+                                     {fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK});
     if (error.is_bad()) {
       refusal = error.get_message();
     } else {

@@ -3,26 +3,16 @@
 // together add the 32 rows to the warp's sum, each lane holding every 32nd channel. Softmax with a
 // running maximum and sum (Milakov & Gimelshein, 2018); probabilities again from the log-sum-exp in
 // the backward (Dao et al., 2022). Reads S rows per row, mostly from the caches: bound by them.
-#include <cuda_bf16.h>
-#include <cuda_runtime.h>
-
-#include <string>
-
-#include "kernels/base/error.h"
 #include "kernels/ops/cuda/attention_direct.h"
+#include "kernels/ops/cuda/launch.cuh"
+#include "kernels/ops/cuda/vector.cuh"
 
 namespace muster::kernels::cuda {
 namespace {
 
-constexpr int kWarp = 32;
 constexpr int kWarpsPerBlock = 4;
 constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kSlots = kMaxDirectHeadSize / kWarp;  // channels a lane may hold
-
-__device__ float ToFloat(float value) { return value; }
-__device__ float ToFloat(__nv_bfloat16 value) { return __bfloat162float(value); }
-__device__ void Put(float* out, float value) { *out = value; }
-__device__ void Put(__nv_bfloat16* out, float value) { *out = __float2bfloat16_rn(value); }
 
 // Rows of [B, S, heads, C].
 template <typename T>
@@ -65,19 +55,6 @@ struct BackwardTensors {
   float* delta;
 };
 
-__device__ float WarpSum(float value) {
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    value += __shfl_xor_sync(kAllLanes, value, step);
-  }
-  return value;
-}
-__device__ float WarpMax(float value) {
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, step));
-  }
-  return value;
-}
-
 // row (fp32, in shared memory) times a row of the other side.
 template <typename T>
 __device__ float Dot(const float* row, const T* other, int channels) {
@@ -105,7 +82,7 @@ __device__ void StoreRow(const float (&sum)[kSlots], float factor, T* row, int c
 #pragma unroll
   for (int slot = 0; slot < kSlots; ++slot) {
     const int c = slot * kWarp + lane;
-    if (c < channels) Put(row + c, sum[slot] * factor);
+    if (c < channels) row[c] = FromFloat<T>(sum[slot] * factor);
   }
 }
 
@@ -255,41 +232,37 @@ Sizes SizesOf(const Args& args) {
           .scale = args.scale};
 }
 
-// One warp for each of `rows`; none is legal.
-template <typename Tensors>
-absl::Status Launch(void (*kernel)(Tensors, Sizes), const Tensors& tensors, const Sizes& sizes,
-                    int64_t rows, StreamView stream) {
-  if (sizes.channels > kMaxDirectHeadSize) {
-    return absl::UnimplementedError("attention on CUDA wants heads of at most " +
-                                    std::to_string(kMaxDirectHeadSize) + " channels, found " +
-                                    std::to_string(sizes.channels));
-  }
-  const int64_t blocks = (rows + kWarpsPerBlock - 1) / kWarpsPerBlock;
-  if (blocks == 0) return absl::OkStatus();
-  MUSTER_CHECK(blocks <= INT32_MAX) << rows << " rows of attention";
-  kernel<<<static_cast<unsigned>(blocks), kWarpsPerBlock * kWarp, 0,
-           static_cast<cudaStream_t>(stream.native_handle())>>>(tensors, sizes);
-  const cudaError_t error = cudaGetLastError();
-  if (error == cudaSuccess) return absl::OkStatus();
-  return absl::InternalError(std::string("launching direct attention: ") +
-                             cudaGetErrorString(error));
+// One warp for each of `rows`.
+LaunchShape ShapeOf(int64_t rows) {
+  return {.blocks = CeilDiv(rows, kWarpsPerBlock), .threads_x = kWarpsPerBlock * kWarp};
+}
+
+bool HeadFits(const char* op, const Sizes& sizes, StreamView stream) {
+  if (sizes.channels <= kMaxDirectHeadSize) return true;
+  FailUnimplemented(op,
+                    "heads of " + std::to_string(sizes.channels) + " channels; use at most " +
+                        std::to_string(kMaxDirectHeadSize),
+                    stream);
+  return false;
 }
 
 template <typename T>
-absl::Status Forward(const AttentionForwardArgs& args, StreamView stream) {
+void Forward(const char* op, const AttentionForwardArgs& args, StreamView stream) {
   const Sizes sizes = SizesOf(args);
+  if (!HeadFits(op, sizes, stream)) return;
   const ForwardTensors<T> tensors = {.q = RowsOf<const T>(args.q),
                                      .k = RowsOf<const T>(args.k),
                                      .v = RowsOf<const T>(args.v),
                                      .out = RowsOf<T>(args.out),
                                      .lse = args.lse.as<float>()};
-  return Launch(&ForwardKernel<T>, tensors, sizes, sizes.batch * sizes.heads * sizes.num_queries,
-                stream);
+  Launch(op, stream, &ForwardKernel<T>, ShapeOf(sizes.batch * sizes.heads * sizes.num_queries),
+         tensors, sizes);
 }
 
 template <typename T>
-absl::Status Backward(const AttentionBackwardArgs& args, StreamView stream) {
+void Backward(const char* op, const AttentionBackwardArgs& args, StreamView stream) {
   const Sizes sizes = SizesOf(args);
+  if (!HeadFits(op, sizes, stream)) return;
   const BackwardTensors<T> tensors = {.q = RowsOf<const T>(args.q),
                                       .k = RowsOf<const T>(args.k),
                                       .v = RowsOf<const T>(args.v),
@@ -300,22 +273,24 @@ absl::Status Backward(const AttentionBackwardArgs& args, StreamView stream) {
                                       .d_v = RowsOf<T>(args.d_v),
                                       .lse = args.lse.as<float>(),
                                       .delta = args.delta.as<float>()};
-  RETURN_IF_ERROR(Launch(&QueryGradientKernel<T>, tensors, sizes,
-                         sizes.batch * sizes.heads * sizes.num_queries, stream));
-  return Launch(&KeyGradientKernel<T>, tensors, sizes,
-                sizes.batch * sizes.kv_heads * sizes.num_keys, stream);
+  Launch(op, stream, &QueryGradientKernel<T>,
+         ShapeOf(sizes.batch * sizes.heads * sizes.num_queries), tensors, sizes);
+  Launch(op, stream, &KeyGradientKernel<T>, ShapeOf(sizes.batch * sizes.kv_heads * sizes.num_keys),
+         tensors, sizes);
 }
 
 }  // namespace
 
-absl::Status DirectAttentionForward(const AttentionForwardArgs& args, StreamView stream) {
-  return args.q.dtype == DType::kFloat32 ? Forward<float>(args, stream)
-                                         : Forward<__nv_bfloat16>(args, stream);
+void DirectAttentionForward(const AttentionForwardArgs& args, StreamView stream) {
+  constexpr const char* kOp = "AttentionForward";
+  SwitchStorage(kOp, args.q.dtype, stream,
+                [&](auto tag) { Forward<decltype(tag)>(kOp, args, stream); });
 }
 
-absl::Status DirectAttentionBackward(const AttentionBackwardArgs& args, StreamView stream) {
-  return args.q.dtype == DType::kFloat32 ? Backward<float>(args, stream)
-                                         : Backward<__nv_bfloat16>(args, stream);
+void DirectAttentionBackward(const AttentionBackwardArgs& args, StreamView stream) {
+  constexpr const char* kOp = "AttentionBackward";
+  SwitchStorage(kOp, args.q.dtype, stream,
+                [&](auto tag) { Backward<decltype(tag)>(kOp, args, stream); });
 }
 
 }  // namespace muster::kernels::cuda

@@ -1,23 +1,14 @@
 // Tiles of 32 x 32 results by 256 threads, four results each, over 32 of the reduction at a time in
 // shared memory. Each block finds its rows from the offsets on the device.
-#include <cuda_bf16.h>
-#include <cuda_runtime.h>
-
-#include <algorithm>
-#include <string>
-
-#include "kernels/base/error.h"
+#include "kernels/ops/cuda/group_rows.cuh"
 #include "kernels/ops/cuda/grouped_matmul_plain.h"
+#include "kernels/ops/cuda/launch.cuh"
+#include "kernels/ops/cuda/vector.cuh"
 
 namespace muster::kernels::cuda {
 namespace {
 
 constexpr int kTile = 32, kThreadRows = 8;  // a thread's results are kThreadRows rows apart
-
-__device__ float ToFloat(float value) { return value; }
-__device__ float ToFloat(__nv_bfloat16 value) { return __bfloat162float(value); }
-__device__ void Put(float* out, float value) { *out = value; }
-__device__ void Put(__nv_bfloat16* out, float value) { *out = __float2bfloat16_rn(value); }
 
 // Element (row, column) at data[row * row_stride + column * column_stride]; outside is zero.
 template <typename T>
@@ -50,17 +41,6 @@ __device__ void Multiply(const Matrix<T>& a, const Matrix<T>& b, int64_t row, in
   }
 }
 
-__device__ int64_t Clamp(int64_t value, int64_t limit) {
-  return value < 0 ? 0 : value > limit ? limit : value;
-}
-
-struct Group {
-  int64_t begin, end;
-};
-__device__ Group GroupOf(const int64_t* offsets, int64_t expert, int64_t num_rows) {
-  return {Clamp(offsets[expert], num_rows), Clamp(offsets[expert + 1], num_rows)};
-}
-
 // in [R, K], out [R, N], w [E, .., ..] with element (k, n) of an expert at the strides.
 template <typename T>
 struct RowsArgs {
@@ -70,11 +50,11 @@ struct RowsArgs {
   int64_t num_rows, n, k, w_k_stride, w_n_stride;
 };
 
-// blockIdx: column tile, expert. A block walks all rows of its expert.
+// blockIdx.x: column tile, .y: expert. A block walks all rows of its expert.
 template <typename T>
 __global__ void RowsKernel(RowsArgs<T> args) {
   const int64_t expert = blockIdx.y, column = int64_t{blockIdx.x} * kTile;
-  const Group group = GroupOf(args.offsets, expert, args.num_rows);
+  const GroupRows group = RowsOfExpert(args.offsets, expert, args.num_rows);
   const Matrix<T> b = {args.w + expert * args.n * args.k, args.w_k_stride, args.w_n_stride, args.k,
                        args.n};
   for (int64_t row = group.begin; row < group.end; row += kTile) {
@@ -83,7 +63,7 @@ __global__ void RowsKernel(RowsArgs<T> args) {
     Multiply(a, b, 0, column, sums);
     for (int i = 0; i < kTile / kThreadRows; ++i) {
       const int64_t r = row + threadIdx.y + i * kThreadRows, c = column + threadIdx.x;
-      if (r < group.end && c < args.n) Put(args.out + r * args.n + c, sums[i]);
+      if (r < group.end && c < args.n) args.out[r * args.n + c] = FromFloat<T>(sums[i]);
     }
   }
 }
@@ -93,15 +73,16 @@ struct WeightArgs {
   const T *d_y, *x;
   float* d_w;
   const int64_t* offsets;
-  int64_t num_rows, n, k;
+  int64_t num_rows, n, k, column_tiles;
 };
 
-// blockIdx: column tile, row tile, expert.
+// blockIdx.x: row and column tile, .y: expert.
 template <typename T>
 __global__ void WeightKernel(WeightArgs<T> args) {
-  const int64_t expert = blockIdx.z;
-  const int64_t row = int64_t{blockIdx.y} * kTile, column = int64_t{blockIdx.x} * kTile;
-  const Group group = GroupOf(args.offsets, expert, args.num_rows);
+  const int64_t expert = blockIdx.y;
+  const int64_t row = blockIdx.x / args.column_tiles * kTile;
+  const int64_t column = blockIdx.x % args.column_tiles * kTile;
+  const GroupRows group = RowsOfExpert(args.offsets, expert, args.num_rows);
   const int64_t count = group.end - group.begin;
   if (count <= 0) return;
   const Matrix<T> a = {args.d_y + group.begin * args.n, 1, args.n, args.n, count};
@@ -114,68 +95,62 @@ __global__ void WeightKernel(WeightArgs<T> args) {
   }
 }
 
-template <typename Args>
-absl::Status Launch(void (*kernel)(Args), dim3 blocks, const Args& args, StreamView stream) {
-  if (blocks.x == 0 || blocks.y == 0 || blocks.z == 0) return absl::OkStatus();
-  kernel<<<blocks, dim3(kTile, kThreadRows), 0,
-           static_cast<cudaStream_t>(stream.native_handle())>>>(args);
-  const cudaError_t error = cudaGetLastError();
-  if (error == cudaSuccess) return absl::OkStatus();
-  return absl::InternalError(std::string("launching a plain grouped matmul: ") +
-                             cudaGetErrorString(error));
+// `blocks` of them for each expert.
+LaunchShape ShapeOf(int64_t blocks, int64_t num_experts) {
+  return {.blocks = blocks,
+          .threads_x = kTile,
+          .threads_y = kThreadRows,
+          .blocks_y = static_cast<int>(num_experts)};
 }
 
-unsigned Tiles(int64_t size) { return static_cast<unsigned>((size + kTile - 1) / kTile); }
-
 template <typename T>
-absl::Status LaunchRows(const TensorView& in, const TensorView& w, const TensorView& out,
-                        const TensorView& offsets, bool w_is_nk, StreamView stream) {
+void LaunchRows(const char* op, const TensorView& in, const TensorView& w, const TensorView& out,
+                const TensorView& offsets, bool w_is_nk, StreamView stream) {
   const int64_t n = out.shape[1], k = in.shape[1];
-  const RowsArgs<T> args = {.in = static_cast<const T*>(in.data),
-                            .w = static_cast<const T*>(w.data),
-                            .out = static_cast<T*>(out.data),
+  const RowsArgs<T> args = {.in = Elements<const T>(in),
+                            .w = Elements<const T>(w),
+                            .out = Elements<T>(out),
                             .offsets = offsets.as<int64_t>(),
                             .num_rows = in.shape[0],
                             .n = n,
                             .k = k,
                             .w_k_stride = w_is_nk ? 1 : n,
                             .w_n_stride = w_is_nk ? k : 1};
-  return Launch(&RowsKernel<T>, dim3(Tiles(n), static_cast<unsigned>(w.shape[0])), args, stream);
-}
-
-template <typename T>
-absl::Status LaunchWeight(const GroupedMatmulBackwardWeightArgs& args, StreamView stream) {
-  const int64_t n = args.d_w.shape[1], k = args.d_w.shape[2];
-  const WeightArgs<T> weight = {.d_y = static_cast<const T*>(args.d_y.data),
-                                .x = static_cast<const T*>(args.x.data),
-                                .d_w = args.d_w.as<float>(),
-                                .offsets = args.offsets.as<int64_t>(),
-                                .num_rows = args.x.shape[0],
-                                .n = n,
-                                .k = k};
-  return Launch(&WeightKernel<T>,
-                dim3(Tiles(k), Tiles(n), static_cast<unsigned>(args.d_w.shape[0])), weight, stream);
+  Launch(op, stream, &RowsKernel<T>, ShapeOf(CeilDiv(n, kTile), w.shape[0]), args);
 }
 
 }  // namespace
 
-absl::Status PlainGroupedForward(const GroupedMatmulForwardArgs& args, StreamView stream) {
-  return args.x.dtype == DType::kFloat32
-             ? LaunchRows<float>(args.x, args.w, args.y, args.offsets, true, stream)
-             : LaunchRows<__nv_bfloat16>(args.x, args.w, args.y, args.offsets, true, stream);
+void PlainGroupedForward(const GroupedMatmulForwardArgs& args, StreamView stream) {
+  constexpr const char* kOp = "GroupedMatmulForward";
+  SwitchStorage(kOp, args.x.dtype, stream, [&](auto tag) {
+    LaunchRows<decltype(tag)>(kOp, args.x, args.w, args.y, args.offsets, true, stream);
+  });
 }
 
-absl::Status PlainGroupedBackwardInput(const GroupedMatmulBackwardInputArgs& args,
-                                       StreamView stream) {
-  return args.d_y.dtype == DType::kFloat32
-             ? LaunchRows<float>(args.d_y, args.w, args.d_x, args.offsets, false, stream)
-             : LaunchRows<__nv_bfloat16>(args.d_y, args.w, args.d_x, args.offsets, false, stream);
+void PlainGroupedBackwardInput(const GroupedMatmulBackwardInputArgs& args, StreamView stream) {
+  constexpr const char* kOp = "GroupedMatmulBackwardInput";
+  SwitchStorage(kOp, args.d_y.dtype, stream, [&](auto tag) {
+    LaunchRows<decltype(tag)>(kOp, args.d_y, args.w, args.d_x, args.offsets, false, stream);
+  });
 }
 
-absl::Status PlainGroupedBackwardWeight(const GroupedMatmulBackwardWeightArgs& args,
-                                        StreamView stream) {
-  return args.x.dtype == DType::kFloat32 ? LaunchWeight<float>(args, stream)
-                                         : LaunchWeight<__nv_bfloat16>(args, stream);
+void PlainGroupedBackwardWeight(const GroupedMatmulBackwardWeightArgs& args, StreamView stream) {
+  constexpr const char* kOp = "GroupedMatmulBackwardWeight";
+  const int64_t n = args.d_w.shape[1], k = args.d_w.shape[2];
+  SwitchStorage(kOp, args.x.dtype, stream, [&](auto tag) {
+    using T = decltype(tag);
+    const WeightArgs<T> weight = {.d_y = Elements<const T>(args.d_y),
+                                  .x = Elements<const T>(args.x),
+                                  .d_w = args.d_w.as<float>(),
+                                  .offsets = args.offsets.as<int64_t>(),
+                                  .num_rows = args.x.shape[0],
+                                  .n = n,
+                                  .k = k,
+                                  .column_tiles = CeilDiv(k, kTile)};
+    Launch(kOp, stream, &WeightKernel<T>,
+           ShapeOf(CeilDiv(n, kTile) * weight.column_tiles, args.d_w.shape[0]), weight);
+  });
 }
 
 }  // namespace muster::kernels::cuda

@@ -7,9 +7,10 @@
 
 #include <cstdint>
 
+#include "kernels/ops/cuda/launch_shape.h"
+
 namespace muster::kernels::cuda {
 
-constexpr int kWarpSize = 32;
 constexpr int kTileOuter = 128, kTileReduction = 32, kStages = 4;
 constexpr int kTileThreads = 128;
 constexpr int kWarpOuter = 64;  // rows, and columns, of a warp's results
@@ -79,7 +80,7 @@ __device__ void LoadMatrices(uint32_t (&fragment)[4], uint32_t address) {
 template <bool kReductionFirst, bool kOuterNext>
 __device__ void LoadFragment(uint32_t (&fragment)[4], const __nv_bfloat16* tile, int outer,
                              int reduction) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int matrix = lane / 8, row = lane % 8;
   const int low = matrix % 2 * 8, high = matrix / 2 * 8;
   const int o = outer + (kOuterNext ? low : high), r = reduction + (kOuterNext ? high : low);
@@ -136,7 +137,7 @@ __device__ void MultiplyOperands(Sums& sums, const Operand& a, const Operand& b,
                                  __nv_bfloat16* shared) {
   constexpr int kA = TileShape<kAReductionFirst>::kElements;
   constexpr int kBoth = kA + TileShape<kBReductionFirst>::kElements;
-  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int64_t steps = (reduction + kTileReduction - 1) / kTileReduction;
   const auto start = [&](int64_t step) {  // a group of copies, empty past the end
     if (step < steps) {
@@ -160,8 +161,8 @@ __device__ void MultiplyOperands(Sums& sums, const Operand& a, const Operand& b,
 // Calls put(row, column, value of column, value of column + 1) for this thread's results.
 template <typename Put>
 __device__ void ForEachPair(const Sums& sums, Put&& put) {
-  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
 #pragma unroll
   for (int i = 0; i < kRowFragments; ++i) {
 #pragma unroll
