@@ -1,6 +1,7 @@
 #include "launch/commands/all.h"
 
 #include "launch/commands/check.h"
+#include "launch/commands/ckpt.h"
 #include "launch/commands/data.h"
 #include "launch/commands/doctor.h"
 #include "launch/commands/report.h"
@@ -15,6 +16,7 @@ std::vector<std::unique_ptr<Command>> AllCommands() {
   commands.push_back(MakeCheck());
   commands.push_back(MakeSample());
   commands.push_back(MakeData());
+  commands.push_back(MakeCkpt());
   commands.push_back(MakeReport());
   commands.push_back(MakeDoctor());
   return commands;

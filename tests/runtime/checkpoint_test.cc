@@ -6,8 +6,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <set>
+#include <thread>
 
 #include "runtime/checkpoint/reader.h"
 #include "runtime/checkpoint/retention.h"
@@ -53,6 +55,21 @@ TEST(Checkpoint, WhatWasSavedComesBack) {
     EXPECT_EQ((*state)->name, "step-3");
     EXPECT_TRUE((*state)->passed_by.empty());
   }
+}
+
+TEST(Checkpoint, ASlowDiskDoesNotStallTraining) {
+  const ScratchDirectory scratch;
+  const DiskHook slow = [](const std::string& call, const std::string&) {
+    if (call == "fsync") std::this_thread::sleep_for(std::chrono::milliseconds(150));
+    return absl::OkStatus();
+  };
+  ToyRun run(scratch.path(), {.hook = slow});
+  run.Save(1);
+  ASSERT_TRUE(run.checkpointer->Finish().ok());
+  const SaveReport& save = run.checkpointer->last();
+  EXPECT_TRUE(save.status.ok()) << save.status;
+  EXPECT_GE(save.commit_seconds, 5 * 0.15);
+  EXPECT_LT(save.stall_seconds, 0.15);  // less than one sync
 }
 
 TEST(Checkpoint, SavesAtMultiplesOfEverySteps) {

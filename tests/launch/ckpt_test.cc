@@ -1,0 +1,87 @@
+// muster ckpt: what is there, and whether it is whole.
+#include "launch/commands/ckpt.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "kernels/base/error.h"
+#include "launch/command_line.h"
+#include "launch/exit_codes.h"
+#include "runtime/checkpoint/checkpointer.h"
+
+namespace muster::launch {
+namespace {
+
+class CkptCommand : public ::testing::Test {
+ protected:
+  CkptCommand() {
+    char pattern[] = "/tmp/muster_ckpt_XXXXXX";
+    run_ = mkdtemp(pattern);
+    const auto world = parallel::World::Alone();
+    auto stream = *kernels::Stream::Create({}, kernels::StreamMode::kInline, "compute");
+    auto tensor = *kernels::Tensor::Allocate(kernels::DType::kFloat32, {40, 10});
+    auto checkpointer = *runtime::Checkpointer::Create(
+        run_, {{"weight/a", runtime::LogicalRange::Whole({40, 10}), tensor.view()}}, *world,
+        stream.view(), {.every_steps = 10});
+    for (const int64_t step : {10, 20}) {
+      MUSTER_CHECK_OK(checkpointer->MaybeSave({.step = step, .mesh = "dp1"}));
+    }
+    MUSTER_CHECK_OK(checkpointer->Finish());
+  }
+  ~CkptCommand() override { std::filesystem::remove_all(run_); }
+
+  int Ckpt(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), "ckpt");
+    std::vector<std::unique_ptr<Command>> commands;
+    commands.push_back(MakeCkpt());
+    out_.str("");
+    err_.str("");
+    return RunCommandLine(arguments, std::move(commands), {out_, err_});
+  }
+  void Damage() const {
+    std::fstream file(run_ + "/checkpoints/step-20/shard-00000-of-00001.safetensors",
+                      std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(-3, std::ios::end);
+    file.put(1);
+  }
+  std::string run_;
+  std::ostringstream out_, err_;
+};
+
+TEST_F(CkptCommand, ListsTheNewestFirst) {
+  ASSERT_EQ(Ckpt({"list", run_}), kExitDone) << err_.str();
+  EXPECT_LT(out_.str().find("step-20"), out_.str().find("step-10"));
+  EXPECT_NE(out_.str().find("dp1"), std::string::npos) << out_.str();
+  ASSERT_EQ(Ckpt({"list", run_, "--json"}), kExitDone) << err_.str();
+  const auto json = nlohmann::json::parse(out_.str());
+  ASSERT_EQ(json.size(), 2u);
+  EXPECT_EQ(json[0]["step"], 20);
+  EXPECT_GT(json[0]["bytes"], 1600);
+  EXPECT_EQ(json[0]["tensors"], 1);
+}
+
+TEST_F(CkptCommand, VerifyNamesTheDamagedFileAndTensor) {
+  EXPECT_EQ(Ckpt({"verify", run_}), kExitDone) << err_.str();
+  Damage();
+  EXPECT_EQ(Ckpt({"verify", run_}), kExitFailure);
+  EXPECT_NE(err_.str().find("shard-00000-of-00001.safetensors: tensor weight/a"), std::string::npos)
+      << err_.str();
+  EXPECT_NE(out_.str().find("step-10"), std::string::npos) << out_.str();
+  EXPECT_EQ(Ckpt({"verify", run_, "--step", "10"}), kExitDone) << err_.str();
+  EXPECT_EQ(Ckpt({"verify", run_, "--step", "11"}), kExitFailure);
+  EXPECT_NE(err_.str().find("no checkpoint of step 11"), std::string::npos) << err_.str();
+}
+
+TEST_F(CkptCommand, ARunWithoutCheckpointsIsAnError) {
+  EXPECT_EQ(Ckpt({"list", run_ + "/nowhere"}), kExitFailure);
+  EXPECT_NE(err_.str().find("found none"), std::string::npos) << err_.str();
+}
+
+}  // namespace
+}  // namespace muster::launch
