@@ -15,6 +15,26 @@ namespace {
 
 using Row = std::pair<std::string, std::string>;  // a name and what it means
 
+constexpr size_t kColumns = 96;  // of the whole page
+
+// `text` in lines of at most kColumns, all but the first indented; its own line ends are kept.
+std::string Wrapped(const std::string& text, size_t indent) {
+  std::string page;
+  for (absl::string_view paragraph : absl::StrSplit(text, '\n')) {
+    size_t column = indent;
+    if (!page.empty()) absl::StrAppend(&page, "\n", std::string(indent, ' '));
+    for (absl::string_view word : absl::StrSplit(paragraph, ' ')) {
+      if (column > indent && column + 1 + word.size() > kColumns) {
+        absl::StrAppend(&page, "\n", std::string(indent, ' '));
+        column = indent;
+      }
+      absl::StrAppend(&page, column > indent ? " " : "", word);
+      column += word.size() + (column > indent ? 1 : 0);
+    }
+  }
+  return page;
+}
+
 // Two columns, indented by two; a name too long for its column gets a line of its own.
 std::string Table(const std::vector<Row>& rows) {
   constexpr size_t kWidest = 26;
@@ -30,7 +50,7 @@ std::string Table(const std::vector<Row>& rows) {
     } else {
       absl::StrAppend(&table, std::string(width - name.size() + 2, ' '));
     }
-    absl::StrAppend(&table, meaning, "\n");
+    absl::StrAppend(&table, Wrapped(meaning, width + 4), "\n");
   }
   return table;
 }
@@ -43,7 +63,8 @@ std::vector<Row> CommandRows(const std::vector<CommandText>& commands) {
 
 std::string NameAndType(const CLI::Option& option) {
   std::string name = absl::StrJoin(absl::StrSplit(option.get_name(false, true), ','), ", ");
-  const std::string type = option.get_type_name();  // empty for flags
+  // Empty for flags. Behind a colon the library describes the range, which a refusal names anyway.
+  const std::string type = option.get_type_name().substr(0, option.get_type_name().find(':'));
   if (!option.get_positional() && !type.empty()) absl::StrAppend(&name, " ", type);
   return name;
 }
@@ -85,7 +106,7 @@ std::string CommandHelp(const std::string& path, const CommandText& text, const 
                     option->get_required() ? "" : "]");
   }
   std::string help = absl::StrCat(text.summary, "\n");
-  if (!text.details.empty()) absl::StrAppend(&help, text.details, "\n");
+  if (!text.details.empty()) absl::StrAppend(&help, Wrapped(text.details, 0), "\n");
   absl::StrAppend(&help, "\n", usage, " [OPTIONS]\n");
   if (!parts.empty()) absl::StrAppend(&help, "\nCommands:\n", Table(CommandRows(parts)));
   if (!positionals.empty()) absl::StrAppend(&help, "\nArguments:\n", Table(positionals));

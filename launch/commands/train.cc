@@ -14,6 +14,7 @@
 #include "kernels/device/span.h"
 #include "launch/exit_codes.h"
 #include "launch/help.h"
+#include "launch/job_options.h"
 #include "launch/rank_env.h"
 #include "launch/rank_log.h"
 #include "parallel/comm/rendezvous.h"
@@ -86,11 +87,9 @@ class TrainCommand : public Command {
             "runs/try"};
   }
   void Declare(CLI::App& app) override {
-    app.add_option("CONFIG", config_, "the job, a textproto")->required();
-    app.add_option("--set", overrides_, "override a field, KEY.PATH=VALUE; may be repeated")
-        ->take_all()
-        ->expected(1);
-    app.add_option("--run", run_, "the run directory; default runs/<name>-<time>");
+    AddJobOptions(app, &options_);
+    app.add_option("--run", run_, "the run directory (default: runs/<name>-<time>)")
+        ->type_name("DIR");
   }
 
   int Run(Console console) override {
@@ -102,8 +101,8 @@ class TrainCommand : public Command {
     }
     runtime::ResolvedJob job;
     std::vector<runtime::ConfigProblem> problems;
-    if (!runtime::LoadJob(config_, overrides_, env->size, &job, &problems)) {
-      if (env->rank == 0) console.err << runtime::Describe(problems, config_);
+    if (!runtime::LoadJob(options_.config, options_.overrides, env->size, &job, &problems)) {
+      if (env->rank == 0) console.err << runtime::Describe(problems, options_.config);
       return kExitUsage;
     }
     auto world = parallel::World::Create(WorldOptionsOf(job.job.communication()));
@@ -160,8 +159,8 @@ class TrainCommand : public Command {
     return end;
   }
 
-  std::string config_, run_;
-  std::vector<std::string> overrides_;
+  JobOptions options_;
+  std::string run_;
 };
 
 }  // namespace
