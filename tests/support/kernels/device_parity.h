@@ -98,7 +98,7 @@ void ExpectParity(const Case& run, const std::vector<Expectation>& expectations)
                                       ? ToleranceOf(expected.output.dtype)
                                       : expected.tolerance;
       EXPECT_TRUE(IsClose(found.view(), Values(wanted.view()), tolerance));
-      if (expected.same_bits) EXPECT_TRUE(BitsEqual(found, wanted));
+      EXPECT_TRUE(!expected.same_bits || BitsEqual(found, wanted)) << "not the CPU's bits";
     }
   }
 }
