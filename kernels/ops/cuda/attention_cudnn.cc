@@ -13,6 +13,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
+#include "kernels/ops/cuda/attention_mask.h"
 
 namespace muster::kernels::cuda {
 namespace {
@@ -150,13 +151,6 @@ std::shared_ptr<Graph> BackwardGraph(const AttentionBackwardArgs& args, bool det
 }
 
 }  // namespace
-
-AttentionMask MaskOf(bool causal, int64_t offset, int64_t num_queries, int64_t num_keys) {
-  if (!causal || offset >= num_keys - 1) return AttentionMask::kFull;
-  if (offset == 0) return AttentionMask::kCausalFromFirst;
-  if (offset > 0 && offset == num_keys - num_queries) return AttentionMask::kCausalToLast;
-  return AttentionMask::kOther;
-}
 
 // graph is null where cuDNN has no kernel.
 struct CudnnAttention::Plan {

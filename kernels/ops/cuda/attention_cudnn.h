@@ -17,10 +17,6 @@
 
 namespace muster::kernels::cuda {
 
-// The keys that queries see, as cuDNN names it. Query i sees keys up to i + q_begin - k_begin.
-enum class AttentionMask { kFull, kCausalFromFirst, kCausalToLast, kOther };
-AttentionMask MaskOf(bool causal, int64_t offset, int64_t num_queries, int64_t num_keys);
-
 class CudnnAttention final : public StreamContext {
  public:
   static absl::StatusOr<std::unique_ptr<CudnnAttention>> Create(StreamView stream);

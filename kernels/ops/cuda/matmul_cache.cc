@@ -1,3 +1,5 @@
+#include "kernels/ops/cuda/matmul_cache.h"
+
 #include <cublasLt.h>
 #include <fcntl.h>
 #include <unistd.h>
@@ -10,7 +12,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "kernels/base/log.h"
-#include "kernels/ops/cuda/matmul_plan.h"
 
 namespace muster::kernels::cuda {
 namespace {

@@ -10,16 +10,15 @@
 // scratch memory and timed, which stops the host for some tenths of a second. So each shape wants
 // to be run once before what is timed; a step after that only looks plans up. Runs of one binary
 // may choose differently, and results then differ in the last bits; a cache file keeps the choice.
-#include <compare>
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/device/stream.h"
+#include "kernels/ops/cuda/matmul_cache.h"
 #include "kernels/ops/matmul.h"
 
 struct cublasLtContext;
@@ -34,24 +33,6 @@ struct MatmulTuning {
   std::string cache_path;  // empty: choices are kept in memory only
   // MUSTER_MATMUL_SEARCH=0 turns the search off, MUSTER_MATMUL_CACHE names the file.
   static MatmulTuning FromEnvironment();
-};
-
-// All that the choice depends on. Row strides in elements; alignments in bytes, at most 16.
-struct MatmulKey {
-  int64_t m = 0, n = 0, k = 0;
-  int64_t a_stride = 0, b_stride = 0, c_stride = 0;
-  int a_alignment = 16, b_alignment = 16, c_alignment = 16;
-  DType storage = DType::kFloat32, result = DType::kFloat32;
-  bool a_transposed = false, b_transposed = false, bias = false, accumulate = false;
-  auto operator<=>(const MatmulKey&) const = default;
-
-  static MatmulKey Of(const MatmulArgs& args);
-  std::string ToString() const;  // one word
-};
-
-// cuBLASLt's description of an algorithm: valid for one version of the library.
-struct MatmulAlgorithm {
-  uint64_t data[8] = {};
 };
 
 class MatmulPlan {
@@ -81,21 +62,6 @@ class MatmulPlan {
   struct Descriptors;
   explicit MatmulPlan(const MatmulKey& key);
   std::unique_ptr<Descriptors> descriptors_;
-};
-
-// Choices of algorithms in a text file, a line each: device, library version, key, algorithm. Lines
-// are only added, each by one write, so ranks may share the file; of two lines for one key the
-// first counts.
-class MatmulCacheFile {
- public:
-  MatmulCacheFile(std::string path, const std::string& device_name);
-  std::optional<MatmulAlgorithm> Find(const MatmulKey& key) const;
-  // Errors are logged: a choice that is not kept costs time only.
-  void Add(const MatmulKey& key, const MatmulAlgorithm& algorithm);
-
- private:
-  const std::string path_, prefix_;
-  std::map<std::string, MatmulAlgorithm> algorithms_;
 };
 
 // The fastest of the library's proposals on these operands; c is not touched. Falls back to the
