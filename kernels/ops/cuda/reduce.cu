@@ -1,5 +1,5 @@
 // Reductions and small elementwise operators, each one pass over memory. A sum of all elements goes
-// through a tree that the number of elements alone determines: 1024 blocks of strided threads,
+// through a tree that size and alignment alone determine: up to 1024 blocks of strided threads,
 // whose sums one block adds. All of it in fp64, which the device does faster than memory delivers.
 #include "kernels/ops/cuda/column_sum.cuh"
 #include "kernels/ops/cuda/flat.cuh"
