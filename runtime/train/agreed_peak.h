@@ -2,8 +2,8 @@
 // The limit that a job's steps are measured against, equal on all ranks.
 #include "absl/status/statusor.h"
 #include "parallel/comm/rendezvous.h"
-#include "runtime/job/peak.h"
 #include "runtime/job/config.h"
+#include "runtime/job/peak.h"
 
 namespace muster::runtime {
 

@@ -11,9 +11,9 @@
 #include "parallel/comm/rendezvous.h"
 #include "parallel/pp/runner.h"
 #include "runtime/goodput/ledger.h"
-#include "runtime/job/peak.h"
 #include "runtime/input/batch_loader.h"
 #include "runtime/job/config.h"
+#include "runtime/job/peak.h"
 #include "runtime/train/metrics.h"
 #include "runtime/train/training_state.h"
 
