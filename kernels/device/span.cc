@@ -17,10 +17,13 @@ int64_t MonotonicNs() {
   return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
 }
 
-// Mark 0 is the start of the interval. On CPU a mark's time is written when the stream reaches it;
-// on CUDA it is a timed event, and times count from mark 0.
+// Mark 0 is the start of the interval. On CPU a mark's time is written when the stream reaches it,
+// which may be after the timeline has ended: the marks that wait in the queue own the times too. On
+// CUDA a mark is a timed event (the driver keeps one that is pending), and times count from mark 0.
 struct Timeline::Clock {
-  std::vector<int64_t> times_ns;
+  explicit Clock(size_t max_marks) : times(std::make_shared<std::vector<int64_t>>(max_marks)) {}
+
+  const std::shared_ptr<std::vector<int64_t>> times;  // ns
 #ifdef MUSTER_WITH_CUDA
   std::vector<std::unique_ptr<EventState>> events;
 #endif
@@ -32,16 +35,15 @@ struct Timeline::Clock {
       return;
     }
 #endif
-    int64_t* slot = &times_ns[index];
-    stream.Enqueue([slot] { *slot = MonotonicNs(); });
+    stream.Enqueue([times = times, index] { (*times)[index] = MonotonicNs(); });
   }
 
   absl::Status Read(size_t num_marks) {
 #ifdef MUSTER_WITH_CUDA
     if (!events.empty()) {
-      times_ns[0] = 0;
+      (*times)[0] = 0;
       for (size_t i = 1; i < num_marks; ++i) {
-        ASSIGN_OR_RETURN(times_ns[i], cuda::ElapsedNs(*events[0], *events[i]));
+        ASSIGN_OR_RETURN((*times)[i], cuda::ElapsedNs(*events[0], *events[i]));
       }
     }
 #endif
@@ -54,13 +56,13 @@ struct Timeline::Clock {
 #ifdef MUSTER_WITH_CUDA
     if (!events.empty()) std::swap(events[0], events[last]);
 #endif
-    times_ns[0] = times_ns[last];
+    (*times)[0] = (*times)[last];
   }
 };
 
 Timeline::Timeline(StreamView stream, int num_categories, std::unique_ptr<Clock> clock)
     : stream_(stream), num_categories_(num_categories), clock_(std::move(clock)) {
-  categories_.reserve(clock_->times_ns.size());
+  categories_.reserve(clock_->times->size());
   categories_.push_back(current_);
   clock_->Mark(0, stream_);
 }
@@ -72,8 +74,7 @@ Timeline::~Timeline() {
 absl::StatusOr<std::unique_ptr<Timeline>> Timeline::Create(StreamView stream, int num_categories,
                                                            int max_marks) {
   MUSTER_CHECK(num_categories > 0 && max_marks > 1);
-  auto clock = std::make_unique<Clock>();
-  clock->times_ns.resize(static_cast<size_t>(max_marks));
+  auto clock = std::make_unique<Clock>(static_cast<size_t>(max_marks));
 #ifdef MUSTER_WITH_CUDA
   if (stream.device().type == DeviceType::kCuda) {
     for (int i = 0; i < max_marks; ++i) {
@@ -91,7 +92,7 @@ void Timeline::Enter(int category) {
   MUSTER_CHECK(category >= 0 && category < num_categories_);
   if (category == current_) return;
   // One mark stays free for Collect.
-  if (categories_.size() + 1 >= clock_->times_ns.size()) {
+  if (categories_.size() + 1 >= clock_->times->size()) {
     ++dropped_;
     return;
   }
@@ -105,9 +106,10 @@ absl::StatusOr<std::vector<int64_t>> Timeline::Collect() {
   clock_->Mark(end, stream_);
   RETURN_IF_ERROR(stream_.Synchronize());
   RETURN_IF_ERROR(clock_->Read(end + 1));
+  const std::vector<int64_t>& times = *clock_->times;
   std::vector<int64_t> sums(static_cast<size_t>(num_categories_), 0);
   for (size_t i = 0; i < end; ++i) {
-    sums[static_cast<size_t>(categories_[i])] += clock_->times_ns[i + 1] - clock_->times_ns[i];
+    sums[static_cast<size_t>(categories_[i])] += times[i + 1] - times[i];
   }
   clock_->Restart(end);
   categories_.assign(1, current_);

@@ -26,6 +26,8 @@ class Timeline {
   // category and dropped_marks() counts.
   static absl::StatusOr<std::unique_ptr<Timeline>> Create(StreamView stream, int num_categories,
                                                           int max_marks = 1 << 14);
+  // Does not wait: marks the stream has yet to reach pass without effect. The stream must outlive
+  // it.
   ~Timeline();
   Timeline(const Timeline&) = delete;
   Timeline& operator=(const Timeline&) = delete;

@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
+#include <future>
 #include <numeric>
 #include <thread>
 
@@ -130,6 +132,25 @@ TEST(Timeline, DetachesWhenItEnds) {
   }
   EXPECT_EQ(stream.view().timeline(), nullptr);
   Span span(stream.view(), "without a timeline", kMatmul);  // does nothing
+}
+
+TEST(Timeline, MayEndBeforeTheStreamReachesItsMarks) {
+  constexpr size_t kMarks = 64;
+  const Stream stream = MakeStream(StreamMode::kQueue);
+  std::promise<void> gate;
+  stream.view().Enqueue([&] { gate.get_future().wait(); });
+  {
+    const auto timeline = MakeTimeline(stream, kMarks);
+    for (int i = 0; i < 20; ++i) timeline->Enter(i % 2 == 0 ? kMatmul : kWait);
+  }
+  // Were the marks' memory free already, one of these would get it, and the marks written into it.
+  std::vector<std::vector<int64_t>> next(8);
+  for (std::vector<int64_t>& block : next) block.resize(kMarks);
+  gate.set_value();
+  ASSERT_TRUE(stream.view().Synchronize().ok());
+  for (const std::vector<int64_t>& block : next) {
+    EXPECT_EQ(std::count(block.begin(), block.end(), 0), kMarks);
+  }
 }
 
 TEST(Timeline, CollectReturnsTheStreamsError) {
