@@ -31,6 +31,10 @@ TEST(LaunchShape, RowFitsIntoTheRegistersOfItsThreads) {
       EXPECT_EQ(shape.per_thread == 16, is_scalar);
       EXPECT_GE(int64_t{shape.launch.threads_x} * shape.per_thread, vectors);
       EXPECT_LE(shape.launch.threads_x * shape.launch.threads_y, kMaxThreads);
+      // Kernels with fewer elements a thread are compiled for blocks of no more (row_switch.cuh).
+      if (shape.per_thread < 4) {
+        EXPECT_LE(shape.launch.threads_x * shape.launch.threads_y, kFlatThreads);
+      }
       EXPECT_EQ(shape.launch.threads_x % kWarp, 0);
       // Rows share a block only as whole warps: their sums use no barrier.
       EXPECT_TRUE(shape.launch.threads_y == 1 || shape.launch.threads_x == kWarp);

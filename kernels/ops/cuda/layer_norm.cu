@@ -18,8 +18,8 @@ struct ForwardRows {
   float epsilon;
 };
 
-template <typename T, int kWidth, int kPerThread>
-__global__ void ForwardKernel(ForwardRows<T> rows) {
+template <typename T, int kWidth, int kPerThread, int kThreads>
+__global__ void __launch_bounds__(kThreads) ForwardKernel(ForwardRows<T> rows) {
   const int64_t row = RowOfThread();
   if (row >= rows.num_rows) return;
   const int64_t at = row * rows.dim, vectors = rows.dim / kWidth;
@@ -71,8 +71,8 @@ struct InputRows {
 
 // With g = d_y weight and n = (h - mean) rstd:
 //   d_h = rstd (g - mean(g) - n mean(g n)) + d_residual.
-template <typename T, int kWidth, int kPerThread>
-__global__ void InputKernel(InputRows<T> rows) {
+template <typename T, int kWidth, int kPerThread, int kThreads>
+__global__ void __launch_bounds__(kThreads) InputKernel(InputRows<T> rows) {
   const int64_t row = RowOfThread();
   if (row >= rows.num_rows) return;
   const int64_t at = row * rows.dim, vectors = rows.dim / kWidth;
@@ -147,8 +147,9 @@ void LayerNormForward(const LayerNormForwardArgs& args, StreamView stream) {
                               args.epsilon};
     SwitchRow<T>(op, rows.num_rows, rows.dim,
                  {rows.x, rows.residual, rows.weight, rows.bias, rows.h, rows.y}, stream,
-                 [&](auto width, auto per_thread, const LaunchShape& shape) {
-                   Launch(op, stream, ForwardKernel<T, width(), per_thread()>, shape, rows);
+                 [&](auto width, auto per_thread, auto threads, const LaunchShape& shape) {
+                   Launch(op, stream, ForwardKernel<T, width(), per_thread(), threads()>, shape,
+                          rows);
                  });
   });
 }
@@ -167,11 +168,11 @@ void LayerNormBackwardInput(const LayerNormBackwardInputArgs& args, StreamView s
                             Elements<T>(args.d_h),
                             args.h.shape[0],
                             args.h.shape[1]};
-    SwitchRow<T>(op, rows.num_rows, rows.dim,
-                 {rows.d_y, rows.h, rows.weight, rows.d_residual, rows.d_h}, stream,
-                 [&](auto width, auto per_thread, const LaunchShape& shape) {
-                   Launch(op, stream, InputKernel<T, width(), per_thread()>, shape, rows);
-                 });
+    SwitchRow<T>(
+        op, rows.num_rows, rows.dim, {rows.d_y, rows.h, rows.weight, rows.d_residual, rows.d_h},
+        stream, [&](auto width, auto per_thread, auto threads, const LaunchShape& shape) {
+          Launch(op, stream, InputKernel<T, width(), per_thread(), threads()>, shape, rows);
+        });
   });
 }
 

@@ -18,8 +18,8 @@ struct ForwardRows {
   float epsilon;
 };
 
-template <typename T, int kWidth, int kPerThread>
-__global__ void ForwardKernel(ForwardRows<T> rows) {
+template <typename T, int kWidth, int kPerThread, int kThreads>
+__global__ void __launch_bounds__(kThreads) ForwardKernel(ForwardRows<T> rows) {
   const int64_t row = RowOfThread();
   if (row >= rows.num_rows) return;
   const int64_t at = row * rows.dim, vectors = rows.dim / kWidth;
@@ -60,8 +60,8 @@ struct InputRows {
 };
 
 // With g = d_y weight:  d_h = rstd (g - h rstd^2 mean(g h)) + d_residual.
-template <typename T, int kWidth, int kPerThread>
-__global__ void InputKernel(InputRows<T> rows) {
+template <typename T, int kWidth, int kPerThread, int kThreads>
+__global__ void __launch_bounds__(kThreads) InputKernel(InputRows<T> rows) {
   const int64_t row = RowOfThread();
   if (row >= rows.num_rows) return;
   const int64_t at = row * rows.dim, vectors = rows.dim / kWidth;
@@ -125,8 +125,9 @@ void RmsNormForward(const RmsNormForwardArgs& args, StreamView stream) {
                               args.x.shape[1],
                               args.epsilon};
     SwitchRow<T>(op, rows.num_rows, rows.dim, {rows.x, rows.residual, rows.weight, rows.h, rows.y},
-                 stream, [&](auto width, auto per_thread, const LaunchShape& shape) {
-                   Launch(op, stream, ForwardKernel<T, width(), per_thread()>, shape, rows);
+                 stream, [&](auto width, auto per_thread, auto threads, const LaunchShape& shape) {
+                   Launch(op, stream, ForwardKernel<T, width(), per_thread(), threads()>, shape,
+                          rows);
                  });
   });
 }
@@ -144,11 +145,11 @@ void RmsNormBackwardInput(const RmsNormBackwardInputArgs& args, StreamView strea
                             Elements<T>(args.d_h),
                             args.h.shape[0],
                             args.h.shape[1]};
-    SwitchRow<T>(op, rows.num_rows, rows.dim,
-                 {rows.d_y, rows.h, rows.weight, rows.d_residual, rows.d_h}, stream,
-                 [&](auto width, auto per_thread, const LaunchShape& shape) {
-                   Launch(op, stream, InputKernel<T, width(), per_thread()>, shape, rows);
-                 });
+    SwitchRow<T>(
+        op, rows.num_rows, rows.dim, {rows.d_y, rows.h, rows.weight, rows.d_residual, rows.d_h},
+        stream, [&](auto width, auto per_thread, auto threads, const LaunchShape& shape) {
+          Launch(op, stream, InputKernel<T, width(), per_thread(), threads()>, shape, rows);
+        });
   });
 }
 

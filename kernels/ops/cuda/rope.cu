@@ -44,7 +44,12 @@ __global__ void RotateKernel(Rotation<T> rotation) {
     float a[kWidth], b[kWidth], angle[2 * kWidth], rotated[kWidth];
     LoadFloats(x, a);
     LoadFloats(x + rotation.half, b);
-    LoadFloats(row + 2 * c, angle);
+    if constexpr (kWidth == 1) {  // the table may be aligned to single elements only
+      angle[0] = row[2 * c];
+      angle[1] = row[2 * c + 1];
+    } else {
+      LoadFloats(row + 2 * c, angle);
+    }
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) {
       angle[2 * j + 1] *= rotation.direction;
