@@ -286,11 +286,8 @@ void Checker::CheckData(FileRules files) {
 }
 
 void Checker::CheckDevice() {
-  if (job_.device() == CUDA) {
-    Broken("device", kernels::kBuiltWithCuda
-                         ? "device is CUDA: training on CUDA is not supported by this version; "
-                           "use CPU"
-                         : "device is CUDA: this build has no CUDA backend; use CPU");
+  if (job_.device() == CUDA && !kernels::kBuiltWithCuda) {
+    Broken("device", "device is CUDA: this build has no CUDA backend; use CPU");
   }
   if (job_.precision().compute() == fp64 && job_.device() != CPU) {
     Broken("precision.compute",

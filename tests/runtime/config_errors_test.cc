@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/text_format.h"
+#include "kernels/device/device.h"
 #include "runtime/job/config.h"
 #include "runtime/job/field_path.h"
 #include "runtime/job/text_reader.h"
@@ -68,6 +69,14 @@ TEST(ConfigErrors, KeyOfAnotherBlockIsFound) {
 TEST(ConfigErrors, UnknownBlockIsSkippedWhole) {
   ExpectOne(ProblemsOf(kLegal + "qqqqqqqq {\n a: 1\n b { c: [1, 2] }\n}\ntrain { steps: 3 }\n"),
             {":3: ", "unknown key qqqqqqqq"});
+}
+
+TEST(ConfigErrors, CudaWantsABuildWithCuda) {
+  if (kernels::kBuiltWithCuda) {
+    EXPECT_TRUE(ProblemsOf(kLegal, {"device=CUDA"}).empty());
+  } else {
+    ExpectOne(ProblemsOf(kLegal, {"device=CUDA"}), {"device is CUDA", "no CUDA backend"});
+  }
 }
 
 TEST(ConfigErrors, BadEnumValueListsTheLegalOnes) {
@@ -153,7 +162,6 @@ TEST(ConfigErrors, RangesNameTheBound) {
       {"evaluate { sequences: 0 }", "at least 1"},
       {"checkpoint { every_steps: 10 }", "not supported by this version"},
       {"log { every_steps: 0 }", "at least 1"},
-      {"device: CUDA", "CUDA"},
       {"goodput { peak: '' }", "auto, measured"},
       {"goodput { peak: '-3' }", "positive"},
       {"goodput { peak: 'h2000' }", "h200"},
