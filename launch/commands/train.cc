@@ -6,6 +6,7 @@
 #include <cmath>
 #include <csignal>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_format.h"
@@ -29,14 +30,19 @@ namespace {
 std::atomic<bool> stop_requested{false};
 static_assert(std::atomic<bool>::is_always_lock_free);
 
-void RequestStop(int) { stop_requested.store(true); }
-
+// A thread of its own waits for them, and all other threads, which inherit the mask, never see
+// them: a handler on a compute thread's stack corrupted oneDNN's generated code, which keeps data
+// below the stack pointer. Call it before any other thread starts.
 void CatchStopSignals() {
-  struct sigaction action {};
-  action.sa_handler = RequestStop;
-  action.sa_flags = SA_RESTART;
-  sigaction(SIGTERM, &action, nullptr);
-  sigaction(SIGUSR1, &action, nullptr);
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGUSR1);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  std::thread([signals] {
+    int signal = 0;
+    while (sigwait(&signals, &signal) == 0) stop_requested.store(true);
+  }).detach();
 }
 
 parallel::WorldOptions WorldOptionsOf(const runtime::Communication& communication) {
@@ -105,6 +111,7 @@ class TrainCommand : public Command {
       if (env->rank == 0) console.err << runtime::Describe(problems, options_.config);
       return kExitUsage;
     }
+    CatchStopSignals();
     auto world = parallel::World::Create(WorldOptionsOf(job.job.communication()));
     if (!world.ok()) {
       console.err << "muster train: " << world.status().message() << "\n";
@@ -124,7 +131,6 @@ class TrainCommand : public Command {
       return kExitUsage;
     }
     auto log = RankLog::Open(directory->path, world.rank());
-    CatchStopSignals();
     const absl::StatusOr<runtime::TrainEnd> end =
         log.ok() ? TrainIn(job, world, *directory, start_ns, console)
                  : absl::StatusOr<runtime::TrainEnd>(log.status());
