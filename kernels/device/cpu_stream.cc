@@ -12,7 +12,7 @@ namespace muster::kernels {
 namespace {
 
 // Counts records: `issued` grows when a record is enqueued, `completed` when the stream gets there.
-class CpuEvent : public EventState {
+class RecordCount {
  public:
   uint64_t Issue() {
     std::lock_guard lock(mutex_);
@@ -40,6 +40,19 @@ class CpuEvent : public EventState {
   uint64_t issued_ = 0, completed_ = 0;
 };
 
+// Queued work shares the count: as on CUDA, an event may end while a record or a wait is enqueued.
+class CpuEvent : public EventState {
+ public:
+  const std::shared_ptr<RecordCount>& count() const { return count_; }
+
+ private:
+  const std::shared_ptr<RecordCount> count_ = std::make_shared<RecordCount>();
+};
+
+const std::shared_ptr<RecordCount>& CountOf(const EventState& event) {
+  return static_cast<const CpuEvent&>(event).count();
+}
+
 class StickyError {
  public:
   void Set(const absl::Status& status) {
@@ -60,12 +73,12 @@ class CpuInlineStream : public StreamState {
  public:
   CpuInlineStream() : StreamState({DeviceType::kCpu, 0}, /*runs_inline=*/true) {}
   void Record(EventState& event) override {
-    auto& cpu_event = static_cast<CpuEvent&>(event);
-    cpu_event.Complete(cpu_event.Issue());
+    RecordCount& count = *CountOf(event);
+    count.Complete(count.Issue());
   }
   void Wait(EventState& event) override {
-    auto& cpu_event = static_cast<CpuEvent&>(event);
-    cpu_event.AwaitRecord(cpu_event.issued());
+    RecordCount& count = *CountOf(event);
+    count.AwaitRecord(count.issued());
   }
   absl::Status Synchronize() override { return error_.Get(); }
   void Push(std::function<void()> work) override { work(); }
@@ -96,14 +109,12 @@ class CpuQueueStream : public StreamState {
     thread_.join();
   }
   void Record(EventState& event) override {
-    auto& cpu_event = static_cast<CpuEvent&>(event);
-    const uint64_t record = cpu_event.Issue();
-    Push([&cpu_event, record] { cpu_event.Complete(record); });
+    const uint64_t record = CountOf(event)->Issue();
+    Push([count = CountOf(event), record] { count->Complete(record); });
   }
   void Wait(EventState& event) override {
-    auto& cpu_event = static_cast<CpuEvent&>(event);
-    const uint64_t record = cpu_event.issued();
-    Push([&cpu_event, record] { cpu_event.AwaitRecord(record); });
+    const uint64_t record = CountOf(event)->issued();
+    Push([count = CountOf(event), record] { count->AwaitRecord(record); });
   }
   absl::Status Synchronize() override {
     std::unique_lock lock(mutex_);

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <vector>
 
+#include "kernels/device/cpu_threads.h"
 #include "kernels/ops/matmul.h"
 #include "tests/support/kernels/host_tensor.h"
 
@@ -32,6 +33,7 @@ double RateByHand() {
 // Other work on the machine slows one of the two by chance, so they have some tries to agree. A
 // wrong unit or count of FLOPs would be off by two or more each time.
 TEST(MatmulRate, AgreesWithProductsTimedByHand) {
+  SetCpuThreads(1);  // as many as are measured
   double ratio = 0;
   for (int attempt = 0; attempt < 10 && !(ratio > 0.7 && ratio < 1.4); ++attempt) {
     const absl::StatusOr<double> measured = MeasureMatmulRate(Device{}, DType::kFloat32, 1);

@@ -151,6 +151,26 @@ TEST(Event, NeverRecordedIsWaitedForAtOnce) {
   }
 }
 
+TEST(Event, MayEndWhileItsRecordsAndWaitsAreEnqueued) {
+  const Stream recording = MakeStream(StreamMode::kQueue), waiting = MakeStream(StreamMode::kQueue);
+  std::atomic<bool> recorded{false};
+  bool ordered = false;
+  Gate gate;
+  {
+    const Event event = MakeEvent();
+    gate.Block(recording.view());
+    recording.view().Enqueue([&] { recorded = true; });
+    recording.view().Record(event.view());
+    waiting.view().Wait(event.view());
+    waiting.view().Enqueue([&] { ordered = recorded; });
+  }
+  GiveOthersTime();
+  gate.Open();
+  ASSERT_TRUE(recording.view().Synchronize().ok());
+  ASSERT_TRUE(waiting.view().Synchronize().ok());
+  EXPECT_TRUE(ordered);
+}
+
 TEST(Event, AnInlineStreamWaitsInTheCaller) {
   const Stream queue = MakeStream(StreamMode::kQueue), compute = MakeStream(StreamMode::kInline);
   const Event event = MakeEvent();
