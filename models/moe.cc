@@ -44,7 +44,7 @@ kernels::RouterOptions RouterOptionsOf(const MoeConfig& moe) {
 
 Weight::Options ExpertOptions(float std) {
   return {.init = {InitRule::Kind::kNormal, std},
-          .placement = {.shards = {{Axis::kExpert, 0}}, .expert = true}};
+          .placement = {.shards = {{Axis::kExpert, 0}}, .replica_axis = Axis::kExpertData}};
 }
 
 TensorView Row(const TensorView& matrix, int row) {

@@ -77,7 +77,7 @@ absl::Status BucketReducer::ReduceNext(StreamView compute) {
   if (bucket.group_size == 1) return absl::OkStatus();
   compute.Record(filled_.view());
   comm_.Wait(filled_.view());
-  const ProcessGroup& group = mesh_.Group(bucket.expert ? Axis::kExpertData : Axis::kDenseReplica);
+  const ProcessGroup& group = mesh_.Group(bucket.replica_axis);
   const absl::Status status = options_.zero_level == 0
                                   ? AllReduce(storage_.gradients(b), ReduceOp::kSum, group, comm_)
                                   : ReduceScatter(storage_.gradients(b), storage_.gradient_shard(b),

@@ -1,6 +1,7 @@
 #include "parallel/dp/grad_bucket.h"
 
 #include <algorithm>
+#include <map>
 
 namespace muster::parallel {
 namespace {
@@ -23,10 +24,9 @@ TensorView ShardOf(const TensorView& flat, const Bucket& bucket) {
 BucketLayout PlanBuckets(const ParameterList& parameters, int64_t bucket_bytes,
                          kernels::DType gradient_dtype) {
   BucketLayout layout;
-  Bucket open[2];  // dense, expert
+  std::map<Axis, Bucket> open;
   const auto close = [&](Bucket& bucket) {
-    const Axis axis = bucket.expert ? Axis::kExpertData : Axis::kDenseReplica;
-    const ProcessGroup& group = parameters.mesh().Group(axis);
+    const ProcessGroup& group = parameters.mesh().Group(bucket.replica_axis);
     bucket.group_size = group.size();
     bucket.group_rank = group.rank();
     bucket.num_elements = RoundUp(bucket.num_elements, group.size() * kBucketAlignment);
@@ -35,15 +35,15 @@ BucketLayout PlanBuckets(const ParameterList& parameters, int64_t bucket_bytes,
   };
   for (ParameterId id = parameters.size() - 1; id >= 0; --id) {
     const Parameter& parameter = parameters[id];
-    Bucket& bucket = open[parameter.placement.expert ? 1 : 0];
-    bucket.expert = parameter.placement.expert;
+    Bucket& bucket = open[parameter.placement.replica_axis];
+    bucket.replica_axis = parameter.placement.replica_axis;
     const int64_t offset = RoundUp(bucket.num_elements, kBucketAlignment);
     const int64_t count = parameter.slice.size.num_elements();
     bucket.slices.push_back({id, offset, count});
     bucket.num_elements = offset + count;
     if (bucket.num_elements * kernels::SizeOf(gradient_dtype) >= bucket_bytes) close(bucket);
   }
-  for (Bucket& bucket : open) {
+  for (auto& [axis, bucket] : open) {
     if (!bucket.slices.empty()) close(bucket);
   }
   std::sort(layout.buckets.begin(), layout.buckets.end(),
@@ -52,7 +52,7 @@ BucketLayout PlanBuckets(const ParameterList& parameters, int64_t bucket_bytes,
   layout.bucket_of.resize(static_cast<size_t>(parameters.size()));
   for (size_t b = 0; b < layout.buckets.size(); ++b) {
     Bucket& bucket = layout.buckets[b];
-    bucket.name = "bucket " + std::to_string(b) + (bucket.expert ? " (expert)" : " (dense)");
+    bucket.name = "bucket " + std::to_string(b) + " (" + Name(bucket.replica_axis) + ")";
     for (const BucketSlice& slice : bucket.slices) {
       layout.bucket_of[static_cast<size_t>(slice.parameter)] = static_cast<int>(b);
     }

@@ -1,8 +1,8 @@
 #pragma once
 // Buckets: contiguous runs of gradients (and of weights, in the same layout) that are reduced,
 // updated and gathered as one. Parameters enter in backward order (the reverse of the list), so a
-// bucket is complete as early as the backward can make it. Dense and expert parameters go to
-// separate buckets, as their replicas are different groups. PlanBuckets is pure; who decides bucket
+// bucket is complete as early as the backward can make it. Parameters whose replicas are different
+// groups (dense and expert ones) go to separate buckets. PlanBuckets is pure; who decides bucket
 // sizes is its `bucket_bytes`.
 #include <cstdint>
 #include <string>
@@ -19,8 +19,8 @@ struct BucketSlice {
 };
 
 struct Bucket {
-  std::string name;  // "bucket 3 (dense)"
-  bool expert = false;
+  std::string name;  // "bucket 3 (dp_cp)"
+  Axis replica_axis = Axis::kDenseReplica;
   int group_size = 1;  // replicas: ranks that reduce it together
   int group_rank = 0;
   std::vector<BucketSlice> slices;

@@ -42,8 +42,7 @@ absl::Status ParamGather::Start(StreamView compute) {
     const auto index = static_cast<size_t>(b);
     const Bucket& bucket = storage_.layout().buckets[index];
     if (bucket.group_size == 1) continue;
-    const ProcessGroup& group =
-        mesh_.Group(bucket.expert ? Axis::kExpertData : Axis::kDenseReplica);
+    const ProcessGroup& group = mesh_.Group(bucket.replica_axis);
     const absl::Status status =
         AllGather(storage_.weight_shard(b), storage_.weights(b), group, comm_);
     if (!status.ok()) return kernels::Annotate(status, "gather of " + bucket.name);

@@ -15,8 +15,9 @@ struct Shard {
 
 struct Placement {
   std::vector<Shard> shards;  // empty: replicated
-  bool expert = false;        // replicas are the expert-data group, else the dense-replica group
-  Axis replica_axis() const { return expert ? Axis::kExpertData : Axis::kDenseReplica; }
+  // The ranks that hold copies of the slice and whose gradients are added up: what tells one class
+  // of buckets from another.
+  Axis replica_axis = Axis::kDenseReplica;
 };
 
 // The slice [begin, begin + size) of each dim that a rank holds. CHECKs divisibility, which config

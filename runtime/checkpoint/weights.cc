@@ -30,7 +30,7 @@ struct Piece {
 std::vector<Piece> PiecesOf(const Parameter& parameter) {
   const std::string marker = ".experts.";
   const size_t at = parameter.global_name.find(marker);
-  if (!parameter.placement.expert || at == std::string::npos) {
+  if (parameter.placement.replica_axis != parallel::Axis::kExpertData || at == std::string::npos) {
     return {{parameter.global_name, parameter.weight}};
   }
   std::vector<Piece> pieces;
@@ -58,7 +58,7 @@ absl::StatusOr<std::map<std::string, SafetensorsEntry>> CollectOwned(
     bool writes_buffers, kernels::StreamView compute, std::vector<kernels::DeviceBuffer>* memory) {
   std::vector<Piece> pieces;
   for (const Parameter& parameter : parameters) {
-    if (parameters.mesh().Group(parameter.placement.replica_axis()).rank() != 0) continue;
+    if (parameters.mesh().Group(parameter.placement.replica_axis).rank() != 0) continue;
     for (Piece& piece : PiecesOf(parameter)) pieces.push_back(std::move(piece));
   }
   if (writes_buffers) {

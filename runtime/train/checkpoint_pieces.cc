@@ -18,7 +18,7 @@ bool IsFirstCopy(const parallel::Placement& placement, const parallel::Mesh& mes
            std::any_of(placement.shards.begin(), placement.shards.end(),
                        [&](const parallel::Shard& shard) { return shard.axis == axis; });
   };
-  if (placement.expert) {
+  if (placement.replica_axis == Axis::kExpertData) {
     return first_or_sharded(Axis::kExpert) && first_or_sharded(Axis::kExpertTensor);
   }
   return first_or_sharded(Axis::kTensor);
@@ -39,7 +39,7 @@ std::vector<SavedPiece> SavedPieces(const TrainingState& state) {
     if (!IsFirstCopy(parameter.placement, *state.mesh)) continue;
     int64_t begin = 0, end = slice.count;
     if (state.optimizer->zero_level() == 0) {  // every replica has all: each saves an even part
-      const auto& replicas = state.mesh->Group(parameter.placement.replica_axis());
+      const auto& replicas = state.mesh->Group(parameter.placement.replica_axis);
       begin = slice.count * replicas.rank() / replicas.size();
       end = slice.count * (replicas.rank() + 1) / replicas.size();
     }

@@ -46,7 +46,7 @@ void TwoSteps(ModelFixture& fixture) {
     if (step == 0) fixture.model->UpdateBalance(facts.expert_load, fixture.compute());
   }
   for (const parallel::Parameter& parameter : *fixture.parameters) {
-    AddUp(parameter.gradient, parameter.placement.replica_axis(), fixture);
+    AddUp(parameter.gradient, parameter.placement.replica_axis, fixture);
   }
   fixture.Synchronize();
 }

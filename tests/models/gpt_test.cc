@@ -46,7 +46,8 @@ TEST_P(GptTest, ParametersAgreeWithTheCostLedger) {
   int64_t parameters = 0, experts = 0;
   for (const parallel::Parameter& parameter : *fixture.parameters) {
     parameters += parameter.global_shape.num_elements();
-    if (parameter.placement.expert) experts += parameter.global_shape.num_elements();
+    if (parameter.placement.replica_axis == parallel::Axis::kExpertData)
+      experts += parameter.global_shape.num_elements();
   }
   const ModelCost cost = CostOf(GetParam().config(), 10);
   EXPECT_EQ(parameters, cost.parameters);

@@ -20,7 +20,7 @@ using kernels::TensorView;
 // ranks of the group in order.
 float ReducedGradient(const TrainingJob& job, const Parameter& parameter, int64_t index,
                       int64_t step) {
-  const ProcessGroup& group = job.mesh().Group(parameter.placement.replica_axis());
+  const ProcessGroup& group = job.mesh().Group(parameter.placement.replica_axis);
   float sum = 0;
   for (size_t i = 0; i < group.world_ranks().size(); ++i) {
     float own = 0;

@@ -19,7 +19,8 @@ class GradBucket : public ::testing::Test {
   }
   ParameterId Add(int64_t rows, int64_t columns, bool expert = false) {
     const std::string name = "p" + std::to_string(parameters_->size());
-    return parameters_->Add(name, {rows, columns}, {.shards = {}, .expert = expert}, {});
+    const Axis axis = expert ? Axis::kExpertData : Axis::kDenseReplica;
+    return parameters_->Add(name, {rows, columns}, {.shards = {}, .replica_axis = axis}, {});
   }
   BucketLayout Plan(int64_t bucket_bytes) const {
     return PlanBuckets(*parameters_, bucket_bytes, DType::kFloat32);
@@ -42,7 +43,7 @@ TEST_F(GradBucket, EveryParameterLiesOnceAlignedAndWithoutOverlap) {
       for (const BucketSlice& slice : bucket.slices) {
         EXPECT_TRUE(seen.insert(slice.parameter).second);
         EXPECT_EQ(layout.bucket_of[static_cast<size_t>(slice.parameter)], static_cast<int>(b));
-        EXPECT_EQ((*parameters_)[slice.parameter].placement.expert, bucket.expert);
+        EXPECT_EQ((*parameters_)[slice.parameter].placement.replica_axis, bucket.replica_axis);
         EXPECT_EQ(slice.count, (*parameters_)[slice.parameter].slice.size.num_elements());
         EXPECT_EQ(slice.offset % kBucketAlignment, 0);
         EXPECT_GE(slice.offset, end);
@@ -81,13 +82,13 @@ TEST_F(GradBucket, CloseOnceTheyHoldTheWantedBytes) {
   EXPECT_EQ(Plan(1 << 20).buckets.size(), 1u);
 }
 
-TEST_F(GradBucket, AreNamedByIndexAndKind) {
+TEST_F(GradBucket, AreNamedByIndexAndReplicaAxis) {
   Add(4, 4, true);
   Add(4, 4);
   const BucketLayout layout = Plan(1 << 20);
   ASSERT_EQ(layout.buckets.size(), 2u);
-  EXPECT_EQ(layout.buckets[0].name, "bucket 0 (dense)");
-  EXPECT_EQ(layout.buckets[1].name, "bucket 1 (expert)");
+  EXPECT_EQ(layout.buckets[0].name, "bucket 0 (dp_cp)");
+  EXPECT_EQ(layout.buckets[1].name, "bucket 1 (edp)");
   EXPECT_EQ(layout.parameter_names, (std::vector<std::string>{"p0", "p1"}));
 }
 

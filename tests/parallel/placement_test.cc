@@ -17,9 +17,9 @@ TEST(SliceOf, ReplicatedTensorIsWhole) {
 // Over all ranks, each element is held once per replica: as often as the replica axis has ranks.
 TEST(SliceOf, CoversEachElementOncePerReplica) {
   const MeshDegrees degrees{.dp = 2, .tp = 2, .pp = 1, .ep = 2, .etp = 2};
-  const Placement expert{{{Axis::kExpert, 0}, {Axis::kExpertTensor, 1}}, /*expert=*/true};
+  const Placement expert{{{Axis::kExpert, 0}, {Axis::kExpertTensor, 1}}, Axis::kExpertData};
   const Placement dense{{{Axis::kTensor, 1}}};
-  const Placement twice{{{Axis::kExpert, 0}, {Axis::kExpertTensor, 0}}, /*expert=*/true};
+  const Placement twice{{{Axis::kExpert, 0}, {Axis::kExpertTensor, 0}}, Axis::kExpertData};
   for (const Placement& placement : {expert, dense, twice}) {
     const Shape shape{8, 6};
     std::vector<int> holders(48, 0);
@@ -31,7 +31,7 @@ TEST(SliceOf, CoversEachElementOncePerReplica) {
         }
       }
     }
-    const size_t replicas = GroupRanks(placement.replica_axis(), 0, degrees).size();
+    const size_t replicas = GroupRanks(placement.replica_axis, 0, degrees).size();
     for (const int count : holders) EXPECT_EQ(static_cast<size_t>(count), replicas);
   }
 }

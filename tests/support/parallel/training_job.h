@@ -168,7 +168,8 @@ class TrainingJob {
   }
 
   void AddParameters() {
-    const Placement dense, expert{.shards = {{Axis::kExpert, 0}}, .expert = true};
+    const Placement dense;
+    const Placement expert{.shards = {{Axis::kExpert, 0}}, .replica_axis = Axis::kExpertData};
     parameters_.Add("embedding", {37, 16}, dense, {});
     parameters_.Add("layer0.norm", {16}, dense, {InitRule::Kind::kOnes}, false);
     parameters_.Add("layer0.linear", {16, 24}, dense, {});
