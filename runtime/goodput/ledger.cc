@@ -92,6 +92,31 @@ class FileLedgerWriter final : public LedgerWriter {
     Append(record);
   }
 
+  void Checkpoint(const CheckpointEvent& event) override {
+    {
+      const std::lock_guard lock(mutex_);
+      Append(RecordBuilder(RecordType::kCheckpoint, MonotonicNs(), RealtimeNs())
+                 .PutU8(static_cast<uint8_t>(event.act))
+                 .PutI64(event.id.step)
+                 .PutI32(event.id.attempt)
+                 .PutI64(event.parent.step)
+                 .PutI32(event.parent.attempt)
+                 .PutI64(event.bytes));
+    }
+    // Where the checkpoint outlives the host's power, so shall the story of how it came about.
+    if (event.act == CheckpointAct::kCommit && fdatasync(file_) != 0) {
+      kernels::Log(kernels::Severity::kWarning,
+                   "cannot sync the goodput ledger " + path_ + ": " + std::strerror(errno));
+    }
+  }
+
+  void Skip(int64_t step, std::string_view reason) override {
+    const std::lock_guard lock(mutex_);
+    Append(RecordBuilder(RecordType::kSkip, MonotonicNs(), RealtimeNs())
+               .PutI64(step)
+               .PutText(reason, kMaxReasonBytes));
+  }
+
   void Heartbeat() override {
     const std::lock_guard lock(mutex_);
     const int64_t now = MonotonicNs();

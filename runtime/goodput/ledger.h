@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -58,6 +59,27 @@ struct StepEnd {
   std::array<int64_t, parallel::kNumTimeCategories> time_ns{};  // sums to the step's wall time
 };
 
+// What names a checkpoint for ever: the step in it and the attempt that saved it. The state that a
+// run starts from is no checkpoint, and has step 0.
+struct CheckpointId {
+  int64_t step = 0;
+  int attempt = -1;
+  friend bool operator==(const CheckpointId&, const CheckpointId&) = default;
+};
+
+enum class CheckpointAct : uint8_t {
+  kSnapshot,  // this rank has copied its share; the save is in flight
+  kCommit,    // rank 0: it is durable and can be restored
+  kFail,      // rank 0: it was not committed
+  kRestore,   // the attempt goes on from it, at the step after
+};
+
+struct CheckpointEvent {
+  CheckpointAct act = CheckpointAct::kSnapshot;
+  CheckpointId id, parent;  // parent: what the attempt that saved it was restored from
+  int64_t bytes = 0;        // kSnapshot, kRestore: of this rank; kCommit: of all
+};
+
 // The parts of a step of `interval_ns`, made to sum to it exactly: what they lack goes to kOther;
 // if they pass it (they are from the device's clock), all shrink alike.
 std::array<int64_t, parallel::kNumTimeCategories> TileStep(
@@ -76,6 +98,11 @@ class LedgerWriter {
   virtual void StepBegin(int64_t step) = 0;  // enters kStep
   // The open step's interval ends now; time_ns is made to tile it by TileStep.
   virtual void StepEnded(const StepEnd& end) = 0;
+  // An instant within a state, which it does not change. A commit is synced to the disk, so call
+  // that one off the training thread.
+  virtual void Checkpoint(const CheckpointEvent& event) = 0;
+  // Why a step made no update; cut to 64 bytes. StepEnd's `skipped` says that it made none.
+  virtual void Skip(int64_t step, std::string_view reason) = 0;
   virtual void Heartbeat() = 0;  // call at most 0.5 s apart; writes if 0.25 s are silent
   virtual void End(int exit_code) = 0;
   virtual absl::Status status() const = 0;  // the first write error, if any

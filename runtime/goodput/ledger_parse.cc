@@ -87,6 +87,18 @@ class RankLedgerBuilder {
         return EndStep(record);
       case RecordType::kHeartbeat:
         return true;
+      case RecordType::kCheckpoint: {
+        const std::optional<CheckpointEvent> event = ParseCheckpoint(record.payload);
+        if (!event) return false;
+        log().checkpoints.push_back({now, *event});
+        return true;
+      }
+      case RecordType::kSkip: {
+        std::optional<SkipRecord> skip = ParseSkip(record.payload);
+        if (!skip) return false;
+        log().skips.push_back({now, skip->step, std::move(skip->reason)});
+        return true;
+      }
       case RecordType::kEnd: {
         const std::optional<int32_t> exit_code = ParseEnd(record.payload);
         if (!exit_code) return false;

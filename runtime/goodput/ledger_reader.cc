@@ -112,6 +112,19 @@ void Shift(int64_t by_ns, RankLog* log) {
   log->process_start_ns += by_ns;
   log->end_ns += by_ns;
   for (Phase& phase : log->phases) phase.begin_ns += by_ns;
+  for (CheckpointMark& mark : log->checkpoints) mark.at_ns += by_ns;
+  for (SkipMark& mark : log->skips) mark.at_ns += by_ns;
+}
+
+// The step after what the ranks restored. One that rolls back within the attempt restores again;
+// the first tells where the attempt began.
+std::optional<int64_t> ResumeStep(const std::vector<RankLog>& ranks) {
+  for (const RankLog& rank : ranks) {
+    for (const CheckpointMark& mark : rank.checkpoints) {
+      if (mark.event.act == CheckpointAct::kRestore) return mark.event.id.step + 1;
+    }
+  }
+  return std::nullopt;
 }
 
 AttemptLog JoinRanks(int attempt, std::vector<RankLedger> ranks) {
@@ -131,6 +144,7 @@ AttemptLog JoinRanks(int attempt, std::vector<RankLedger> ranks) {
     joined.ranks.push_back(std::move(rank.log));
   }
   joined.begin_realtime_ns = begin + reference;
+  joined.resume_step = ResumeStep(joined.ranks);
   return joined;
 }
 

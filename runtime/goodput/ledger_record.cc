@@ -17,6 +17,8 @@ static_assert(std::endian::native == std::endian::little, "records are copied as
 static_assert(sizeof(double) == 8);
 
 constexpr size_t kChecksumOffset = 4;
+// So that the step after it is a number too.
+constexpr int64_t kMaxStep = int64_t{1} << 62;
 
 // Of the whole record, with the checksum's own field as zero.
 uint32_t Checksum(std::string_view record) {
@@ -163,6 +165,34 @@ std::optional<StepEnd> ParseStepEnd(std::string_view payload) {
   }
   if (!fields.ok() || !sane) return std::nullopt;
   return end;
+}
+
+std::optional<CheckpointEvent> ParseCheckpoint(std::string_view payload) {
+  Fields fields(payload);
+  CheckpointEvent event;
+  const uint8_t act = fields.Take<uint8_t>();
+  event.id.step = fields.Take<int64_t>();
+  event.id.attempt = fields.Take<int32_t>();
+  event.parent.step = fields.Take<int64_t>();
+  event.parent.attempt = fields.Take<int32_t>();
+  event.bytes = fields.Take<int64_t>();
+  const auto sane_id = [](const CheckpointId& id) {
+    return id.step >= 0 && id.step < kMaxStep && id.attempt >= -1;
+  };
+  const bool sane = act <= static_cast<uint8_t>(CheckpointAct::kRestore) && sane_id(event.id) &&
+                    sane_id(event.parent) && event.bytes >= 0;
+  if (!fields.ok() || !sane) return std::nullopt;
+  event.act = static_cast<CheckpointAct>(act);
+  return event;
+}
+
+std::optional<SkipRecord> ParseSkip(std::string_view payload) {
+  Fields fields(payload);
+  SkipRecord skip;
+  skip.step = fields.Take<int64_t>();
+  skip.reason = fields.TakeText();
+  if (!fields.ok() || skip.step < 0) return std::nullopt;
+  return skip;
 }
 
 std::optional<int32_t> ParseEnd(std::string_view payload) {

@@ -10,7 +10,9 @@
 //   kStepEnd       i64 step, u64 loss bits, u64 gradient norm bits, f64 model FLOPs, i64 tokens,
 //                  u8 skipped, u8 count, count x i64 ns of a time category
 //   kHeartbeat     nothing
-//   kEnd           i32 exit code (kNoExitCode: the writer was closed without one)
+//   kCheckpoint    u8 act, i64 step, i32 attempt, i64 parent's step, i32 parent's attempt, i64
+//   bytes kSkip          i64 step, text reason kEnd           i32 exit code (kNoExitCode: the
+//   writer was closed without one)
 // where text is u8 length, then as many bytes.
 #include <array>
 #include <cstddef>
@@ -31,6 +33,8 @@ enum class RecordType : uint8_t {
   kStepEnd = 4,
   kHeartbeat = 5,
   kEnd = 6,
+  kCheckpoint = 7,
+  kSkip = 8,
 };
 
 constexpr size_t kRecordHeaderBytes = 24;
@@ -38,6 +42,7 @@ constexpr size_t kMaxRecordBytes = 256;
 constexpr uint8_t kRecordVersion = 1;
 constexpr size_t kMaxPeakLabelBytes = 48;
 constexpr size_t kMaxHostBytes = 64;
+constexpr size_t kMaxReasonBytes = 64;
 constexpr int kNoExitCode = std::numeric_limits<int32_t>::min();
 
 // A record under construction. Put past kMaxRecordBytes is our bug and CHECK-fails.
@@ -77,6 +82,12 @@ std::optional<AttemptBegin> ParseAttemptBegin(std::string_view payload);
 std::optional<State> ParseEnter(std::string_view payload);
 std::optional<int64_t> ParseStepBegin(std::string_view payload);
 std::optional<StepEnd> ParseStepEnd(std::string_view payload);
+std::optional<CheckpointEvent> ParseCheckpoint(std::string_view payload);
+struct SkipRecord {
+  int64_t step = 0;
+  std::string reason;
+};
+std::optional<SkipRecord> ParseSkip(std::string_view payload);
 std::optional<int32_t> ParseEnd(std::string_view payload);
 
 // "<run>/ledger/attempt-<a>" and "rank-<r>.ledger" in it.

@@ -30,6 +30,16 @@ struct StepExecution {
   uint64_t loss_bits = 0, grad_norm_bits = 0;
 };
 
+// Instants; they tile nothing.
+struct CheckpointMark {
+  int64_t at_ns = 0;
+  CheckpointEvent event;
+};
+struct SkipMark {
+  int64_t at_ns = 0, step = 0;
+  std::string reason;
+};
+
 struct RankLog {
   int rank = 0;
   std::string host, peak_label;
@@ -37,6 +47,8 @@ struct RankLog {
   int64_t process_start_ns = 0;
   std::vector<Phase> phases;         // begin_ns never falls, from process_start_ns on
   std::vector<StepExecution> steps;  // in the order of execution
+  std::vector<CheckpointMark> checkpoints;
+  std::vector<SkipMark> skips;
   int64_t end_ns = 0;                // the last record; a supervisor may know a later exit
   std::optional<int32_t> exit_code;  // none: it died, hangs, or still runs; kNoExitCode: see ledger
 };
@@ -45,10 +57,11 @@ struct AttemptLog {
   int attempt = 0;
   int world_size = 1;          // devices; ranks without a log are booked as unknown
   std::vector<RankLog> ranks;  // by rank
-  // Known only where a supervisor watched: its begin and end of the attempt, when it began to kill
-  // (what a dead rank's device waits for is detect until then and teardown after), and the step
-  // that the attempt resumed from, though it may not have begun it.
+  // Known only where a supervisor watched: its begin and end of the attempt, and when it began to
+  // kill (what a dead rank's device waits for is detect until then and teardown after).
   std::optional<int64_t> begin_ns, end_ns, kill_ns;
+  // The step that the attempt goes on with, though it may not have begun it: known once its ranks
+  // have restored, or found nothing to restore.
   std::optional<int64_t> resume_step;
   int64_t gap_before_ns =
       0;  // since the end of the attempt before: no rank ran; not allocated here

@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <numeric>
+#include <string>
 
 #include "kernels/device/span.h"
 #include "runtime/goodput/attribution.h"
@@ -103,6 +104,68 @@ TEST(Ledger, WhatIsWrittenIsReadBack) {
   const auto attribution = Attribute(ledger->log);
   ASSERT_TRUE(attribution.ok()) << attribution.status();
   EXPECT_GE(attribution->total.At(State::kLaunch), 1'000'000);  // since the process start
+}
+
+TEST(Ledger, CheckpointsAndSkipsAreReadBack) {
+  const ScratchDirectory scratch;
+  const CheckpointId restored{.step = 40, .attempt = 2};
+  const CheckpointId saved{.step = 60, .attempt = 3};
+  AttemptBegin begin = ExampleBegin();
+  begin.attempt = 3;
+  {
+    const auto writer = MustCreate(scratch.path(), begin);
+    writer->Enter(State::kCheckpointLoad);
+    writer->Checkpoint({.act = CheckpointAct::kRestore, .id = restored, .bytes = 77});
+    writer->StepBegin(41);
+    writer->Checkpoint({.act = CheckpointAct::kSnapshot, .id = saved, .parent = restored});
+    writer->Skip(41, "rank 3: gradient of layers.2.attention.qkv.weight is not finite" +
+                         std::string(99, '.'));
+    writer->StepEnded(ExampleStep(41));
+    writer->Checkpoint({CheckpointAct::kCommit, saved, restored, 1234});
+    writer->Checkpoint({.act = CheckpointAct::kFail, .id = saved});
+    writer->End(0);
+  }
+  const auto ledger = ReadLedger(scratch.path());
+  ASSERT_TRUE(ledger.ok()) << ledger.status();
+  EXPECT_TRUE(ledger->notes.empty()) << ledger->notes[0];
+  const AttemptLog& attempt = ledger->log.attempts.at(0);
+  EXPECT_EQ(attempt.resume_step, 41);
+  const RankLog& rank = attempt.ranks.at(0);
+  ASSERT_EQ(rank.checkpoints.size(), 4u);
+  EXPECT_EQ(rank.checkpoints[0].event.act, CheckpointAct::kRestore);
+  EXPECT_EQ(rank.checkpoints[0].event.bytes, 77);
+  EXPECT_EQ(rank.checkpoints[1].event.parent, restored);
+  EXPECT_EQ(rank.checkpoints[2].event.id, saved);
+  EXPECT_EQ(rank.checkpoints[2].event.bytes, 1234);
+  EXPECT_EQ(rank.checkpoints[3].event.act, CheckpointAct::kFail);
+  for (size_t i = 1; i < 4; ++i) {
+    EXPECT_GE(rank.checkpoints[i].at_ns, rank.checkpoints[i - 1].at_ns);
+  }
+  ASSERT_EQ(rank.skips.size(), 1u);
+  EXPECT_EQ(rank.skips[0].step, 41);
+  EXPECT_EQ(rank.skips[0].reason.size(), kMaxReasonBytes);
+  EXPECT_TRUE(rank.skips[0].reason.starts_with("rank 3: gradient of"));
+}
+
+// Else the steps of the attempt before it would count as productive until one is repeated.
+TEST(Ledger, ARestoreTellsTheFirstStepOfAnAttemptThatBeganNone) {
+  const ScratchDirectory scratch;
+  {
+    const auto first = MustCreate(scratch.path(), ExampleBegin());
+    for (int64_t step = 1; step <= 5; ++step) {
+      first->StepBegin(step);
+      first->StepEnded(ExampleStep(step));
+    }
+  }
+  AttemptBegin begin = ExampleBegin();
+  begin.attempt = 1;
+  MustCreate(scratch.path(), begin)
+      ->Checkpoint({.act = CheckpointAct::kRestore, .id = {.step = 2, .attempt = 0}});
+  const auto ledger = ReadLedger(scratch.path());
+  ASSERT_TRUE(ledger.ok()) << ledger.status();
+  const auto attribution = Attribute(ledger->log);
+  ASSERT_TRUE(attribution.ok()) << attribution.status();
+  EXPECT_EQ(attribution->productive_steps, 2);
 }
 
 TEST(Ledger, FilesAreExclusiveAndPrivate) {
