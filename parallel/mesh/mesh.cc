@@ -10,9 +10,9 @@
 namespace muster::parallel {
 namespace {
 
-constexpr Axis kAllAxes[] = {Axis::kData,       Axis::kTensor,       Axis::kContext,
-                             Axis::kPipeline,   Axis::kExpert,       Axis::kExpertTensor,
-                             Axis::kExpertData, Axis::kDenseReplica, Axis::kWorld};
+constexpr Axis kAllAxes[] = {
+    Axis::kData,         Axis::kTensor,     Axis::kContext,      Axis::kPipeline, Axis::kExpert,
+    Axis::kExpertTensor, Axis::kExpertData, Axis::kDenseReplica, Axis::kStage,    Axis::kWorld};
 
 TimeCategory CategoryOf(Axis axis) {
   switch (axis) {
@@ -28,6 +28,7 @@ TimeCategory CategoryOf(Axis axis) {
     case Axis::kData:
     case Axis::kExpertData:
     case Axis::kDenseReplica:
+    case Axis::kStage:
       return kExposedDp;
     case Axis::kWorld:
       return kOptimizer;  // what all ranks reduce is the gradient norm
@@ -50,6 +51,8 @@ bool SameGroup(Axis axis, const MeshCoordinates& a, const MeshCoordinates& b) {
       return dp && cp && tp;
     case Axis::kDenseReplica:
       return pp && tp;
+    case Axis::kStage:
+      return pp;
     case Axis::kExpert:
       return pp && edp && etp;
     case Axis::kExpertTensor:
@@ -107,8 +110,8 @@ std::string Product(const std::vector<Field>& fields) {
 }  // namespace
 
 const char* Name(Axis axis) {
-  static constexpr const char* kNames[] = {"dp",  "tp",  "cp",    "pp",   "ep",
-                                           "etp", "edp", "dp_cp", "world"};
+  static constexpr const char* kNames[] = {"dp",  "tp",  "cp",    "pp",    "ep",
+                                           "etp", "edp", "dp_cp", "stage", "world"};
   return kNames[static_cast<int>(axis)];
 }
 

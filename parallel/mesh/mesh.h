@@ -24,6 +24,8 @@ enum class Axis {
   kExpertTensor,  // etp
   kExpertData,    // edp: replicas of an expert shard; its gradients are reduced here
   kDenseReplica,  // dp x cp: gradients of dense parameters are reduced here
+  kStage,         // dp x cp x tp: all ranks of a pipeline stage; gradients of dense parameters that
+                  // are not sharded over tp are reduced here
   kWorld,
 };
 const char* Name(Axis axis);

@@ -24,26 +24,41 @@ ParameterId ParameterList::Add(std::string global_name, kernels::Shape global_sh
   return size() - 1;
 }
 
+namespace {
+
+void InitializeBox(const Parameter& parameter, const Box& box, kernels::TensorView weight,
+                   uint64_t seed, kernels::StreamView stream) {
+  switch (parameter.init.kind) {
+    case InitRule::Kind::kNormal:
+      kernels::FillNormal({.x = weight,
+                           .global_shape = parameter.global_shape,
+                           .begin = box.begin,
+                           .key = kernels::MakePhiloxKey(seed, parameter.global_name),
+                           .std = parameter.init.std},
+                          stream);
+      break;
+    case InitRule::Kind::kOnes:
+      kernels::Fill({.x = weight, .value = 1}, stream);
+      break;
+    case InitRule::Kind::kZeros:
+      kernels::Fill({.x = weight, .value = 0}, stream);
+      break;
+  }
+}
+
+}  // namespace
+
 void InitializeWeights(const ParameterList& parameters, uint64_t seed, kernels::StreamView stream) {
   for (const Parameter& parameter : parameters) {
     MUSTER_CHECK(parameter.weight && parameter.weight.shape == parameter.slice.size)
         << parameter.global_name << " has weight " << parameter.weight.ToString() << ", wanted "
         << parameter.slice.size.ToString();
-    switch (parameter.init.kind) {
-      case InitRule::Kind::kNormal:
-        kernels::FillNormal({.x = parameter.weight,
-                             .global_shape = parameter.global_shape,
-                             .begin = parameter.slice.begin,
-                             .key = kernels::MakePhiloxKey(seed, parameter.global_name),
-                             .std = parameter.init.std},
-                            stream);
-        break;
-      case InitRule::Kind::kOnes:
-        kernels::Fill({.x = parameter.weight, .value = 1}, stream);
-        break;
-      case InitRule::Kind::kZeros:
-        kernels::Fill({.x = parameter.weight, .value = 0}, stream);
-        break;
+    const kernels::TensorView flat = parameter.weight.Reshape({parameter.weight.num_elements()});
+    int64_t at = 0;
+    for (const Box& box : parameter.slice.boxes) {
+      const int64_t end = at + box.size.num_elements();
+      InitializeBox(parameter, box, flat.Slice(0, at, end).Reshape(box.size), seed, stream);
+      at = end;
     }
   }
 }

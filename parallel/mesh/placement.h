@@ -11,6 +11,11 @@ namespace muster::parallel {
 struct Shard {
   Axis axis;  // kTensor, kExpert or kExpertTensor
   int dim;    // of the tensor
+  // Sizes of the segments of a fused dim (queries, keys and values; gate and up), each of which is
+  // cut by itself; they sum to the dim. Empty: the dim is cut as a whole.
+  std::vector<int64_t> segments = {};
+  // The parts may differ by one (a vocabulary); else the dim must divide.
+  bool uneven = false;
 };
 
 struct Placement {
@@ -20,11 +25,20 @@ struct Placement {
   Axis replica_axis = Axis::kDenseReplica;
 };
 
-// The slice [begin, begin + size) of each dim that a rank holds. CHECKs divisibility, which config
-// validation guarantees.
-struct LocalSlice {
+// Elements [begin, begin + size) of each dim of a global tensor.
+struct Box {
   kernels::Shape begin, size;
 };
+
+// What a rank holds of a global tensor: boxes of it, one behind the other in the row-major order of
+// the local tensor. More than one only where a fused dim is cut.
+struct LocalSlice {
+  kernels::Shape begin;  // of the first box
+  kernels::Shape size;   // of the local tensor
+  std::vector<Box> boxes;
+};
+// CHECKs divisibility, which config validation guarantees; at most one shard has segments, and its
+// dim is cut once.
 LocalSlice SliceOf(const kernels::Shape& global_shape, const Placement& placement,
                    const MeshCoordinates& coordinates, const MeshDegrees& degrees);
 

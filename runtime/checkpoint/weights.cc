@@ -1,5 +1,6 @@
 #include "runtime/checkpoint/weights.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <map>
@@ -8,6 +9,8 @@
 
 #include "kernels/base/error.h"
 #include "kernels/device/memory.h"
+#include "parallel/comm/collectives.h"
+#include "runtime/checkpoint/ranges.h"
 #include "runtime/checkpoint/safetensors.h"
 #include "runtime/job/atomic_file.h"
 
@@ -20,30 +23,76 @@ using parallel::Parameter;
 
 constexpr char kIndexName[] = "model.safetensors.index.json";
 
-// A stored tensor and the memory of this rank that it fills or is filled from.
+// A stored tensor and the memory that holds parts of it.
 struct Piece {
+  struct Part {
+    LogicalRange range;
+    TensorView memory;  // of range.count elements, contiguous
+  };
   std::string name;
-  TensorView tensor;
+  kernels::Shape shape;
+  kernels::DType dtype;
+  std::vector<Part> parts;
 };
 
-// An expert parameter [E, ...] is stored as E tensors: "a.experts.b" -> "a.experts.<e>.b".
-std::vector<Piece> PiecesOf(const Parameter& parameter) {
-  const std::string marker = ".experts.";
-  const size_t at = parameter.global_name.find(marker);
-  if (parameter.placement.replica_axis != parallel::Axis::kExpertData || at == std::string::npos) {
-    return {{parameter.global_name, parameter.weight}};
+kernels::Shape WithoutFirstDim(const kernels::Shape& shape) {
+  switch (shape.rank()) {
+    case 2:
+      return {shape[1]};
+    case 3:
+      return {shape[1], shape[2]};
+    default:
+      MUSTER_CHECK(false) << "experts hold vectors or matrices, found " << shape.ToString();
+      return {};
   }
-  std::vector<Piece> pieces;
-  const kernels::Shape& slice = parameter.slice.size;
-  for (int64_t e = 0; e < slice[0]; ++e) {
-    const int64_t expert = parameter.slice.begin[0] + e;
-    TensorView row = parameter.weight.Slice(0, e, e + 1);
-    row = slice.rank() == 3 ? row.Reshape({slice[1], slice[2]}) : row.Reshape({slice[1]});
-    pieces.push_back({parameter.global_name.substr(0, at + marker.size()) + std::to_string(expert) +
-                          "." + parameter.global_name.substr(at + marker.size()),
-                      row});
+}
+
+LogicalRange WholeBox(const kernels::Shape& shape, const kernels::Shape& begin,
+                      const kernels::Shape& size) {
+  return {shape, begin, size, 0, size.num_elements()};
+}
+
+// The stored tensors of which `slice`, in `memory`, holds a part. An expert parameter [E, ...] is
+// stored as E tensors: "a.experts.b" -> "a.experts.<e>.b".
+std::vector<Piece> PiecesOf(const Parameter& parameter, const parallel::LocalSlice& slice,
+                            const TensorView& memory) {
+  const std::string marker = ".experts.", &name = parameter.global_name;
+  const kernels::Shape& shape = parameter.global_shape;
+  const size_t at = name.find(marker);
+  const bool by_expert =
+      parameter.placement.replica_axis == Axis::kExpertData && at != std::string::npos;
+  std::map<int64_t, Piece> pieces;  // by expert; all under 0 if not by expert
+  int64_t first = 0;
+  for (const parallel::Box& box : slice.boxes) {
+    for (int64_t e = 0; e < (by_expert ? box.size[0] : 1); ++e) {
+      const int64_t expert = by_expert ? box.begin[0] + e : 0;
+      const LogicalRange range = by_expert
+                                     ? WholeBox(WithoutFirstDim(shape), WithoutFirstDim(box.begin),
+                                                WithoutFirstDim(box.size))
+                                     : WholeBox(shape, box.begin, box.size);
+      Piece& piece = pieces[expert];
+      piece.name = by_expert ? name.substr(0, at + marker.size()) + std::to_string(expert) + "." +
+                                   name.substr(at + marker.size())
+                             : name;
+      piece.shape = range.global_shape;
+      piece.dtype = memory.dtype;
+      piece.parts.push_back({range, memory.Slice(0, first, first + range.count)});
+      first += range.count;
+    }
   }
-  return pieces;
+  std::vector<Piece> list;
+  for (auto& [expert, piece] : pieces) list.push_back(std::move(piece));
+  return list;
+}
+
+TensorView Flat(const TensorView& tensor) { return tensor.Reshape({tensor.num_elements()}); }
+
+Piece PieceOf(const NamedBuffer& buffer) {
+  const kernels::Shape& shape = buffer.tensor.shape;
+  return {buffer.global_name,
+          shape,
+          buffer.tensor.dtype,
+          {{LogicalRange::Whole(shape), Flat(buffer.tensor)}}};
 }
 
 std::vector<int64_t> Dims(const kernels::Shape& shape) {
@@ -52,29 +101,100 @@ std::vector<int64_t> Dims(const kernels::Shape& shape) {
   return dims;
 }
 
-// Host copies of the tensors that this rank writes.
-absl::StatusOr<std::map<std::string, SafetensorsEntry>> CollectOwned(
-    const parallel::ParameterList& parameters, const std::vector<NamedBuffer>& buffers,
-    bool writes_buffers, kernels::StreamView compute, std::vector<kernels::DeviceBuffer>* memory) {
-  std::vector<Piece> pieces;
+// The tensors that this rank writes, in host memory, as they become known.
+class OwnedTensors {
+ public:
+  OwnedTensors(kernels::Device device, kernels::StreamView compute)
+      : device_(device), compute_(compute) {}
+
+  // Copies the parts to their places; the tensor's memory is made for the first of them.
+  absl::Status Add(const Piece& piece) {
+    SafetensorsEntry& entry = entries_[piece.name];
+    const int64_t size = kernels::SizeOf(piece.dtype);
+    if (entry.data == nullptr) {
+      const int64_t bytes = piece.shape.num_elements() * size;
+      ASSIGN_OR_RETURN(kernels::DeviceBuffer host,
+                       kernels::DeviceBuffer::AllocateHost(device_, bytes));
+      entry = {piece.dtype, Dims(piece.shape), host.data(), bytes};
+      memory_.push_back(std::move(host));
+    }
+    auto* whole = static_cast<char*>(memory_of(entry));
+    for (const Piece::Part& part : piece.parts) {
+      const auto* held = static_cast<const char*>(part.memory.data);
+      for (const ElementRun& run : RunsOf(part.range)) {
+        kernels::CopyAsync(whole + run.global * size, held + run.local * size, run.count * size,
+                           compute_);
+      }
+    }
+    return absl::OkStatus();
+  }
+  const std::map<std::string, SafetensorsEntry>& entries() const { return entries_; }
+
+ private:
+  static void* memory_of(const SafetensorsEntry& entry) { return const_cast<void*>(entry.data); }
+  const kernels::Device device_;
+  const kernels::StreamView compute_;
+  std::map<std::string, SafetensorsEntry> entries_;
+  std::vector<kernels::DeviceBuffer> memory_;
+};
+
+// The group over whose ranks the stored tensors of a parameter are cut; null: each is whole.
+const parallel::ProcessGroup* GroupThatCuts(const Parameter& parameter,
+                                            const parallel::Mesh& mesh) {
+  for (const parallel::Shard& shard : parameter.placement.shards) {
+    const bool cuts = shard.axis == Axis::kTensor || shard.axis == Axis::kExpertTensor;
+    if (cuts && mesh.Group(shard.axis).size() > 1) return &mesh.Group(shard.axis);
+  }
+  return nullptr;
+}
+
+// All ranks of `group` bring their slices to its first rank, which adds them to `owned`.
+absl::Status AddGathered(const Parameter& parameter, const parallel::Mesh& mesh,
+                         const parallel::ProcessGroup& group, kernels::StreamView compute,
+                         OwnedTensors* owned) {
+  std::vector<parallel::LocalSlice> slices;
+  int64_t most = 0;
+  for (const int rank : group.world_ranks()) {
+    slices.push_back(SliceOf(parameter.global_shape, parameter.placement,
+                             parallel::CoordinatesOf(rank, mesh.degrees()), mesh.degrees()));
+    most = std::max(most, slices.back().size.num_elements());
+  }
+  ASSIGN_OR_RETURN(const kernels::Tensor gathered,
+                   kernels::Tensor::Allocate(parameter.weight.dtype, {group.size() * most},
+                                             parameter.weight.device));
+  const auto row = [&](int rank, int64_t count) {
+    return gathered.view().Slice(0, rank * most, rank * most + count);
+  };
+  const TensorView mine = Flat(parameter.weight);
+  kernels::CopyAsync(row(group.rank(), mine.num_elements()), mine, compute);
+  RETURN_IF_ERROR(parallel::AllGather(row(group.rank(), most), gathered.view(), group, compute));
+  for (int rank = 0; group.rank() == 0 && rank < group.size(); ++rank) {
+    const parallel::LocalSlice& slice = slices[static_cast<size_t>(rank)];
+    for (const Piece& piece : PiecesOf(parameter, slice, row(rank, slice.size.num_elements()))) {
+      RETURN_IF_ERROR(owned->Add(piece));
+    }
+  }
+  return compute.Synchronize();  // before the memory goes
+}
+
+absl::Status CollectOwned(const parallel::ParameterList& parameters,
+                          const std::vector<NamedBuffer>& buffers, bool writes_buffers,
+                          kernels::StreamView compute, OwnedTensors* owned) {
+  const parallel::Mesh& mesh = parameters.mesh();
   for (const Parameter& parameter : parameters) {
-    if (parameters.mesh().Group(parameter.placement.replica_axis).rank() != 0) continue;
-    for (Piece& piece : PiecesOf(parameter)) pieces.push_back(std::move(piece));
+    if (mesh.Group(parameter.placement.replica_axis).rank() != 0) continue;
+    if (const parallel::ProcessGroup* group = GroupThatCuts(parameter, mesh)) {
+      RETURN_IF_ERROR(AddGathered(parameter, mesh, *group, compute, owned));
+      continue;
+    }
+    for (const Piece& piece : PiecesOf(parameter, parameter.slice, Flat(parameter.weight))) {
+      RETURN_IF_ERROR(owned->Add(piece));
+    }
   }
-  if (writes_buffers) {
-    for (const NamedBuffer& buffer : buffers) pieces.push_back({buffer.global_name, buffer.tensor});
+  for (const NamedBuffer& buffer : buffers) {
+    if (writes_buffers) RETURN_IF_ERROR(owned->Add(PieceOf(buffer)));
   }
-  std::map<std::string, SafetensorsEntry> entries;
-  for (const Piece& piece : pieces) {
-    ASSIGN_OR_RETURN(kernels::DeviceBuffer host, kernels::DeviceBuffer::AllocateHost(
-                                                     piece.tensor.device, piece.tensor.bytes()));
-    kernels::CopyAsync(host.data(), piece.tensor.data, piece.tensor.bytes(), compute);
-    entries[piece.name] = {piece.tensor.dtype, Dims(piece.tensor.shape), host.data(),
-                           piece.tensor.bytes()};
-    memory->push_back(std::move(host));
-  }
-  RETURN_IF_ERROR(compute.Synchronize());
-  return entries;
+  return compute.Synchronize();
 }
 
 // Ok on every rank, or the first rank's error on every rank.
@@ -142,9 +262,9 @@ absl::Status SaveWeights(const std::string& directory, const parallel::Parameter
   }
   RETURN_IF_ERROR(Agree(status, world));
 
-  std::vector<kernels::DeviceBuffer> memory;
-  ASSIGN_OR_RETURN(const auto entries,
-                   CollectOwned(parameters, buffers, world.rank() == 0, compute, &memory));
+  OwnedTensors owned(parameters.mesh().device(), compute);
+  RETURN_IF_ERROR(CollectOwned(parameters, buffers, world.rank() == 0, compute, &owned));
+  const std::map<std::string, SafetensorsEntry>& entries = owned.entries();
   nlohmann::json list = nlohmann::json::object();
   for (const auto& [name, entry] : entries) list[name] = entry.bytes;
   ASSIGN_OR_RETURN(const std::vector<std::string> lists, world.GatherText(list.dump()));
@@ -185,9 +305,11 @@ absl::Status LoadWeights(const std::string& directory, const parallel::Parameter
   }
   std::vector<Piece> wanted;
   for (const Parameter& parameter : parameters) {
-    for (Piece& piece : PiecesOf(parameter)) wanted.push_back(std::move(piece));
+    for (Piece& piece : PiecesOf(parameter, parameter.slice, Flat(parameter.weight))) {
+      wanted.push_back(std::move(piece));
+    }
   }
-  for (const NamedBuffer& buffer : buffers) wanted.push_back({buffer.global_name, buffer.tensor});
+  for (const NamedBuffer& buffer : buffers) wanted.push_back(PieceOf(buffer));
   std::set<std::string> read;
   for (const Piece& piece : wanted) {
     const auto found = stored.find(piece.name);
@@ -195,12 +317,19 @@ absl::Status LoadWeights(const std::string& directory, const parallel::Parameter
       return absl::NotFoundError("tensor " + piece.name + " is not in " + directory);
     }
     const auto& [entry, file] = found->second;
-    if (entry.shape != Dims(piece.tensor.shape) || entry.dtype != piece.tensor.dtype) {
+    if (entry.shape != Dims(piece.shape) || entry.dtype != piece.dtype) {
       return absl::FailedPreconditionError("tensor " + piece.name + " of " + file +
                                            " does not match the model: wanted " +
-                                           piece.tensor.ToString());
+                                           kernels::Name(piece.dtype) + piece.shape.ToString());
     }
-    kernels::CopyAsync(piece.tensor.data, entry.data, entry.bytes, compute);
+    const int64_t size = kernels::SizeOf(piece.dtype);
+    for (const Piece::Part& part : piece.parts) {
+      for (const ElementRun& run : RunsOf(part.range)) {
+        kernels::CopyAsync(static_cast<char*>(part.memory.data) + run.local * size,
+                           static_cast<const char*>(entry.data) + run.global * size,
+                           run.count * size, compute);
+      }
+    }
     read.insert(piece.name);
   }
   // Experts of other ranks are legally left; on one rank everything must have been read.

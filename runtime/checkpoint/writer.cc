@@ -39,10 +39,13 @@ absl::StatusOr<Manifest> WriteShard(const Disk& disk, const std::string& directo
   std::map<std::string, SafetensorsEntry> entries;
   std::map<std::string, const HostPiece*> by_name;  // in the file's order
   for (const HostPiece& piece : pieces) {
-    MUSTER_CHECK(by_name.emplace(piece.tensor, &piece).second)
-        << "two pieces of " << piece.tensor << " on one rank";
-    entries[piece.tensor] = {piece.dtype, StoredShape(piece.range), piece.data,
-                             static_cast<int64_t>(Bytes(piece))};
+    // A rank holds several pieces of a fused tensor that is cut by segments: "a", "a#1", "a#2".
+    std::string name = piece.tensor;
+    for (int i = 1; !by_name.emplace(name, &piece).second; ++i) {
+      name = piece.tensor + "#" + std::to_string(i);
+    }
+    entries[name] = {piece.dtype, StoredShape(piece.range), piece.data,
+                     static_cast<int64_t>(Bytes(piece))};
   }
   const std::string header = SafetensorsHeader(entries, {{"format", "muster"}});
 
@@ -53,9 +56,9 @@ absl::StatusOr<Manifest> WriteShard(const Disk& disk, const std::string& directo
   std::vector<ByteSpan> content = {{header.data(), header.size()}};
   int64_t offset = shard.header_bytes;
   for (const auto& [name, piece] : by_name) {
-    part.tensors[name] = {piece->dtype, piece->range.global_shape};
+    part.tensors[piece->tensor] = {piece->dtype, piece->range.global_shape};
     shard.pieces.push_back(
-        {name, piece->range, offset, kernels::Hash64(piece->data, Bytes(*piece))});
+        {piece->tensor, piece->range, offset, kernels::Hash64(piece->data, Bytes(*piece))});
     content.push_back({piece->data, Bytes(*piece)});
     offset += static_cast<int64_t>(Bytes(*piece));
   }

@@ -8,9 +8,9 @@
 namespace muster::parallel {
 namespace {
 
-constexpr Axis kAxes[] = {Axis::kData,       Axis::kTensor,       Axis::kContext,
-                          Axis::kPipeline,   Axis::kExpert,       Axis::kExpertTensor,
-                          Axis::kExpertData, Axis::kDenseReplica, Axis::kWorld};
+constexpr Axis kAxes[] = {
+    Axis::kData,         Axis::kTensor,     Axis::kContext,      Axis::kPipeline, Axis::kExpert,
+    Axis::kExpertTensor, Axis::kExpertData, Axis::kDenseReplica, Axis::kStage,    Axis::kWorld};
 
 int SizeOf(Axis axis, const MeshDegrees& degrees) {
   switch (axis) {
@@ -30,6 +30,8 @@ int SizeOf(Axis axis, const MeshDegrees& degrees) {
       return degrees.edp();
     case Axis::kDenseReplica:
       return degrees.dp * degrees.cp;
+    case Axis::kStage:
+      return degrees.dp * degrees.cp * degrees.tp;
     case Axis::kWorld:
       return degrees.world_size();
   }
