@@ -17,6 +17,7 @@ foreach(folder kernels parallel models runtime launch)
   if(tests)
     add_executable(muster_${folder}_test ${tests} ${support})
     target_link_libraries(muster_${folder}_test muster_${folder} GTest::gtest GTest::gtest_main)
+    muster_precompile(muster_${folder}_test <gtest/gtest.h>)
     target_compile_definitions(muster_${folder}_test PRIVATE MUSTER_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                                MUSTER_BINARY_DIR="${CMAKE_BINARY_DIR}")
     add_test(NAME ${folder} COMMAND muster_${folder}_test)
@@ -27,6 +28,7 @@ foreach(folder kernels parallel models runtime launch)
   if(mpi_tests)
     add_executable(muster_${folder}_mpi_test ${mpi_tests} ${support} tests/support/mpi_main.cc)
     target_link_libraries(muster_${folder}_mpi_test muster_${folder} GTest::gtest MPI::MPI_CXX)
+    muster_precompile(muster_${folder}_mpi_test <gtest/gtest.h>)
     target_compile_definitions(muster_${folder}_mpi_test PRIVATE
                                MUSTER_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                                MUSTER_BINARY_DIR="${CMAKE_BINARY_DIR}")
