@@ -51,22 +51,20 @@ Attention::Attention(StageContext& stage, const std::string& name, const TensorV
                .out = stage.config.hidden(),
                .bias = stage.config.bias(),
                .init_std = ResidualInitStd(stage.config)}),
-      slots_(static_cast<size_t>(stage.shape.num_slots)),
+      slots_(stage, stage.shape.recompute.attention || stage.shape.recompute.block),
       d_qkv_(static_cast<size_t>(stage.num_gradient_slots())) {}
 
 void Attention::PlanMemory(ArenaPlan& plan) {
   const StageShape& shape = stage_.shape;
   const int64_t T = shape.tokens();
   const kernels::Shape lse_shape = {shape.sequences, stage_.config.heads(), shape.sequence_length};
-  for (int slot = 0; slot < shape.num_slots; ++slot) {
-    Activations& kept = slots_[static_cast<size_t>(slot)];
-    plan.Add(&kept.qkv, SlotName(name_ + ".qkv", slot), shape.dtype,
-             {T, PackedWidth(stage_.config)}, Lifetime::kActivation);
-    plan.Add(&kept.heads, SlotName(name_ + ".heads", slot), shape.dtype,
-             {T, HeadsWidth(stage_.config)}, Lifetime::kActivation);
-    plan.Add(&kept.lse, SlotName(name_ + ".lse", slot), stage_.accumulator(), lse_shape,
-             Lifetime::kActivation);
-  }
+  slots_.ForEach([&](Activations& kept, const std::string& set, Lifetime lifetime) {
+    plan.Add(&kept.qkv, name_ + ".qkv, " + set, shape.dtype, {T, PackedWidth(stage_.config)},
+             lifetime);
+    plan.Add(&kept.heads, name_ + ".heads, " + set, shape.dtype, {T, HeadsWidth(stage_.config)},
+             lifetime);
+    plan.Add(&kept.lse, name_ + ".lse, " + set, stage_.accumulator(), lse_shape, lifetime);
+  });
   const ArenaPlan::ScratchScope scratch(plan);
   for (int slot = 0; slot < stage_.num_gradient_slots(); ++slot) {
     plan.Add(&d_qkv_[static_cast<size_t>(slot)], SlotName(name_ + ".d_qkv", slot), shape.dtype,
@@ -89,8 +87,8 @@ void Attention::Rotate(const TensorView& qkv, const Pass& pass, bool backward) c
                 pass.compute);
 }
 
-absl::Status Attention::Forward(const Pass& pass, TensorView x_TD, TensorView y_TD) {
-  const Activations& kept = slots_[static_cast<size_t>(pass.slot)];
+void Attention::ForwardHeads(const Pass& pass, TensorView x_TD) {
+  const Activations& kept = slots_[pass];
   qkv_.Forward(x_TD, kept.qkv, pass.compute);
   Rotate(kept.qkv, pass, /*backward=*/false);
   const Packed packed = Unpack(kept.qkv, stage_);
@@ -101,12 +99,21 @@ absl::Status Attention::Forward(const Pass& pass, TensorView x_TD, TensorView y_
                              .lse = kept.lse,
                              .scale = Scale(stage_)},
                             pass.compute);
-  output_.Forward(kept.heads, y_TD, pass.compute);
+}
+
+absl::Status Attention::Forward(const Pass& pass, TensorView x_TD, TensorView y_TD) {
+  ForwardHeads(pass, x_TD);
+  output_.Forward(slots_[pass].heads, y_TD, pass.compute);
+  return absl::OkStatus();
+}
+
+absl::Status Attention::Recompute(const Pass& pass, TensorView x_TD) {
+  if (slots_.recomputed()) ForwardHeads(pass, x_TD);
   return absl::OkStatus();
 }
 
 absl::Status Attention::BackwardInput(const Pass& pass, TensorView d_y_TD, TensorView d_x_TD) {
-  const Activations& kept = slots_[static_cast<size_t>(pass.slot)];
+  const Activations& kept = slots_[pass];
   const TensorView& d_qkv = d_qkv_[static_cast<size_t>(stage_.GradientSlot(pass.slot))];
   output_.BackwardInput(d_y_TD, d_heads_, pass.compute);
   const Packed packed = Unpack(kept.qkv, stage_), d_packed = Unpack(d_qkv, stage_);
@@ -128,7 +135,7 @@ absl::Status Attention::BackwardInput(const Pass& pass, TensorView d_y_TD, Tenso
 }
 
 absl::Status Attention::BackwardWeight(const Pass& pass, TensorView x_TD, TensorView d_y_TD) {
-  const Activations& kept = slots_[static_cast<size_t>(pass.slot)];
+  const Activations& kept = slots_[pass];
   output_.BackwardWeight(kept.heads, d_y_TD, pass.compute);
   qkv_.BackwardWeight(x_TD, d_qkv_[static_cast<size_t>(stage_.GradientSlot(pass.slot))],
                       pass.compute);

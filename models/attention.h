@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "models/activation_slots.h"
 #include "models/layer.h"
 #include "models/linear.h"
 
@@ -15,6 +16,7 @@ class Attention : public Layer {
   Attention(StageContext& stage, const std::string& name, const TensorView& rope_table);
   void PlanMemory(ArenaPlan& plan) override;
   absl::Status Forward(const Pass& pass, TensorView x_TD, TensorView y_TD) override;
+  absl::Status Recompute(const Pass& pass, TensorView x_TD) override;
   absl::Status BackwardInput(const Pass& pass, TensorView d_y_TD, TensorView d_x_TD) override;
   absl::Status BackwardWeight(const Pass& pass, TensorView x_TD, TensorView d_y_TD) override;
 
@@ -24,6 +26,8 @@ class Attention : public Layer {
     TensorView heads;  // [T, H C]: what attention gave
     TensorView lse;    // accumulator dtype [B, H, S]
   };
+  // Up to the input of the output projection.
+  void ForwardHeads(const Pass& pass, TensorView x_TD);
   // Queries and keys, [T, H + K, C], for the rotation.
   void Rotate(const TensorView& qkv, const Pass& pass, bool backward) const;
 
@@ -31,7 +35,7 @@ class Attention : public Layer {
   const std::string name_;
   const TensorView& rope_table_;
   Linear qkv_, output_;
-  std::vector<Activations> slots_;
+  ActivationSlots<Activations> slots_;
   std::vector<TensorView> d_qkv_;  // by gradient slot
   TensorView d_heads_, delta_;     // scratch
 };

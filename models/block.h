@@ -26,8 +26,9 @@ class Block {
   absl::Status Forward(const Pass& pass, TensorView h_TD, TensorView delta_TD,
                        TensorView delta_out_TD);
   // Where the first block wants its h.
-  const TensorView& input_TD(int slot) const { return attention_norm_.h_TD(slot); }
-  const TensorView& h_TD(int slot) const { return feed_forward_norm_.h_TD(slot); }
+  const TensorView& input_TD(int slot) const { return attention_norm_.h_TD({.slot = slot}); }
+  // In the forward; a block that is recomputed does not keep it.
+  const TensorView& h_TD(int slot) const { return feed_forward_norm_.h_TD({.slot = slot}); }
 
   // Both gradients, layer by layer; d_TD is the pair's gradient above the block, then below it.
   absl::Status Backward(const Pass& pass, TensorView d_TD);
@@ -36,13 +37,20 @@ class Block {
   absl::Status BackwardWeight(const Pass& pass, TensorView d_out_TD);
 
  private:
+  // Before the backward of a layer, or of the whole block: what it reads and the forward did not
+  // keep.
+  absl::Status RecomputeBlock(const Pass& pass);
+  absl::Status RecomputeAttention(const Pass& pass);
+  absl::Status RecomputeFeedForward(const Pass& pass);
+
   const StageContext& stage_;
   const std::string name_;
   NormLayer attention_norm_;
   Attention attention_;
   NormLayer feed_forward_norm_;
   std::unique_ptr<Layer> feed_forward_;
-  TensorView d_norm_TD_;                 // scratch: gradient of a norm's output
+  TensorView d_norm_TD_;                 // scratch: gradient of a norm's output; in a
+                                         // recomputation, what attention adds to the stream
   std::vector<TensorView> d_middle_TD_;  // by slot, with split_backward: between the two layers
 };
 

@@ -43,6 +43,8 @@ struct StageContext {
   Lifetime gradient_lifetime() const {
     return shape.split_backward ? Lifetime::kActivation : Lifetime::kScratch;
   }
+  // Sets of activations that a recomputed module shares (models/activation_slots.h).
+  int num_recompute_sets() const { return shape.split_backward ? 1 + num_gradient_slots() : 1; }
 };
 
 // One pass of one microbatch.
@@ -50,7 +52,13 @@ struct Pass {
   int slot = 0;
   TensorView positions;  // int32 [T]
   StreamView compute;
+  int recompute_set = 0;  // of recomputed activations; see models/activation_slots.h
 };
+// The same pass, in a backward.
+inline Pass BackwardPass(const StageContext& stage, Pass pass) {
+  if (stage.shape.split_backward) pass.recompute_set = 1 + stage.GradientSlot(pass.slot);
+  return pass;
+}
 
 // "layers.3.mlp.gate_up, slot 1": the name of a block of the memory plan.
 inline std::string SlotName(const std::string& name, int slot) {
@@ -96,6 +104,9 @@ class Layer {
 
   virtual void PlanMemory(ArenaPlan& plan) = 0;
   virtual absl::Status Forward(const Pass& pass, TensorView x_TD, TensorView y_TD) = 0;
+  // Where the module is recomputed, before its BackwardInput: fills again what that and
+  // BackwardWeight read. Else nothing.
+  virtual absl::Status Recompute(const Pass& pass, TensorView x_TD) = 0;
   // Once for each Forward: it may overwrite what the forward kept.
   virtual absl::Status BackwardInput(const Pass& pass, TensorView d_y_TD, TensorView d_x_TD) = 0;
   // After BackwardInput, with the same x and d_y. Adds to the gradients and makes them Ready.

@@ -28,37 +28,53 @@ Mlp::Mlp(StageContext& stage, const std::string& name, const Options& options)
              .out = stage.config.hidden(),
              .bias = options.bias,
              .init_std = ResidualInitStd(stage.config)}),
-      slots_(static_cast<size_t>(stage.shape.num_slots)) {}
+      slots_(stage, options.recompute) {}
 
 void Mlp::PlanMemory(ArenaPlan& plan) {
-  const int64_t T = stage_.shape.tokens();
-  for (int slot = 0; slot < stage_.shape.num_slots; ++slot) {
-    Activations& kept = slots_[static_cast<size_t>(slot)];
-    plan.Add(&kept.up, SlotName(name_ + "." + UpName(stage_.config), slot), stage_.shape.dtype,
-             {T, up_width_}, Lifetime::kActivation);
-    plan.Add(&kept.activated, SlotName(name_ + ".activated", slot), stage_.shape.dtype,
-             {T, ffn_hidden_}, Lifetime::kActivation);
-  }
+  PlanActivations(plan);
   const ArenaPlan::ScratchScope scratch(plan);
-  plan.Add(&d_activated_, name_ + ".d_activated", stage_.shape.dtype, {T, ffn_hidden_},
-           Lifetime::kScratch);
+  PlanScratch(plan);
 }
 
-absl::Status Mlp::Forward(const Pass& pass, TensorView x_TD, TensorView y_TD) {
-  const Activations& kept = slots_[static_cast<size_t>(pass.slot)];
+void Mlp::PlanActivations(ArenaPlan& plan) {
+  const int64_t T = stage_.shape.tokens();
+  slots_.ForEach([&](Activations& kept, const std::string& set, Lifetime lifetime) {
+    plan.Add(&kept.up, name_ + "." + UpName(stage_.config) + ", " + set, stage_.shape.dtype,
+             {T, up_width_}, lifetime);
+    plan.Add(&kept.activated, name_ + ".activated, " + set, stage_.shape.dtype, {T, ffn_hidden_},
+             lifetime);
+  });
+}
+
+void Mlp::PlanScratch(ArenaPlan& plan) {
+  plan.Add(&d_activated_, name_ + ".d_activated", stage_.shape.dtype,
+           {stage_.shape.tokens(), ffn_hidden_}, Lifetime::kScratch);
+}
+
+void Mlp::ForwardHidden(const Pass& pass, TensorView x_TD) {
+  const Activations& kept = slots_[pass];
   up_.Forward(x_TD, kept.up, pass.compute);
   if (stage_.config.activation() == SWIGLU) {
     kernels::SwiGluForward({.gate_up = kept.up, .out = kept.activated}, pass.compute);
   } else {
     kernels::GeluForward({.x = kept.up, .out = kept.activated}, pass.compute);
   }
-  down_.Forward(kept.activated, y_TD, pass.compute);
+}
+
+absl::Status Mlp::Forward(const Pass& pass, TensorView x_TD, TensorView y_TD) {
+  ForwardHidden(pass, x_TD);
+  down_.Forward(slots_[pass].activated, y_TD, pass.compute);
+  return absl::OkStatus();
+}
+
+absl::Status Mlp::Recompute(const Pass& pass, TensorView x_TD) {
+  if (slots_.recomputed()) ForwardHidden(pass, x_TD);
   return absl::OkStatus();
 }
 
 absl::Status Mlp::BackwardInput(const Pass& pass, TensorView d_y_TD, TensorView d_x_TD,
                                 bool accumulate) {
-  const Activations& kept = slots_[static_cast<size_t>(pass.slot)];
+  const Activations& kept = slots_[pass];
   down_.BackwardInput(d_y_TD, d_activated_, pass.compute);
   if (stage_.config.activation() == SWIGLU) {
     kernels::SwiGluBackward({.d_out = d_activated_, .gate_up = kept.up, .d_gate_up = kept.up},
@@ -71,7 +87,7 @@ absl::Status Mlp::BackwardInput(const Pass& pass, TensorView d_y_TD, TensorView 
 }
 
 absl::Status Mlp::BackwardWeight(const Pass& pass, TensorView x_TD, TensorView d_y_TD) {
-  const Activations& kept = slots_[static_cast<size_t>(pass.slot)];
+  const Activations& kept = slots_[pass];
   down_.BackwardWeight(kept.activated, d_y_TD, pass.compute);
   up_.BackwardWeight(x_TD, kept.up, pass.compute);
   return absl::OkStatus();

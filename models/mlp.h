@@ -2,8 +2,8 @@
 // The feed-forward layer of a dense block, and the shared experts of a MoE block: SwiGLU with a
 // fused projection [2F, D], or GELU with [F, D]; then down [D, F].
 #include <string>
-#include <vector>
 
+#include "models/activation_slots.h"
 #include "models/layer.h"
 #include "models/linear.h"
 
@@ -14,10 +14,15 @@ class Mlp : public Layer {
   struct Options {
     int64_t ffn_hidden = 0;  // F
     bool bias = false;
+    bool recompute = false;
   };
   Mlp(StageContext& stage, const std::string& name, const Options& options);
   void PlanMemory(ArenaPlan& plan) override;
+  // The two halves of PlanMemory.
+  void PlanActivations(ArenaPlan& plan);
+  void PlanScratch(ArenaPlan& plan);
   absl::Status Forward(const Pass& pass, TensorView x_TD, TensorView y_TD) override;
+  absl::Status Recompute(const Pass& pass, TensorView x_TD) override;
   absl::Status BackwardInput(const Pass& pass, TensorView d_y_TD, TensorView d_x_TD) override {
     return BackwardInput(pass, d_y_TD, d_x_TD, /*accumulate=*/false);
   }
@@ -31,11 +36,14 @@ class Mlp : public Layer {
     TensorView up;         // [T, 2F] or [T, F], before the activation; then its gradient
     TensorView activated;  // [T, F]
   };
+  // Up to the input of the down projection.
+  void ForwardHidden(const Pass& pass, TensorView x_TD);
+
   const StageContext& stage_;
   const std::string name_;
   const int64_t ffn_hidden_, up_width_;
   Linear up_, down_;
-  std::vector<Activations> slots_;
+  ActivationSlots<Activations> slots_;
   TensorView d_activated_;  // scratch
 };
 

@@ -47,6 +47,10 @@ Weight::Options ExpertOptions(float std) {
           .placement = {.shards = {{Axis::kExpert, 0}}, .replica_axis = Axis::kExpertData}};
 }
 
+bool Recomputed(const StageContext& stage) {
+  return stage.shape.recompute.moe || stage.shape.recompute.block;
+}
+
 TensorView Row(const TensorView& matrix, int row) {
   return matrix ? matrix.Slice(0, row, row + 1).Reshape({matrix.shape[1]}) : TensorView();
 }
@@ -70,12 +74,14 @@ Moe::Moe(StageContext& stage, const std::string& name, int index, const BalanceS
             {route_.experts, stage.config.hidden(), stage.config.moe().expert_ffn_hidden()},
             ExpertOptions(ResidualInitStd(stage.config))),
       slots_(static_cast<size_t>(stage.shape.num_slots)),
+      hidden_(stage, Recomputed(stage)),
       gradients_(static_cast<size_t>(stage.num_gradient_slots())) {
   const MoeConfig& moe = stage.config.moe();
   if (moe.shared_experts() > 0) {
     shared_ = std::make_unique<Mlp>(
         stage, name + ".shared",
-        Mlp::Options{.ffn_hidden = int64_t{moe.shared_experts()} * moe.expert_ffn_hidden()});
+        Mlp::Options{.ffn_hidden = int64_t{moe.shared_experts()} * moe.expert_ffn_hidden(),
+                     .recompute = Recomputed(stage)});
   }
 }
 
@@ -94,10 +100,16 @@ void Moe::PlanActivations(ArenaPlan& plan) {
     add(&kept.weights_TK, ".weights", accumulator, {T, route_.top_k});
     add(&kept.weights_R, ".row_weights", accumulator, {R});
     add(&kept.experts_TK, ".experts", DType::kInt32, {T, route_.top_k});
-    add(&kept.rows_RD, ".rows", storage, {R, D});
-    add(&kept.up_R, ".up", storage, {R, up_width_});
-    add(&kept.activated_RF, ".activated", storage, {R, F});
   }
+  hidden_.ForEach([&](Hidden& hidden, const std::string& set, Lifetime lifetime) {
+    const auto add = [&](TensorView* view, const char* what, kernels::Shape shape) {
+      plan.Add(view, name_ + what + ", " + set, storage, shape, lifetime);
+    };
+    add(&hidden.rows_RD, ".rows", {R, D});
+    add(&hidden.up_R, ".up", {R, up_width_});
+    add(&hidden.activated_RF, ".activated", {R, F});
+  });
+  if (shared_) shared_->PlanActivations(plan);
 }
 
 void Moe::PlanScratch(ArenaPlan& plan) {
@@ -129,7 +141,7 @@ void Moe::PlanScratch(ArenaPlan& plan) {
   add(&d_weights_R_, ".d_row_weights", accumulator, {R});
   add(&d_weights_TK_, ".d_weights", accumulator, {T, route_.top_k});
   // Inside the scope: the shared experts run while the gradients above wait for BackwardWeight.
-  if (shared_) shared_->PlanMemory(plan);
+  if (shared_) shared_->PlanScratch(plan);
 }
 
 void Moe::PlanMemory(ArenaPlan& plan) {
@@ -168,63 +180,80 @@ absl::Status Moe::Route(const Pass& pass, TensorView x_TD) {
   return absl::OkStatus();
 }
 
-void Moe::ExpertsForward(const Activations& kept, StreamView compute) {
-  const TensorView& offsets = kept.plan.local_offsets;
-  kernels::GroupedMatmulForward(
-      {.x = kept.rows_RD, .w = up_.Use(compute), .y = kept.up_R, .offsets = offsets}, compute);
+absl::Status Moe::ExpertsHidden(const Pass& pass, TensorView x_TD) {
+  const Activations& kept = Kept(pass);
+  const Hidden& hidden = hidden_[pass];
+  const StreamView compute = pass.compute;
+  RETURN_IF_ERROR(parallel::Dispatch(x_TD, kept.plan, staging_, hidden.rows_RD, group(), compute));
+  kernels::GroupedMatmulForward({.x = hidden.rows_RD,
+                                 .w = up_.Use(compute),
+                                 .y = hidden.up_R,
+                                 .offsets = kept.plan.local_offsets},
+                                compute);
   if (stage_.config.activation() == SWIGLU) {
-    kernels::SwiGluForward({.gate_up = kept.up_R,
+    kernels::SwiGluForward({.gate_up = hidden.up_R,
                             .row_weight = kept.weights_R,
                             .row_count = kept.plan.row_count,
-                            .out = kept.activated_RF},
+                            .out = hidden.activated_RF},
                            compute);
   } else {
-    kernels::GeluForward({.x = kept.up_R,
+    kernels::GeluForward({.x = hidden.up_R,
                           .row_weight = kept.weights_R,
                           .row_count = kept.plan.row_count,
-                          .out = kept.activated_RF},
+                          .out = hidden.activated_RF},
                          compute);
   }
-  kernels::GroupedMatmulForward(
-      {.x = kept.activated_RF, .w = down_.Use(compute), .y = y_RD_, .offsets = offsets}, compute);
+  return absl::OkStatus();
 }
 
 absl::Status Moe::Forward(const Pass& pass, TensorView x_TD, TensorView y_TD) {
   const Activations& kept = Kept(pass);
   RETURN_IF_ERROR(Route(pass, x_TD));
-  RETURN_IF_ERROR(
-      parallel::Dispatch(x_TD, kept.plan, staging_, kept.rows_RD, group(), pass.compute));
   RETURN_IF_ERROR(parallel::DispatchWeights(kept.weights_TK, kept.plan, staging_, kept.weights_R,
                                             group(), pass.compute));
-  ExpertsForward(kept, pass.compute);
+  RETURN_IF_ERROR(ExpertsHidden(pass, x_TD));
+  kernels::GroupedMatmulForward({.x = hidden_[pass].activated_RF,
+                                 .w = down_.Use(pass.compute),
+                                 .y = y_RD_,
+                                 .offsets = kept.plan.local_offsets},
+                                pass.compute);
   if (shared_) RETURN_IF_ERROR(shared_->Forward(pass, x_TD, y_TD));
   return parallel::Combine(y_RD_, kept.plan, staging_, y_TD, /*accumulate=*/shared_ != nullptr,
                            group(), pass.compute);
 }
 
-void Moe::ExpertsBackward(const Activations& kept, TensorView d_y_RD, StreamView compute) {
+absl::Status Moe::Recompute(const Pass& pass, TensorView x_TD) {
+  if (!hidden_.recomputed()) return absl::OkStatus();
+  if (shared_) RETURN_IF_ERROR(shared_->Recompute(pass, x_TD));
+  return ExpertsHidden(pass, x_TD);
+}
+
+void Moe::ExpertsBackward(const Pass& pass, TensorView d_y_RD) {
+  const Activations& kept = Kept(pass);
+  const Hidden& hidden = hidden_[pass];
+  const StreamView compute = pass.compute;
   const TensorView& offsets = kept.plan.local_offsets;
   kernels::GroupedMatmulBackwardInput(
       {.d_y = d_y_RD, .w = down_.value(), .d_x = d_activated_RF_, .offsets = offsets}, compute);
   if (stage_.config.activation() == SWIGLU) {
     kernels::SwiGluBackward({.d_out = d_activated_RF_,
-                             .gate_up = kept.up_R,
+                             .gate_up = hidden.up_R,
                              .row_weight = kept.weights_R,
                              .row_count = kept.plan.row_count,
-                             .d_gate_up = kept.up_R,
+                             .d_gate_up = hidden.up_R,
                              .d_row_weight = d_weights_R_},
                             compute);
   } else {
     kernels::GeluBackward({.d_out = d_activated_RF_,
-                           .x = kept.up_R,
+                           .x = hidden.up_R,
                            .row_weight = kept.weights_R,
                            .row_count = kept.plan.row_count,
-                           .d_x = kept.up_R,
+                           .d_x = hidden.up_R,
                            .d_row_weight = d_weights_R_},
                           compute);
   }
   kernels::GroupedMatmulBackwardInput(
-      {.d_y = kept.up_R, .w = up_.value(), .d_x = d_rows_RD_, .offsets = offsets}, compute);
+      {.d_y = hidden.up_R, .w = up_.value(), .d_x = d_rows_RD_, .offsets = offsets}, compute);
 }
 
 absl::Status Moe::RouterBackward(const Pass& pass, TensorView d_x_TD) {
@@ -259,7 +288,7 @@ absl::Status Moe::BackwardInput(const Pass& pass, TensorView d_y_TD, TensorView 
   const Activations& kept = Kept(pass);
   const TensorView& d_y_RD = Gradient(pass).y_RD;
   RETURN_IF_ERROR(parallel::Dispatch(d_y_TD, kept.plan, staging_, d_y_RD, group(), pass.compute));
-  ExpertsBackward(kept, d_y_RD, pass.compute);
+  ExpertsBackward(pass, d_y_RD);
   RETURN_IF_ERROR(RouterBackward(pass, d_x_TD));
   if (shared_) RETURN_IF_ERROR(shared_->BackwardInput(pass, d_y_TD, d_x_TD, /*accumulate=*/true));
   return parallel::Combine(d_rows_RD_, kept.plan, staging_, d_x_TD, /*accumulate=*/true, group(),
@@ -268,16 +297,20 @@ absl::Status Moe::BackwardInput(const Pass& pass, TensorView d_y_TD, TensorView 
 
 absl::Status Moe::BackwardWeight(const Pass& pass, TensorView x_TD, TensorView d_y_TD) {
   const Activations& kept = Kept(pass);
+  const Hidden& hidden = hidden_[pass];
   const Gradients& gradients = Gradient(pass);
   const StreamView compute = pass.compute;
   const TensorView& offsets = kept.plan.local_offsets;
   if (shared_) RETURN_IF_ERROR(shared_->BackwardWeight(pass, x_TD, d_y_TD));
-  kernels::GroupedMatmulBackwardWeight(
-      {.d_y = gradients.y_RD, .x = kept.activated_RF, .d_w = down_.gradient(), .offsets = offsets},
-      compute);
+  kernels::GroupedMatmulBackwardWeight({.d_y = gradients.y_RD,
+                                        .x = hidden.activated_RF,
+                                        .d_w = down_.gradient(),
+                                        .offsets = offsets},
+                                       compute);
   down_.Ready(compute);
   kernels::GroupedMatmulBackwardWeight(
-      {.d_y = kept.up_R, .x = kept.rows_RD, .d_w = up_.gradient(), .offsets = offsets}, compute);
+      {.d_y = hidden.up_R, .x = hidden.rows_RD, .d_w = up_.gradient(), .offsets = offsets},
+      compute);
   up_.Ready(compute);
   kernels::Matmul({.a = gradients.logits_TE,
                    .b = Widen(x_TD, wide_TD_, compute),

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/ops/topk_route.h"
+#include "models/activation_slots.h"
 #include "models/layer.h"
 #include "models/mlp.h"
 #include "parallel/ep/dispatch.h"
@@ -33,6 +34,8 @@ class Moe : public Layer {
   Moe(StageContext& stage, const std::string& name, int index, const BalanceState& balance);
   void PlanMemory(ArenaPlan& plan) override;
   absl::Status Forward(const Pass& pass, TensorView x_TD, TensorView y_TD) override;
+  // The routing is kept: tokens are dispatched again along the same plan.
+  absl::Status Recompute(const Pass& pass, TensorView x_TD) override;
   absl::Status BackwardInput(const Pass& pass, TensorView d_y_TD, TensorView d_x_TD) override;
   absl::Status BackwardWeight(const Pass& pass, TensorView x_TD, TensorView d_y_TD) override;
 
@@ -41,6 +44,8 @@ class Moe : public Layer {
     parallel::RoutePlan plan;
     TensorView logits_TE, scores_TE, weights_TK, weights_R;  // accumulator dtype
     TensorView experts_TK;                                   // int32
+  };
+  struct Hidden {  // of this rank's experts
     TensorView rows_RD;
     TensorView up_R;          // [R, 2F] or [R, F], before the activation; then its gradient
     TensorView activated_RF;  // times the router weight
@@ -54,9 +59,10 @@ class Moe : public Layer {
   // x in the accumulator dtype: itself, or a copy in `scratch`.
   TensorView Widen(TensorView x, TensorView scratch, StreamView compute) const;
   absl::Status Route(const Pass& pass, TensorView x_TD);
-  void ExpertsForward(const Activations& kept, StreamView compute);
+  // Brings the rows to their experts, and them up to the input of the down projection.
+  absl::Status ExpertsHidden(const Pass& pass, TensorView x_TD);
   // From d_y_RD: gradients of the rows (d_rows_RD_) and of the router weights (d_weights_R_).
-  void ExpertsBackward(const Activations& kept, TensorView d_y_RD, StreamView compute);
+  void ExpertsBackward(const Pass& pass, TensorView d_y_RD);
   absl::Status RouterBackward(const Pass& pass, TensorView d_x_TD);
   bool Widens() const { return stage_.shape.dtype != stage_.accumulator(); }
   const parallel::ProcessGroup& group() const {
@@ -77,6 +83,7 @@ class Moe : public Layer {
   Weight router_, up_, down_;
   std::unique_ptr<Mlp> shared_;  // may be null
   std::vector<Activations> slots_;
+  ActivationSlots<Hidden> hidden_;
   std::vector<Gradients> gradients_;  // by gradient slot
   // Scratch.
   parallel::DispatchStaging staging_;

@@ -7,12 +7,13 @@ namespace muster::models {
 
 using parallel::InitRule;
 
-NormLayer::NormLayer(StageContext& stage, const std::string& name)
+NormLayer::NormLayer(StageContext& stage, const std::string& name, NormKeeps keeps)
     : stage_(stage),
       name_(name),
       weight_(stage, name + ".weight", {stage.config.hidden()},
               {.init = {.kind = InitRule::Kind::kOnes}, .weight_decay = false}),
-      slots_(static_cast<size_t>(stage.shape.num_slots)) {
+      streams_(stage, keeps == NormKeeps::kNothing),
+      outputs_(stage, keeps != NormKeeps::kAll) {
   if (stage.config.norm() == LAYER_NORM && stage.config.bias()) {
     bias_.emplace(stage, name + ".bias", kernels::Shape{stage.config.hidden()},
                   Weight::Options{.init = {.kind = InitRule::Kind::kZeros}, .weight_decay = false});
@@ -21,21 +22,25 @@ NormLayer::NormLayer(StageContext& stage, const std::string& name)
 
 void NormLayer::PlanMemory(ArenaPlan& plan) {
   const int64_t T = stage_.shape.tokens(), D = stage_.config.hidden();
-  for (size_t slot = 0; slot < slots_.size(); ++slot) {
-    Activations& kept = slots_[slot];
+  streams_.ForEach([&](Stream& kept, const std::string& set, Lifetime lifetime) {
     const auto add = [&](TensorView* view, const char* what, DType dtype, kernels::Shape shape) {
-      plan.Add(view, SlotName(name_ + what, static_cast<int>(slot)), dtype, shape,
-               Lifetime::kActivation);
+      plan.Add(view, name_ + what + ", " + set, dtype, shape, lifetime);
     };
     add(&kept.h_TD, ".h", stage_.shape.dtype, {T, D});
-    add(&kept.y_TD, ".y", stage_.shape.dtype, {T, D});
     add(&kept.rstd_T, ".rstd", stage_.accumulator(), {T});
     if (stage_.config.norm() == LAYER_NORM) add(&kept.mean_T, ".mean", stage_.accumulator(), {T});
-  }
+  });
+  outputs_.ForEach([&](TensorView& y_TD, const std::string& set, Lifetime lifetime) {
+    plan.Add(&y_TD, name_ + ".y, " + set, stage_.shape.dtype, {T, D}, lifetime);
+  });
+}
+
+void NormLayer::Recompute(const Pass& pass) {
+  if (outputs_.recomputed() && !streams_.recomputed()) Forward(pass, h_TD(pass), {});
 }
 
 void NormLayer::Forward(const Pass& pass, TensorView x_TD, TensorView delta_TD) {
-  const Activations& kept = slots_[static_cast<size_t>(pass.slot)];
+  const Stream& kept = streams_[pass];
   MUSTER_CHECK(delta_TD || x_TD.data == kept.h_TD.data) << name_ << ": the input is not kept";
   const TensorView h_TD = delta_TD ? kept.h_TD : TensorView();
   if (stage_.config.norm() == RMS_NORM) {
@@ -43,7 +48,7 @@ void NormLayer::Forward(const Pass& pass, TensorView x_TD, TensorView delta_TD) 
                              .residual = delta_TD,
                              .weight = weight_.Use(pass.compute),
                              .h = h_TD,
-                             .y = kept.y_TD,
+                             .y = y_TD(pass),
                              .rstd = kept.rstd_T,
                              .epsilon = stage_.config.norm_epsilon()},
                             pass.compute);
@@ -53,7 +58,7 @@ void NormLayer::Forward(const Pass& pass, TensorView x_TD, TensorView delta_TD) 
                                .weight = weight_.Use(pass.compute),
                                .bias = bias_ ? bias_->Use(pass.compute) : TensorView(),
                                .h = h_TD,
-                               .y = kept.y_TD,
+                               .y = y_TD(pass),
                                .mean = kept.mean_T,
                                .rstd = kept.rstd_T,
                                .epsilon = stage_.config.norm_epsilon()},
@@ -63,7 +68,7 @@ void NormLayer::Forward(const Pass& pass, TensorView x_TD, TensorView delta_TD) 
 
 void NormLayer::Backward(const Pass& pass, TensorView d_y_TD, TensorView d_residual_TD,
                          TensorView d_h_TD) {
-  const Activations& kept = slots_[static_cast<size_t>(pass.slot)];
+  const Stream& kept = streams_[pass];
   // Weights first: d_h may be written over d_y.
   if (stage_.config.norm() == RMS_NORM) {
     kernels::RmsNormBackwardWeight(

@@ -6,6 +6,16 @@
 
 namespace muster::models {
 
+// Modules whose activations are not kept for the backward, which runs their forward again: shared
+// bytes instead of some for every microbatch slot. Results are the same bits.
+struct Recompute {
+  bool attention = false;  // queries, keys, values and heads
+  bool mlp = false;        // of dense blocks
+  bool moe = false;        // rows and hidden layers of experts; routing is kept, not repeated
+  bool norm = false;       // outputs of a block's norms; their input is kept
+  bool block = false;      // all of a block but its input, and the routing
+};
+
 struct StageShape {
   int64_t sequences = 1;                            // of one microbatch on this rank
   int64_t sequence_length = 0;                      // S; T = sequences * S
@@ -14,6 +24,7 @@ struct StageShape {
   kernels::DType dtype = kernels::DType::kFloat32;  // of weights and activations
   // The schedule calls BackwardInput and BackwardWeight apart: output gradients are kept between.
   bool split_backward = false;
+  Recompute recompute;
   // The output projection runs over chunks of tokens whose logits fit here (at least one token).
   int64_t logits_bytes = int64_t{512} << 20;
   int64_t tokens() const { return sequences * sequence_length; }

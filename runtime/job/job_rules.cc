@@ -104,6 +104,7 @@ class Checker {
   void CheckOptimizer();
   void CheckData(FileRules files);
   void CheckDevice();
+  void CheckRecompute();
   void CheckPeak();
 
  private:
@@ -285,6 +286,13 @@ void Checker::CheckData(FileRules files) {
   }
 }
 
+void Checker::CheckRecompute() {
+  if (job_.recompute().moe() && !job_.model().has_moe()) {
+    Broken("recompute.moe",
+           "recompute.moe is true: the model has no moe block; use recompute.mlp for a dense one");
+  }
+}
+
 void Checker::CheckDevice() {
   if (job_.device() == CUDA && !kernels::kBuiltWithCuda) {
     Broken("device", "device is CUDA: this build has no CUDA backend; use CPU");
@@ -341,6 +349,7 @@ MeshDegrees CheckJob(const Job& job, int world_size, FileRules files, const Fiel
   checker.CheckOptimizer();
   checker.CheckData(files);
   checker.CheckDevice();
+  checker.CheckRecompute();
   checker.CheckPeak();
   return mesh;
 }

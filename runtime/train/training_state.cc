@@ -23,6 +23,12 @@ models::StageShape ShapeOf(const ResolvedJob& job, const std::vector<parallel::A
   shape.num_microbatches = job.job.schedule().microbatches();
   shape.num_slots = parallel::PeakMicrobatches({actions}).front();
   shape.dtype = StorageDType(job.job.precision().compute());
+  const RecomputeConfig& recompute = job.job.recompute();
+  shape.recompute = {.attention = recompute.attention(),
+                     .mlp = recompute.mlp(),
+                     .moe = recompute.moe(),
+                     .norm = recompute.norm(),
+                     .block = recompute.block()};
   return shape;
 }
 

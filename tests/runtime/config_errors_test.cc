@@ -160,6 +160,7 @@ TEST(ConfigErrors, RangesNameTheBound) {
       {"communication { bucket_megabytes: 0 }", "greater than 0"},
       {"communication { deadline_seconds: 0 }", "greater than 0"},
       {"evaluate { sequences: 0 }", "at least 1"},
+      {"recompute { moe: true }", "use recompute.mlp"},
       {"checkpoint { every_steps: 10 }", "not supported by this version"},
       {"log { every_steps: 0 }", "at least 1"},
       {"goodput { peak: '' }", "auto, measured"},

@@ -105,6 +105,17 @@ TEST(Parity, OverlapOnAndOffAreBitwiseEqual) {
                        With(layout, {"communication.overlap=false"}), kSteps));
 }
 
+TEST(Parity, RecomputationOnAndOffAreBitwiseEqual) {
+  const auto layout = With(kSmall, BestExpertLayout());
+  const TrainingRun kept = Train(parallel::TestWorld(), "tiny-moe.textproto", layout, 5);
+  for (const std::string module : {"attention", "mlp", "moe", "norm", "block"}) {
+    SCOPED_TRACE(module);
+    ExpectSameBits(Train(parallel::TestWorld(), "tiny-moe.textproto",
+                         With(layout, {"recompute." + module + "=true"}), 5),
+                   kept);
+  }
+}
+
 TEST(Parity, QueuedComputeStreamIsBitwiseEqualToInline) {
   const auto layout = With(kSmall, BestExpertLayout());
   ExpectSameBits(

@@ -63,6 +63,7 @@ class ModelFixture {
   kernels::StreamView compute() const { return stream_.view(); }
   void Synchronize() const { MUSTER_CHECK_OK(compute().Synchronize()); }
   int64_t global_valid_tokens() const { return global_valid_tokens_; }
+  const kernels::ArenaPlan& plan() const { return plan_; }
 
  private:
   void MakeBatch(int vocab_size);
