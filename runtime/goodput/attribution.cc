@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/error.h"
+#include "runtime/goodput/ledger_record.h"
 
 namespace muster::runtime {
 namespace {
@@ -76,8 +77,7 @@ class AttemptAttributor {
     SetWindow();
     for (const RankLog& rank : log_.ranks) LookAt(rank);
     for (const RankLog& rank : log_.ranks) AddRank(rank);
-    const int silent = log_.world_size - static_cast<int>(log_.ranks.size());
-    result_.time.At(State::kUnknown) += DeviceNs{result_.end_ns - result_.begin_ns} * silent;
+    AddSilent(log_.world_size - static_cast<int>(log_.ranks.size()));
     return std::move(result_);
   }
 
@@ -89,6 +89,8 @@ class AttemptAttributor {
     result_.gap_before_ns = log_.gap_before_ns;
     result_.begin_realtime_ns = log_.begin_realtime_ns;
     result_.first_step = FirstStep(log_);
+    result_.failure = log_.failure;
+    result_.stragglers = log_.stragglers;
     int64_t begin = log_.begin_ns.value_or(kNever), end = log_.end_ns.value_or(0);
     for (const RankLog& rank : log_.ranks) {
       begin = std::min(begin, rank.process_start_ns);
@@ -149,9 +151,24 @@ class AttemptAttributor {
   void AddTail(const RankLog& rank) {
     const int64_t kill =
         std::clamp(log_.kill_ns.value_or(result_.end_ns), rank.end_ns, result_.end_ns);
-    const int64_t torn_down_from = rank.exit_code ? rank.end_ns : kill;
+    // A rank that gave up has closed its ledger, but nobody knew until the failure was detected.
+    const bool left = rank.exit_code && !(log_.failure && *rank.exit_code == kNoExitCode);
+    const int64_t torn_down_from = left ? rank.end_ns : kill;
     result_.time.At(State::kDetect) += torn_down_from - rank.end_ns;
     result_.time.At(State::kTeardown) += result_.end_ns - torn_down_from;
+  }
+
+  void AddSilent(int ranks) {
+    const int64_t begin = result_.begin_ns, end = result_.end_ns;
+    if (!log_.ranks.empty()) {
+      result_.time.At(State::kUnknown) += DeviceNs{end - begin} * ranks;
+      return;
+    }
+    const int64_t kill = std::clamp(log_.kill_ns.value_or(end), begin, end);
+    const int64_t failed = std::clamp(log_.failure ? log_.failure->happened_ns : kill, begin, kill);
+    result_.time.At(State::kLaunch) += DeviceNs{failed - begin} * ranks;
+    result_.time.At(State::kDetect) += DeviceNs{kill - failed} * ranks;
+    result_.time.At(State::kTeardown) += DeviceNs{end - kill} * ranks;
   }
 
   void CountStep(int64_t step, StepFate fate) {
@@ -230,7 +247,7 @@ std::optional<double> PossibleFlops(const AttemptLog& log, const AttributedAttem
     if (!(rank.peak_flops > 0)) return std::nullopt;
     sum_of_peaks += rank.peak_flops;
   }
-  if (log.ranks.empty()) return std::nullopt;
+  if (log.ranks.empty()) return 0;  // never came up: see below
   const double mean_peak = sum_of_peaks / static_cast<double>(log.ranks.size());
   return static_cast<double>(attempt.allocated()) / 1e9 * mean_peak;
 }
@@ -274,6 +291,7 @@ absl::StatusOr<Attribution> Attribute(const RunLog& log) {
   result.possible_flops = 0;
   std::set<std::string> labels;
   StepTable table;
+  DeviceNs never_came_up = 0;
   for (size_t a = 0; a < log.attempts.size(); ++a) {
     AttributedAttempt attempt = AttemptAttributor(log.attempts[a], hindsight[a], &table).Run();
     result.total += attempt.time;
@@ -281,10 +299,15 @@ absl::StatusOr<Attribution> Attribute(const RunLog& log) {
     const std::optional<double> possible = PossibleFlops(log.attempts[a], attempt);
     if (!possible) result.possible_flops.reset();
     if (result.possible_flops) *result.possible_flops += *possible;
+    if (log.attempts[a].ranks.empty()) never_came_up += attempt.allocated();
     for (const RankLog& rank : log.attempts[a].ranks) labels.insert(rank.peak_label);
     result.attempts.push_back(std::move(attempt));
   }
   AddProductive(table, &result);
+  const DeviceNs came_up = result.allocated - never_came_up;
+  if (result.possible_flops && never_came_up > 0 && came_up > 0) {
+    *result.possible_flops *= static_cast<double>(result.allocated) / static_cast<double>(came_up);
+  }
   result.peak_labels.assign(labels.begin(), labels.end());
   if (result.total.Total() != result.allocated) {
     return absl::InternalError(absl::StrCat(

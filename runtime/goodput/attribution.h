@@ -4,7 +4,8 @@
 // An attempt lasts from its first process start to its last record (or as its supervisor says), on
 // all of its devices. Before a rank's first state its time is launch; after its end record it is
 // teardown; after the last record of a rank that died it is detect, and from the supervisor's kill
-// on teardown. A rank without a log is unknown throughout.
+// on teardown. A rank without a log is unknown throughout; but if no rank of a supervised attempt
+// has one, they never came up, and their time until the failure is launch.
 //
 // Let S_b be the first step that attempt b executes. A completed step s of attempt a is rework iff
 // s >= S_b for some later attempt b (or the same attempt later goes back to s or before); else
@@ -54,6 +55,8 @@ struct AttributedAttempt {
   int64_t completed_steps = 0, rework_steps = 0, skipped_steps = 0;
   std::vector<int> dead_ranks;       // without an end record
   std::optional<int32_t> exit_code;  // the first that is not 0, else 0; none: all died
+  std::optional<Failure> failure;    // by a supervisor
+  std::vector<Failure> stragglers;
   DeviceNs allocated() const { return DeviceNs{end_ns - begin_ns} * world_size; }
 };
 
@@ -80,7 +83,7 @@ struct Attribution {
   int64_t productive_tokens = 0, productive_steps = 0;
   // Sum over devices of allocated seconds x peak FLOP/s: what the hardware could have done.
   // nullopt: a rank with a log states no peak. Devices without a log count with the mean of their
-  // attempt.
+  // attempt, attempts without any with that of the others.
   std::optional<double> possible_flops;
   std::vector<std::string> peak_labels;  // all that occur
 };

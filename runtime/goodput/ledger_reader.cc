@@ -1,81 +1,21 @@
 #include "runtime/goodput/ledger_reader.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <charconv>
-#include <cstring>
-#include <filesystem>
+#include <cstdint>
 #include <map>
 #include <optional>
-#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/error.h"
+#include "runtime/goodput/ledger_files.h"
+#include "runtime/goodput/supervised.h"
+#include "runtime/goodput/supervisor_ledger.h"
 
 namespace muster::runtime {
 namespace {
 
-constexpr int64_t kMaxFileBytes = int64_t{1} << 30;
 constexpr size_t kMaxNotes = 100;
-
-// "attempt-12" -> 12 for prefix "attempt-"; nullopt if the name is anything else.
-std::optional<int> NumberIn(std::string_view name, std::string_view prefix,
-                            std::string_view suffix) {
-  if (name.size() <= prefix.size() + suffix.size() || !name.starts_with(prefix) ||
-      !name.ends_with(suffix)) {
-    return std::nullopt;
-  }
-  name.remove_prefix(prefix.size());
-  name.remove_suffix(suffix.size());
-  int number = -1;
-  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
-  if (error != std::errc() || end != name.data() + name.size() || number < 0) return std::nullopt;
-  return number;
-}
-
-// The entries of a directory that are called prefix + number + suffix, by number.
-std::map<int, std::string> Numbered(const std::string& directory, std::string_view prefix,
-                                    std::string_view suffix) {
-  std::map<int, std::string> found;
-  std::error_code error;
-  for (std::filesystem::directory_iterator it(directory, error), end; !error && it != end;
-       it.increment(error)) {
-    const std::string name = it->path().filename().string();
-    if (const std::optional<int> number = NumberIn(name, prefix, suffix)) {
-      found[*number] = it->path().string();
-    }
-  }
-  return found;
-}
-
-absl::StatusOr<std::string> ReadRegularFile(const std::string& path) {
-  const int file = open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
-  if (file < 0) return absl::NotFoundError(path + ": " + std::strerror(errno));
-  struct stat facts {};
-  std::string problem;
-  if (fstat(file, &facts) != 0 || !S_ISREG(facts.st_mode)) problem = "not a regular file";
-  if (facts.st_size > kMaxFileBytes) {
-    problem = absl::StrCat(facts.st_size, " bytes, at most ", kMaxFileBytes, " are read");
-  }
-  std::string bytes(problem.empty() ? static_cast<size_t>(facts.st_size) : 0, '\0');
-  size_t used = 0;
-  while (problem.empty() && used < bytes.size()) {
-    const ssize_t got = read(file, bytes.data() + used, bytes.size() - used);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) problem = std::strerror(errno);
-    if (got <= 0) break;  // 0: it shrank meanwhile
-    used += static_cast<size_t>(got);
-  }
-  close(file);
-  if (!problem.empty()) return absl::DataLossError(path + ": " + problem);
-  bytes.resize(used);
-  return bytes;
-}
 
 void Note(std::string text, std::vector<std::string>* notes) {
   if (notes->size() == kMaxNotes) notes->push_back("more is wrong; only the first are told");
@@ -145,29 +85,49 @@ AttemptLog JoinRanks(int attempt, std::vector<RankLedger> ranks) {
   }
   joined.begin_realtime_ns = begin + reference;
   joined.resume_step = ResumeStep(joined.ranks);
+  joined.clock_host = joined.ranks[0].host;
   return joined;
 }
 
+int64_t BeginOf(const AttemptLog& attempt) {
+  int64_t begin = attempt.begin_ns.value_or(INT64_MAX);
+  for (const RankLog& rank : attempt.ranks) begin = std::min(begin, rank.process_start_ns);
+  return begin;
+}
+
 int64_t EndOf(const AttemptLog& attempt) {
-  int64_t end = 0;
+  int64_t end = attempt.end_ns.value_or(0);
   for (const RankLog& rank : attempt.ranks) end = std::max(end, rank.end_ns);
   return end;
 }
 
 // On one host that was not rebooted the monotonic clock spans attempts; else wall clocks must do.
 int64_t GapBetween(const AttemptLog& before, const AttemptLog& after) {
-  int64_t begin = after.ranks[0].process_start_ns;
-  for (const RankLog& rank : after.ranks) begin = std::min(begin, rank.process_start_ns);
-  const int64_t monotonic_gap = begin - EndOf(before);
-  if (before.ranks[0].host == after.ranks[0].host && monotonic_gap >= 0) return monotonic_gap;
-  const int64_t before_begin_to_end =
-      EndOf(before) - std::min_element(before.ranks.begin(), before.ranks.end(),
-                                       [](const RankLog& a, const RankLog& b) {
-                                         return a.process_start_ns < b.process_start_ns;
-                                       })
-                          ->process_start_ns;
+  const int64_t monotonic_gap = BeginOf(after) - EndOf(before);
+  if (before.clock_host == after.clock_host && monotonic_gap >= 0) return monotonic_gap;
+  const int64_t before_begin_to_end = EndOf(before) - BeginOf(before);
   return std::max<int64_t>(
       0, after.begin_realtime_ns - before.begin_realtime_ns - before_begin_to_end);
+}
+
+// The supervisors' side of each attempt. Where two claim one, the later supervisor is right.
+void JoinSupervisors(const std::string& directory, std::map<int, AttemptLog>* attempts,
+                     std::vector<std::string>* notes) {
+  for (const auto& [number, path] : Numbered(directory, "supervisor-", ".ledger")) {
+    const absl::StatusOr<std::string> bytes = ReadRegularFile(path);
+    const absl::StatusOr<SupervisorLog> log =
+        bytes.ok() ? ParseSupervisorLedger(*bytes) : absl::StatusOr<SupervisorLog>(bytes.status());
+    if (!log.ok()) {
+      Note(absl::StrCat(path, " is left out: ", std::string(log.status().message())), notes);
+      continue;
+    }
+    for (const std::string& damage : log->damage) Note(path + ": " + damage, notes);
+    for (const SupervisedAttempt& supervised : log->attempts) {
+      AttemptLog& attempt = (*attempts)[supervised.attempt];
+      attempt.attempt = supervised.attempt;
+      JoinSupervisor(*log, supervised, &attempt);
+    }
+  }
 }
 
 }  // namespace
@@ -175,17 +135,21 @@ int64_t GapBetween(const AttemptLog& before, const AttemptLog& after) {
 absl::StatusOr<RunLedger> ReadLedger(const std::string& run_directory) {
   RunLedger result;
   const std::string directory = run_directory + "/ledger";
+  std::map<int, AttemptLog> attempts;
   for (const auto& [attempt, path] : Numbered(directory, "attempt-", "")) {
     std::vector<RankLedger> ranks = ReadRanks(path, attempt, &result.notes);
     if (ranks.empty()) {
       Note(path + " is left out: no rank's ledger in it can be read", &result.notes);
       continue;
     }
-    result.log.attempts.push_back(JoinRanks(attempt, std::move(ranks)));
-    const size_t count = result.log.attempts.size();
-    if (count < 2) continue;
-    AttemptLog& newest = result.log.attempts[count - 1];
-    newest.gap_before_ns = GapBetween(result.log.attempts[count - 2], newest);
+    attempts[attempt] = JoinRanks(attempt, std::move(ranks));
+  }
+  JoinSupervisors(directory, &attempts, &result.notes);
+  for (auto& [number, attempt] : attempts) {
+    if (!result.log.attempts.empty()) {
+      attempt.gap_before_ns = GapBetween(result.log.attempts.back(), attempt);
+    }
+    result.log.attempts.push_back(std::move(attempt));
   }
   if (!result.log.attempts.empty()) return result;
   std::string message =

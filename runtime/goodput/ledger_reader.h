@@ -33,8 +33,8 @@ struct RunLedger {
   std::vector<std::string> notes;  // for people: damage, files and attempts left out
 };
 
-// All attempts and ranks under "<run>/ledger". Errors: NotFound if there is no ledger that can be
-// read, with what was found instead.
+// All attempts, ranks and supervisors under "<run>/ledger". Errors: NotFound if there is no ledger
+// that can be read, with what was found instead.
 absl::StatusOr<RunLedger> ReadLedger(const std::string& run_directory);
 
 }  // namespace muster::runtime

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "kernels/base/error.h"
+#include "runtime/goodput/record_fields.h"
 
 namespace muster::runtime {
 namespace {
@@ -27,42 +28,6 @@ uint32_t Checksum(std::string_view record) {
   std::memset(copy.data() + kChecksumOffset, 0, sizeof(uint32_t));
   return XXH32(copy.data(), record.size(), 0);
 }
-
-// Reads fields off the front of a payload; once it runs dry, ok() is false and values are zero.
-class Fields {
- public:
-  explicit Fields(std::string_view payload) : rest_(payload) {}
-  template <typename T>
-  T Take() {
-    T value{};
-    if (rest_.size() < sizeof(T)) {
-      ok_ = false;
-      return value;
-    }
-    std::memcpy(&value, rest_.data(), sizeof(T));
-    rest_.remove_prefix(sizeof(T));
-    return value;
-  }
-  // Host names and labels are printed: bytes that are not printable ASCII become '?'.
-  std::string TakeText() {
-    const size_t size = Take<uint8_t>();
-    if (!ok_ || rest_.size() < size) {
-      ok_ = false;
-      return "";
-    }
-    std::string text(rest_.substr(0, size));
-    rest_.remove_prefix(size);
-    for (char& c : text) {
-      if (c < ' ' || c > '~') c = '?';
-    }
-    return text;
-  }
-  bool ok() const { return ok_; }
-
- private:
-  std::string_view rest_;
-  bool ok_ = true;
-};
 
 }  // namespace
 
@@ -114,7 +79,7 @@ std::optional<RecordView> ParseRecord(std::string_view bytes) {
 }
 
 std::optional<AttemptBegin> ParseAttemptBegin(std::string_view payload) {
-  Fields fields(payload);
+  RecordFields fields(payload);
   AttemptBegin begin;
   begin.attempt = fields.Take<int32_t>();
   begin.rank = fields.Take<int32_t>();
@@ -131,7 +96,7 @@ std::optional<AttemptBegin> ParseAttemptBegin(std::string_view payload) {
 }
 
 std::optional<State> ParseEnter(std::string_view payload) {
-  Fields fields(payload);
+  RecordFields fields(payload);
   const uint8_t state = fields.Take<uint8_t>();
   // kStep is entered by kStepBegin only, which says which step.
   if (!fields.ok() || state >= kNumStates || state == static_cast<uint8_t>(State::kStep)) {
@@ -141,14 +106,14 @@ std::optional<State> ParseEnter(std::string_view payload) {
 }
 
 std::optional<int64_t> ParseStepBegin(std::string_view payload) {
-  Fields fields(payload);
+  RecordFields fields(payload);
   const int64_t step = fields.Take<int64_t>();
   if (!fields.ok() || step < 0) return std::nullopt;
   return step;
 }
 
 std::optional<StepEnd> ParseStepEnd(std::string_view payload) {
-  Fields fields(payload);
+  RecordFields fields(payload);
   StepEnd end;
   end.step = fields.Take<int64_t>();
   end.loss_bits = fields.Take<uint64_t>();
@@ -168,7 +133,7 @@ std::optional<StepEnd> ParseStepEnd(std::string_view payload) {
 }
 
 std::optional<CheckpointEvent> ParseCheckpoint(std::string_view payload) {
-  Fields fields(payload);
+  RecordFields fields(payload);
   CheckpointEvent event;
   const uint8_t act = fields.Take<uint8_t>();
   event.id.step = fields.Take<int64_t>();
@@ -187,7 +152,7 @@ std::optional<CheckpointEvent> ParseCheckpoint(std::string_view payload) {
 }
 
 std::optional<SkipRecord> ParseSkip(std::string_view payload) {
-  Fields fields(payload);
+  RecordFields fields(payload);
   SkipRecord skip;
   skip.step = fields.Take<int64_t>();
   skip.reason = fields.TakeText();
@@ -196,7 +161,7 @@ std::optional<SkipRecord> ParseSkip(std::string_view payload) {
 }
 
 std::optional<int32_t> ParseEnd(std::string_view payload) {
-  Fields fields(payload);
+  RecordFields fields(payload);
   const int32_t exit_code = fields.Take<int32_t>();
   if (!fields.ok()) return std::nullopt;
   return exit_code;

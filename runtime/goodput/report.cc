@@ -5,6 +5,7 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "kernels/base/error.h"
 #include "runtime/goodput/ledger_record.h"
 
@@ -112,26 +113,63 @@ void SetRates(RunReport* report) {
   report->tokens_per_device_hour = tokens / (Seconds(attribution.allocated) / 3600);
 }
 
+bool BySupervisor(const AttributedAttempt& attempt) {
+  return attempt.failure && attempt.failure->kind != FailureKind::kNone &&
+         attempt.failure->kind != FailureKind::kPreempted;
+}
+
+// Sum and number of something whose mean is wanted.
+struct Mean {
+  double sum = 0;
+  int64_t count = 0;
+  void Add(double value, int64_t weight = 1) {
+    sum += value;
+    count += weight;
+  }
+  std::optional<double> value() const {
+    if (count == 0) return std::nullopt;
+    return sum / static_cast<double>(count);
+  }
+};
+
 void SetFailureTimes(RunReport* report) {
   const std::vector<AttributedAttempt>& attempts = report->attribution.attempts;
-  double wall = 0, detect = 0, restart = 0;
-  int64_t dead = 0, restarts = 0;
+  Mean failure, detect, restart;
   for (size_t a = 0; a < attempts.size(); ++a) {
     const AttributedAttempt& attempt = attempts[a];
-    wall += Seconds(attempt.end_ns - attempt.begin_ns);
-    if (Failed(attempt)) {
-      ++report->failures;
-      detect += Seconds(attempt.time.At(State::kDetect));
-      dead += static_cast<int64_t>(attempt.dead_ranks.size());
+    failure.Add(Seconds(attempt.end_ns - attempt.begin_ns), Failed(attempt) ? 1 : 0);
+    if (BySupervisor(attempt)) {
+      detect.Add(Seconds(attempt.failure->detected_ns - attempt.failure->happened_ns));
+    } else if (Failed(attempt)) {
+      detect.Add(Seconds(attempt.time.At(State::kDetect)),
+                 static_cast<int64_t>(attempt.dead_ranks.size()));
     }
-    if (a > 0 && Failed(attempts[a - 1]) && attempt.first_step_begin_ns) {
-      ++restarts;
-      restart += Seconds(*attempt.first_step_begin_ns - attempt.begin_ns + attempt.gap_before_ns);
-    }
+    if (a == 0 || !Failed(attempts[a - 1]) || !attempt.first_step_begin_ns) continue;
+    const AttributedAttempt& before = attempts[a - 1];
+    const int64_t noticed = BySupervisor(before) ? before.failure->detected_ns : before.end_ns;
+    restart.Add(Seconds(before.end_ns - noticed + attempt.gap_before_ns +
+                        *attempt.first_step_begin_ns - attempt.begin_ns));
   }
-  if (report->failures > 0) report->mean_time_to_failure_seconds = wall / report->failures;
-  if (dead > 0) report->mean_time_to_detect_seconds = detect / static_cast<double>(dead);
-  if (restarts > 0) report->mean_time_to_restart_seconds = restart / static_cast<double>(restarts);
+  report->failures = static_cast<int>(failure.count);
+  report->mean_time_to_failure_seconds = failure.value();
+  report->mean_time_to_detect_seconds = detect.value();
+  report->mean_time_to_restart_seconds = restart.value();
+}
+
+void SetLostByFailure(RunReport* report) {
+  const std::vector<AttributedAttempt>& attempts = report->attribution.attempts;
+  std::map<std::string, DeviceNs> lost;
+  for (size_t a = 0; a < attempts.size(); ++a) {
+    const AttributedAttempt& attempt = attempts[a];
+    if (!Failed(attempt)) continue;
+    DeviceNs& sum = lost[BySupervisor(attempt) ? Name(attempt.failure->kind) : "unsupervised"];
+    sum += attempt.time.lost_partial + attempt.time.At(StepFate::kRework) +
+           attempt.time.At(State::kDetect) + attempt.time.At(State::kTeardown);
+    if (a + 1 < attempts.size()) sum += StartUp(attempts[a + 1].time);
+  }
+  report->lost_by_failure.assign(lost.begin(), lost.end());
+  std::stable_sort(report->lost_by_failure.begin(), report->lost_by_failure.end(),
+                   [](const auto& a, const auto& b) { return a.second > b.second; });
 }
 
 }  // namespace
@@ -146,6 +184,7 @@ absl::StatusOr<RunReport> MakeReport(const std::string& run, RunLedger ledger) {
   SetFactors(&report);
   SetRates(&report);
   SetFailureTimes(&report);
+  SetLostByFailure(&report);
   return report;
 }
 
@@ -155,11 +194,18 @@ absl::StatusOr<RunReport> ReportOf(const std::string& run_directory) {
 }
 
 bool Failed(const AttributedAttempt& attempt) {
+  if (attempt.failure) return BySupervisor(attempt);
   if (!attempt.dead_ranks.empty() || !attempt.exit_code) return true;
   return *attempt.exit_code != 0 && *attempt.exit_code != kExitRequeue;
 }
 
 std::string HowItEnded(const AttributedAttempt& attempt) {
+  if (BySupervisor(attempt)) {
+    const Failure& failure = *attempt.failure;
+    if (failure.ranks.empty()) return Name(failure.kind);
+    return absl::StrCat(Name(failure.kind), failure.ranks.size() == 1 ? ", rank " : ", ranks ",
+                        absl::StrJoin(failure.ranks, " "));
+  }
   if (attempt.exit_code && *attempt.exit_code != 0 && *attempt.exit_code != kExitRequeue) {
     if (*attempt.exit_code == kNoExitCode) return "gave up without an exit code";
     return absl::StrCat("exit code ", *attempt.exit_code);

@@ -50,8 +50,14 @@ struct RunReport {
   double tokens_per_second = 0, tokens_per_device_hour = 0;  // of kept steps, over allocated time
   int failures = 0;                                          // attempts; see HowItEnded
   std::optional<double> mean_time_to_failure_seconds;        // attempts' time / failures
-  std::optional<double> mean_time_to_detect_seconds;         // of a dead rank's device
-  std::optional<double> mean_time_to_restart_seconds;        // an attempt's end to the next's step
+  // By a supervisor: from a failure to its notice. Without one: of a dead rank's device, until the
+  // attempt's end.
+  std::optional<double> mean_time_to_detect_seconds;
+  // From the notice, or the attempt's end if nobody noticed, to the next attempt's first step.
+  std::optional<double> mean_time_to_restart_seconds;
+  // What failures cost, by their kind, largest first: lost steps, rework, detection, teardown and
+  // the next attempt's start-up. A part of lost_by_cause, not beside it.
+  std::vector<NamedDeviceNs> lost_by_failure;
 };
 
 // Errors: those of Attribute.
@@ -60,9 +66,10 @@ absl::StatusOr<RunReport> MakeReport(const std::string& run, RunLedger ledger);
 // Reads the run's ledgers. Errors: those of ReadLedger and MakeReport.
 absl::StatusOr<RunReport> ReportOf(const std::string& run_directory);
 
-// Ended without an exit code, or with one that is neither 0 nor 75 (stopped by request).
+// As a supervisor says; without one: ended without an exit code, or with one that is neither 0 nor
+// 75 (stopped by request).
 bool Failed(const AttributedAttempt& attempt);
-// "done", "stopped, may be requeued", "rank 3 left no end record", "exit code 1".
+// "done", "stopped, may be requeued", "crash, rank 3", "rank 3 left no end record", "exit code 1".
 std::string HowItEnded(const AttributedAttempt& attempt);
 
 // Seconds with all nine decimals that are not trailing zeros: "1.5", "0.000000001".

@@ -58,6 +58,13 @@ Json SecondsByName(const std::vector<NamedDeviceNs>& named) {
   return object;
 }
 
+Json FailureJson(const Failure& failure) {
+  return {{"kind", Name(failure.kind)},
+          {"ranks", failure.ranks},
+          {"evidence", Plain(failure.evidence)},
+          {"seconds_to_detect", RawSeconds(failure.detected_ns - failure.happened_ns)}};
+}
+
 Json AttemptJson(const AttributedAttempt& attempt) {
   Json time = Json::object();
   for (int s = 0; s < kNumStates; ++s) {
@@ -68,6 +75,8 @@ Json AttemptJson(const AttributedAttempt& attempt) {
   time["rework"] = RawSeconds(attempt.time.At(StepFate::kRework));
   time["skipped"] = RawSeconds(attempt.time.At(StepFate::kSkipped));
   time["lost_partial"] = RawSeconds(attempt.time.lost_partial);
+  Json stragglers = Json::array();
+  for (const Failure& slow : attempt.stragglers) stragglers.push_back(FailureJson(slow));
   const bool coded = attempt.exit_code && *attempt.exit_code != kNoExitCode;
   return {
       {"attempt", attempt.attempt},
@@ -85,6 +94,8 @@ Json AttemptJson(const AttributedAttempt& attempt) {
       {"ended", HowItEnded(attempt)},
       {"exit_code", coded ? Json(*attempt.exit_code) : Json(nullptr)},
       {"dead_ranks", attempt.dead_ranks},
+      {"failure", attempt.failure ? FailureJson(*attempt.failure) : Json(nullptr)},
+      {"stragglers", stragglers},
       {"ranks_without_ledger", attempt.world_size - attempt.ranks_with_log},
       {"device_seconds", time},
   };
@@ -141,6 +152,7 @@ std::string RenderJson(const RunReport& report) {
   };
   for (const auto& [name, ns] : report.by_category) object["device_ns"][name] = RawInteger(ns);
   object["lost_by_cause"] = SecondsByName(report.lost_by_cause);
+  object["lost_by_failure"] = SecondsByName(report.lost_by_failure);
   object["compute_below_peak_device_seconds"] = OrNull(report.compute_below_peak_seconds);
   object["peak"] = {{"labels", run.peak_labels}, {"mean_device_flops", report.mean_peak_flops}};
   object["model_flops"] = run.productive_flops;

@@ -122,6 +122,13 @@ std::string LocalTime(int64_t realtime_ns) {
   return text;
 }
 
+// A line of its own under an attempt, cut to the width of the page.
+std::string Remark(const std::string& sentence) {
+  constexpr size_t kIndent = 11, kColumns = 100;
+  if (sentence.empty()) return "";
+  return absl::StrCat(std::string(kIndent, ' '), sentence.substr(0, kColumns - kIndent), "\n");
+}
+
 std::string AttemptsText(const RunReport& report) {
   std::string text =
       absl::StrCat(PadLeft("attempt", 9), "  ", PadRight("began", 21), PadLeft("devices", 7),
@@ -136,6 +143,8 @@ std::string AttemptsText(const RunReport& report) {
                     PadLeft(std::to_string(attempt.world_size), 7),
                     PadLeft(DurationText(Seconds(attempt.end_ns - attempt.begin_ns)), 13),
                     PadLeft(steps, 15), "  ", HowItEnded(attempt), "\n");
+    if (Failed(attempt) && attempt.failure) text += Remark(attempt.failure->evidence);
+    for (const Failure& slow : attempt.stragglers) text += Remark(slow.evidence);
     if (attempt.gap_before_ns > 0) {
       absl::StrAppend(&text, std::string(11, ' '), "began ",
                       DurationText(Seconds(attempt.gap_before_ns)),
@@ -156,8 +165,11 @@ std::string RatesText(const RunReport& report) {
   absl::StrAppend(&text, "Failures ", report.failures, "   mean time to failure ",
                   mean(report.mean_time_to_failure_seconds), ", to detect ",
                   mean(report.mean_time_to_detect_seconds), ", to restart ",
-                  mean(report.mean_time_to_restart_seconds), "\n\n");
-  return text;
+                  mean(report.mean_time_to_restart_seconds), "\n");
+  for (const auto& [kind, ns] : report.lost_by_failure) {
+    text += Row("lost to " + Spaced(kind), ns, report.attribution.allocated);
+  }
+  return text + "\n";
 }
 
 std::string StepRow(const AttributedStep& step, double mean_peak) {

@@ -1,0 +1,118 @@
+#include "runtime/fault/policy.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+
+namespace muster::runtime {
+namespace {
+
+// The codes of launch/exit_codes.h, which is above this folder; a test there compares them.
+constexpr int kDone = 0, kFailure = 1, kUsage = 2, kRequeue = 75, kDoNotRequeue = 93;
+// A host is not trusted any more after so many failures in a row.
+constexpr int kFailuresOfABadHost = 2;
+
+Decision Stop(int exit_code, std::string reason) {
+  return {.action = Action::kStop, .exit_code = exit_code, .reason = std::move(reason)};
+}
+
+double Backoff(const AttemptHistory& history, const RecoveryOptions& options) {
+  if (history.cycles_without_progress == 0) return 0;
+  const double doubled =
+      std::ldexp(options.first_backoff_seconds, std::min(history.cycles_without_progress - 1, 30));
+  return std::min(doubled, options.max_backoff_seconds);
+}
+
+Decision Restart(Action action, int world_size, const AttemptHistory& history,
+                 const RecoveryOptions& options, std::string reason) {
+  return {.action = action,
+          .backoff_seconds = Backoff(history, options),
+          .world_size = world_size,
+          .reason = std::move(reason)};
+}
+
+Decision AfterHostFailed(bool lost, const AttemptHistory& history, const RecoveryOptions& options) {
+  const char* why = lost ? "the host is lost" : "the same host failed again";
+  if (history.spare_hosts > 0) {
+    return Restart(Action::kRestartWithSpare, history.world_size, history, options,
+                   absl::StrCat(why, ": a spare takes its place"));
+  }
+  if (history.smaller_world_size > 0) {
+    return Restart(Action::kRestartSmaller, history.smaller_world_size, history, options,
+                   absl::StrCat(why, " and no spare is left: going on with ",
+                                history.smaller_world_size, " ranks"));
+  }
+  if (!lost) {
+    return Restart(Action::kRestart, history.world_size, history, options,
+                   absl::StrCat(why, ", but there is no spare and no smaller mesh is allowed"));
+  }
+  return Stop(kRequeue, absl::StrCat(why,
+                                     ", no spare is left and no smaller mesh is allowed: "
+                                     "start the job again on other hosts"));
+}
+
+Decision AfterFailedAttempt(const Failure& failure, const AttemptHistory& history,
+                            const RecoveryOptions& options) {
+  if (history.cycles_without_progress >= options.max_cycles_without_progress) {
+    return Stop(kDoNotRequeue,
+                absl::StrCat("no progress in ", history.cycles_without_progress,
+                             " attempts in a row: it would fail in the same way again"));
+  }
+  if (history.restarts >= options.max_restarts) {
+    return Stop(kFailure, absl::StrCat("all ", options.max_restarts,
+                                       " restarts are used up (--max-restarts)"));
+  }
+  if (failure.kind == FailureKind::kHostLost) return AfterHostFailed(true, history, options);
+  if (history.failures_of_host >= kFailuresOfABadHost) {
+    return AfterHostFailed(false, history, options);
+  }
+  return Restart(Action::kRestart, history.world_size, history, options,
+                 "restarting from the newest checkpoint");
+}
+
+}  // namespace
+
+const char* Name(Action action) {
+  constexpr const char* kNames[] = {"finish",          "continue", "restart", "restart_with_spare",
+                                    "restart_smaller", "stop"};
+  return kNames[static_cast<int>(action)];
+}
+
+Decision Decide(const Failure& failure, const AttemptHistory& history,
+                const RecoveryOptions& options) {
+  switch (failure.kind) {
+    case FailureKind::kNone:
+      return {.action = Action::kFinish, .exit_code = kDone, .reason = "done"};
+    case FailureKind::kPreempted:
+      return Stop(kRequeue, "stopped on request: start again to go on");
+    case FailureKind::kUsage:
+      return Stop(kUsage, "the command line or the config is wrong");
+    case FailureKind::kHopeless:
+      return Stop(kDoNotRequeue, "the job says that it would fail in the same way again");
+    case FailureKind::kStraggler:
+      if (options.replace_stragglers && history.spare_hosts > 0 &&
+          history.restarts < options.max_restarts) {
+        return Restart(Action::kRestartWithSpare, history.world_size, history, options,
+                       "a spare takes the slow rank's place");
+      }
+      return {.action = Action::kContinue, .reason = "the job goes on at the slow rank's pace"};
+    case FailureKind::kCrash:
+    case FailureKind::kError:
+    case FailureKind::kHang:
+    case FailureKind::kHostLost:
+    case FailureKind::kNumerics:
+    case FailureKind::kLaunch:
+      break;
+  }
+  return AfterFailedAttempt(failure, history, options);
+}
+
+AttemptHistory After(AttemptHistory history, int64_t best_before, int64_t best, bool same_host) {
+  const bool progress = best > best_before;
+  history.cycles_without_progress = progress ? 0 : history.cycles_without_progress + 1;
+  history.failures_of_host = same_host && !progress ? history.failures_of_host + 1 : 1;
+  return history;
+}
+
+}  // namespace muster::runtime

@@ -1,0 +1,55 @@
+#pragma once
+// What to do after a failure. Pure: all that may happen is a table in tests/runtime/policy_test.cc.
+#include <cstdint>
+#include <string>
+
+#include "runtime/fault/failure.h"
+
+namespace muster::runtime {
+
+struct RecoveryOptions {
+  int max_restarts = 100;
+  int max_cycles_without_progress = 3;
+  // Seconds before a restart: none after a cycle that made progress; else the first, doubled for
+  // each further cycle without progress, up to the largest.
+  double first_backoff_seconds = 1, max_backoff_seconds = 60;
+  bool replace_stragglers = false;  // with a spare host, if there is one
+};
+
+// What has happened so far, the failed attempt included.
+struct AttemptHistory {
+  int restarts = 0;
+  int cycles_without_progress = 0;  // in a row: attempts that ended no step beyond the best before
+  int failures_of_host = 0;         // in a row without progress, on the host that is blamed now
+  int spare_hosts = 0;              // still unused
+  int world_size = 0;
+  int smaller_world_size = 0;  // the next smaller one that the config and the user allow; 0: none
+};
+
+enum class Action {
+  kFinish,            // all is done
+  kContinue,          // the job goes on; the failure is only reported
+  kRestart,           // on the same hosts
+  kRestartWithSpare,  // without the host that is blamed, with a spare one
+  kRestartSmaller,    // with fewer ranks: less data parallelism
+  kStop,              // end with exit_code
+};
+const char* Name(Action action);
+
+struct Decision {
+  Action action = Action::kStop;
+  double backoff_seconds = 0;
+  int world_size = 0;  // of the restart
+  int exit_code = 0;   // kFinish, kStop: as in launch/exit_codes.h
+  std::string reason;  // a sentence for people
+};
+
+Decision Decide(const Failure& failure, const AttemptHistory& history,
+                const RecoveryOptions& options);
+
+// The history after an attempt that failed. `best_before` and `best` are the highest steps that any
+// attempt had completed before it, and with it; `same_host` says that the failure blames the host
+// that the one before blamed.
+AttemptHistory After(AttemptHistory history, int64_t best_before, int64_t best, bool same_host);
+
+}  // namespace muster::runtime

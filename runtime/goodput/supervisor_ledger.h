@@ -1,0 +1,85 @@
+#pragma once
+// The ledger's other half: what a supervisor knows and no rank can write down. When an attempt
+// began, what ended it, when the rest was killed, when all were gone, what was decided.
+//
+// File: ledger/supervisor-<k>.ledger in the run directory, one per supervisor process, of the same
+// records as a rank's (runtime/goodput/ledger.h), with these types and payloads, version 1:
+//   64 begin          i32 k, u64 config hash, i32 scheduler's restart count, text scheduler's job,
+//                     text host, text build
+//   65 attempt begin  i32 attempt, i32 world size
+//   66 spawn          i32 attempt, i64 process id of the starter
+//   67 exit           i32 attempt, i32 rank, i32 status (128 + signal if a signal ended it)
+//   68 detect         i32 attempt, u8 kind, i32 exit code, i64 happened, i64 detected (both
+//                     monotonic ns), u8 count, count x i32 rank, text evidence
+//   69 teardown       i32 attempt: from here on what is left is killed
+//   70 spare in       i32 attempt, text host
+//   71 attempt end    i32 attempt, i32 exit code, u8 action: all are gone
+// A detect record replaces an earlier one of its attempt, except that stragglers are kept beside.
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "runtime/fault/failure.h"
+#include "runtime/fault/policy.h"
+
+namespace muster::runtime {
+
+struct SupervisorBegin {
+  int supervisor = 0;  // Create chooses it
+  uint64_t config_hash = 0;
+  int scheduler_restarts = 0;
+  std::string scheduler_job;  // cut to 48 bytes
+  std::string host;           // cut to 64 bytes
+  std::string build;          // cut to 48 bytes
+};
+
+// Like LedgerWriter, a write error never stops a run: it is logged once and kept in status().
+class SupervisorLedger {
+ public:
+  // Takes the next free number. Errors: the directory cannot be written.
+  static absl::StatusOr<std::unique_ptr<SupervisorLedger>> Create(const std::string& run_directory,
+                                                                  SupervisorBegin begin);
+  virtual ~SupervisorLedger() = default;
+  virtual void AttemptBegin(int attempt, int world_size) = 0;
+  virtual void Spawn(int attempt, int64_t pid) = 0;
+  virtual void Exit(int attempt, int rank, int status) = 0;
+  virtual void Detect(int attempt, const Failure& failure) = 0;
+  virtual void Teardown(int attempt) = 0;
+  virtual void SpareIn(int attempt, const std::string& host) = 0;
+  virtual void AttemptEnd(int attempt, int exit_code, Action action) = 0;
+  virtual absl::Status status() const = 0;
+};
+
+struct SupervisedAttempt {
+  int attempt = 0, world_size = 1;
+  int64_t begin_ns = 0;
+  std::optional<int64_t> spawn_ns, kill_ns, end_ns;
+  std::optional<Failure> failure;  // not a straggler
+  std::vector<Failure> stragglers;
+  std::vector<std::string> spares;
+  int exit_code = 0;  // with end_ns
+  Action action = Action::kStop;
+};
+
+struct SupervisorLog {
+  SupervisorBegin begin;
+  int64_t begin_monotonic_ns = 0, begin_realtime_ns = 0;
+  std::vector<SupervisedAttempt> attempts;  // in order
+  std::vector<std::string> damage;
+};
+
+// Errors: DataLoss if the first record is not a whole begin.
+absl::StatusOr<SupervisorLog> ParseSupervisorLedger(std::string_view bytes);
+
+// "supervisor-<k>.ledger".
+std::string SupervisorFileName(int supervisor);
+
+// The number that the next attempt of the run gets: above those of all directories and records.
+int NextAttempt(const std::string& run_directory);
+
+}  // namespace muster::runtime

@@ -1,0 +1,246 @@
+#include "runtime/fault/policy.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+namespace muster::runtime {
+namespace {
+
+Failure Of(FailureKind kind) {
+  Failure failure;
+  failure.kind = kind;
+  return failure;
+}
+
+struct Row {
+  const char* name;
+  FailureKind kind;
+  AttemptHistory history;
+  RecoveryOptions options;
+  Action action;
+  int exit_code;
+  double backoff_seconds;
+  int world_size;
+};
+
+AttemptHistory History(AttemptHistory history) {
+  history.world_size = 8;
+  return history;
+}
+
+const Row kRows[] = {
+    {"done", FailureKind::kNone, History({}), {}, Action::kFinish, 0, 0, 0},
+    {"asked to stop", FailureKind::kPreempted, History({}), {}, Action::kStop, 75, 0, 0},
+    {"asked to stop while it fails all the time",
+     FailureKind::kPreempted,
+     History({.restarts = 100, .cycles_without_progress = 9}),
+     {},
+     Action::kStop,
+     75,
+     0,
+     0},
+    {"wrong config", FailureKind::kUsage, History({}), {}, Action::kStop, 2, 0, 0},
+    {"it says so itself", FailureKind::kHopeless, History({}), {}, Action::kStop, 93, 0, 0},
+    {"slow rank",
+     FailureKind::kStraggler,
+     History({.spare_hosts = 2}),
+     {},
+     Action::kContinue,
+     0,
+     0,
+     0},
+    {"slow rank, to be replaced",
+     FailureKind::kStraggler,
+     History({.spare_hosts = 1}),
+     {.replace_stragglers = true},
+     Action::kRestartWithSpare,
+     0,
+     0,
+     8},
+    {"slow rank, no spare",
+     FailureKind::kStraggler,
+     History({}),
+     {.replace_stragglers = true},
+     Action::kContinue,
+     0,
+     0,
+     0},
+    {"slow rank, no restart left",
+     FailureKind::kStraggler,
+     History({.restarts = 3, .spare_hosts = 1}),
+     {.max_restarts = 3, .replace_stragglers = true},
+     Action::kContinue,
+     0,
+     0,
+     0},
+    {"crash after progress",
+     FailureKind::kCrash,
+     History({.restarts = 7}),
+     {},
+     Action::kRestart,
+     0,
+     0,
+     8},
+    {"error", FailureKind::kError, History({}), {}, Action::kRestart, 0, 0, 8},
+    {"hang", FailureKind::kHang, History({}), {}, Action::kRestart, 0, 0, 8},
+    {"bad numbers", FailureKind::kNumerics, History({}), {}, Action::kRestart, 0, 0, 8},
+    {"never came up",
+     FailureKind::kLaunch,
+     History({.cycles_without_progress = 1}),
+     {},
+     Action::kRestart,
+     0,
+     1,
+     8},
+    {"back-off doubles",
+     FailureKind::kCrash,
+     History({.cycles_without_progress = 2}),
+     {},
+     Action::kRestart,
+     0,
+     2,
+     8},
+    {"back-off is bounded",
+     FailureKind::kCrash,
+     History({.cycles_without_progress = 40}),
+     {.max_cycles_without_progress = 50, .max_backoff_seconds = 30},
+     Action::kRestart,
+     0,
+     30,
+     8},
+    {"crash loop",
+     FailureKind::kCrash,
+     History({.cycles_without_progress = 3}),
+     {},
+     Action::kStop,
+     93,
+     0,
+     0},
+    {"crash loop with spares",
+     FailureKind::kHostLost,
+     History({.cycles_without_progress = 3, .spare_hosts = 5}),
+     {},
+     Action::kStop,
+     93,
+     0,
+     0},
+    {"restarts used up",
+     FailureKind::kCrash,
+     History({.restarts = 5}),
+     {.max_restarts = 5},
+     Action::kStop,
+     1,
+     0,
+     0},
+    {"no restart wanted",
+     FailureKind::kHang,
+     History({}),
+     {.max_restarts = 0},
+     Action::kStop,
+     1,
+     0,
+     0},
+    {"host lost, spare there",
+     FailureKind::kHostLost,
+     History({.spare_hosts = 1, .smaller_world_size = 4}),
+     {},
+     Action::kRestartWithSpare,
+     0,
+     0,
+     8},
+    {"host lost, smaller mesh allowed",
+     FailureKind::kHostLost,
+     History({.smaller_world_size = 4}),
+     {},
+     Action::kRestartSmaller,
+     0,
+     0,
+     4},
+    {"host lost, neither", FailureKind::kHostLost, History({}), {}, Action::kStop, 75, 0, 0},
+    {"same host again, spare there",
+     FailureKind::kCrash,
+     History({.cycles_without_progress = 1, .failures_of_host = 2, .spare_hosts = 1}),
+     {},
+     Action::kRestartWithSpare,
+     0,
+     1,
+     8},
+    {"same host again, smaller mesh allowed",
+     FailureKind::kHang,
+     History({.cycles_without_progress = 1, .failures_of_host = 2, .smaller_world_size = 6}),
+     {},
+     Action::kRestartSmaller,
+     0,
+     1,
+     6},
+    {"same host again, neither",
+     FailureKind::kCrash,
+     History({.cycles_without_progress = 1, .failures_of_host = 2}),
+     {},
+     Action::kRestart,
+     0,
+     1,
+     8},
+};
+
+TEST(Policy, DecidesAsTheTableSays) {
+  for (const Row& row : kRows) {
+    const Decision decision = Decide(Of(row.kind), row.history, row.options);
+    EXPECT_EQ(decision.action, row.action) << row.name << ": " << Name(decision.action);
+    EXPECT_EQ(decision.exit_code, row.exit_code) << row.name;
+    EXPECT_EQ(decision.backoff_seconds, row.backoff_seconds) << row.name;
+    EXPECT_EQ(decision.world_size, row.world_size) << row.name;
+    EXPECT_FALSE(decision.reason.empty()) << row.name;
+  }
+}
+
+TEST(Policy, EveryKindAndEveryActionIsInTheTable) {
+  std::set<FailureKind> kinds;
+  std::set<Action> actions;
+  for (const Row& row : kRows) {
+    kinds.insert(row.kind);
+    actions.insert(row.action);
+  }
+  EXPECT_EQ(kinds.size(), static_cast<size_t>(kNumFailureKinds));
+  EXPECT_EQ(actions.size(), 6u);
+}
+
+// Whatever happens, a restart has ranks to start and a stop an exit code that says so; and a
+// failure that repeats without progress ends.
+TEST(Policy, NoSequenceOfFailuresRestartsForever) {
+  for (int kind = 0; kind < kNumFailureKinds; ++kind) {
+    for (int spares = 0; spares < 3; ++spares) {
+      for (const int smaller : {0, 4}) {
+        AttemptHistory history = History({.spare_hosts = spares, .smaller_world_size = smaller});
+        int restarts = 0;
+        for (; restarts < 100; ++restarts) {
+          history = After(history, 10, 10, true);
+          const Decision decision = Decide(Of(static_cast<FailureKind>(kind)), history, {});
+          if (decision.action == Action::kFinish || decision.action == Action::kContinue) break;
+          if (decision.action == Action::kStop) {
+            EXPECT_NE(decision.exit_code, 0);
+            break;
+          }
+          EXPECT_GT(decision.world_size, 0);
+          ++history.restarts;
+        }
+        EXPECT_LT(restarts, 3) << Name(static_cast<FailureKind>(kind));
+      }
+    }
+  }
+}
+
+TEST(Policy, ProgressForgivesWhatWasBefore) {
+  AttemptHistory history = History({});
+  history = After(history, 0, 0, false);
+  history = After(history, 0, 0, true);
+  EXPECT_EQ(history.cycles_without_progress, 2);
+  EXPECT_EQ(history.failures_of_host, 2);
+  history = After(history, 0, 5, true);
+  EXPECT_EQ(history.cycles_without_progress, 0);
+  EXPECT_EQ(history.failures_of_host, 1);
+}
+
+}  // namespace
+}  // namespace muster::runtime
