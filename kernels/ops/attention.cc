@@ -1,5 +1,6 @@
 #include "kernels/ops/attention.h"
 
+#include "kernels/ops/attention_merge.h"
 #include "kernels/ops/check_args.h"
 
 namespace muster::kernels {
@@ -55,6 +56,22 @@ void CheckArgs(const AttentionBackwardArgs& args) {
   CheckHeads(kOp, "d_k", args.d_k, dtype, args.k.shape);
   CheckHeads(kOp, "d_v", args.d_v, dtype, args.k.shape);
   CheckTensor(kOp, "delta", args.delta, args.lse.dtype, args.lse.shape);
+}
+
+void CheckArgs(const AttentionMergeArgs& args) {
+  constexpr const char* kOp = "AttentionMerge";
+  MUSTER_CHECK(args.part.rank() == 4 && args.out.rank() == 4)
+      << kOp << " wants part and out of 4 dims, found " << args.part.ToString() << " and "
+      << args.out.ToString();
+  const Shape& part = args.part.shape;
+  const int64_t length = args.out.shape[1];
+  const DType accumulator = AccumulatorDType(args.part.dtype);
+  CheckHeads(kOp, "part", args.part, args.part.dtype, part);
+  CheckHeads(kOp, "out", args.out, accumulator, {part[0], length, part[2], part[3]});
+  CheckTensor(kOp, "part_lse", args.part_lse, accumulator, {part[0], part[2], part[1]});
+  CheckTensor(kOp, "lse", args.lse, accumulator, {part[0], part[2], length});
+  MUSTER_CHECK(args.begin >= 0 && args.begin + part[1] <= length)
+      << kOp << ": rows " << args.begin << " to " << args.begin + part[1] << " of " << length;
 }
 
 }  // namespace muster::kernels

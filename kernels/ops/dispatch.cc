@@ -3,8 +3,10 @@
 #include "kernels/base/error.h"
 #include "kernels/ops/adamw.h"
 #include "kernels/ops/attention.h"
+#include "kernels/ops/attention_merge.h"
 #include "kernels/ops/balance.h"
 #include "kernels/ops/cast.h"
+#include "kernels/ops/copy_rows.h"
 #include "kernels/ops/cross_entropy.h"
 #include "kernels/ops/embedding.h"
 #include "kernels/ops/gelu.h"
@@ -55,9 +57,11 @@ void Dispatch(const char* name, void (*cpu)(const Args&), void (*twin)(const Arg
 MUSTER_DISPATCH(AdamW)
 MUSTER_DISPATCH(AttentionForward)
 MUSTER_DISPATCH(AttentionBackward)
+MUSTER_DISPATCH(AttentionMerge)
 MUSTER_DISPATCH(AddCounts)
 MUSTER_DISPATCH(UpdateBalance)
 MUSTER_DISPATCH(Cast)
+MUSTER_DISPATCH(CopyRows)
 MUSTER_DISPATCH(Fill)
 MUSTER_DISPATCH(FillNormal)
 MUSTER_DISPATCH(CrossEntropyStats)
