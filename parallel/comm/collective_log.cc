@@ -41,8 +41,8 @@ std::string Describe(const CollectiveEntry& entry, int64_t now_ns) {
 
 const char* Name(CollectiveKind kind) {
   static constexpr const char* kNames[] = {"all_reduce", "reduce_scatter", "all_gather",
-                                           "all_to_all", "send",           "receive",
-                                           "broadcast",  "barrier"};
+                                           "all_to_all", "shift",          "send",
+                                           "receive",    "broadcast",      "barrier"};
   return kNames[static_cast<int>(kind)];
 }
 

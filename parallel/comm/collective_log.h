@@ -14,6 +14,7 @@ enum class CollectiveKind : uint8_t {
   kReduceScatter,
   kAllGather,
   kAllToAll,
+  kShift,
   kSend,
   kReceive,
   kBroadcast,

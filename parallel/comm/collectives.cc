@@ -162,6 +162,16 @@ absl::Status AllToAllEqual(TensorView in, TensorView out, const ProcessGroup& gr
   });
 }
 
+absl::Status Shift(TensorView in, TensorView out, int distance, const ProcessGroup& group,
+                   StreamView stream, Site site) {
+  CheckPair(in, out, stream);
+  MUSTER_CHECK(distance > 0 && distance < group.size())
+      << "shift by " << distance << " in group " << group.name() << " of " << group.size();
+  return Call(CollectiveKind::kShift, in.bytes(), group, stream, site, [&](CollectiveCall call) {
+    return group.communicator().Shift(in, out, distance, std::move(call), stream);
+  });
+}
+
 absl::Status Send(TensorView data, int peer, const ProcessGroup& group, StreamView stream,
                   Site site) {
   CheckTensor(data, stream);

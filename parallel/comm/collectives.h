@@ -38,6 +38,11 @@ absl::Status AllToAll(TensorView in, TensorView out, TensorView send_counts,
 // Equal parts: in [n N] -> out [n N].
 absl::Status AllToAllEqual(TensorView in, TensorView out, const ProcessGroup& group,
                            StreamView stream, Site site = Site::current());
+// `in` goes to rank + distance, `out` comes from rank - distance, both modulo the group's size n;
+// 0 < distance < n. All ranks call it, with tensors that fit their pairs: sizes may differ between
+// pairs.
+absl::Status Shift(TensorView in, TensorView out, int distance, const ProcessGroup& group,
+                   StreamView stream, Site site = Site::current());
 absl::Status Send(TensorView data, int peer, const ProcessGroup& group, StreamView stream,
                   Site site = Site::current());
 absl::Status Receive(TensorView data, int peer, const ProcessGroup& group, StreamView stream,

@@ -45,6 +45,9 @@ class Communicator {
   // Flat and in equal parts by rank order.
   virtual absl::Status AllToAllEqual(TensorView in, TensorView out, CollectiveCall call,
                                      StreamView stream) = 0;
+  // `in` to rank + distance, `out` from rank - distance, both modulo the size.
+  virtual absl::Status Shift(TensorView in, TensorView out, int distance, CollectiveCall call,
+                             StreamView stream) = 0;
   virtual absl::Status Send(TensorView data, int peer, CollectiveCall call, StreamView stream) = 0;
   virtual absl::Status Receive(TensorView data, int peer, CollectiveCall call,
                                StreamView stream) = 0;

@@ -178,6 +178,15 @@ absl::Status MpiAlgorithms::ExchangeRows(TensorView in, TensorView out, const in
   return exchange_.Wait();
 }
 
+absl::Status MpiAlgorithms::Shift(const void* in, int64_t in_bytes, void* out, int64_t out_bytes,
+                                  int distance) {
+  Delay(1, in_bytes);
+  exchange_.Begin(tag_, deadline_);
+  exchange_.Receive(PeerAt(-distance), out, out_bytes);
+  exchange_.Send(PeerAt(distance), in, in_bytes);
+  return exchange_.Wait();
+}
+
 // A binomial tree over ranks counted from the root: rank r gets the data from r without its highest
 // bit, and hands it on to r + 2^k for every 2^k > r.
 absl::Status MpiAlgorithms::Broadcast(void* data, int64_t bytes, int root) {

@@ -45,6 +45,8 @@ class MpiAlgorithms {
   // Rows by counts, int64 [n] each. Errors, before anything is sent: counts that do not fit.
   absl::Status ExchangeRows(kernels::TensorView in, kernels::TensorView out,
                             const int64_t* send_counts, const int64_t* receive_counts);
+  // To the rank `distance` further, from the one as far behind.
+  absl::Status Shift(const void* in, int64_t in_bytes, void* out, int64_t out_bytes, int distance);
   absl::Status Broadcast(void* data, int64_t bytes, int root);
   absl::Status Barrier();
   absl::Status Send(int peer, const void* data, int64_t bytes);

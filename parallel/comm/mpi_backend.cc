@@ -35,6 +35,8 @@ class MpiCommunicator final : public Communicator {
                         TensorView receive_counts, CollectiveCall call, StreamView stream) override;
   absl::Status AllToAllEqual(TensorView in, TensorView out, CollectiveCall call,
                              StreamView stream) override;
+  absl::Status Shift(TensorView in, TensorView out, int distance, CollectiveCall call,
+                     StreamView stream) override;
   absl::Status Send(TensorView data, int peer, CollectiveCall call, StreamView stream) override;
   absl::Status Receive(TensorView data, int peer, CollectiveCall call, StreamView stream) override;
   absl::Status Broadcast(TensorView data, int root, CollectiveCall call,
@@ -145,6 +147,13 @@ absl::Status MpiCommunicator::AllToAllEqual(TensorView in, TensorView out, Colle
     const std::vector<int64_t> counts(static_cast<size_t>(size_), count / size_);
     return mpi_.ExchangeRows(in.Reshape({count}), out.Reshape({count}), counts.data(),
                              counts.data());
+  });
+}
+
+absl::Status MpiCommunicator::Shift(TensorView in, TensorView out, int distance,
+                                    CollectiveCall call, StreamView stream) {
+  return Run(std::move(call), stream, /*pairwise=*/false, [=, this] {
+    return mpi_.Shift(in.data, in.bytes(), out.data, out.bytes(), distance);
   });
 }
 

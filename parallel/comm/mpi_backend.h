@@ -9,6 +9,7 @@
 //   all-reduce                   2 (n-1)/n B  one after the other; up to kSmallAllReduceBytes
 //                                (n-1) B      everybody sends all, one latency instead of two
 //   all-to-all                   what the counts say, even an empty message to every peer
+//   shift                        the tensor
 //   broadcast                    B per child of a binomial tree; barrier: ceil(log2 n) empty ones
 // Staging for arrived contributions is bounded (two windows per peer), grown once, then reused.
 #include <atomic>

@@ -184,6 +184,20 @@ absl::Status NcclAlgorithms::ExchangeRows(const void* in, void* out, const int64
   return kernels::cuda::CopyAsync(to, from, own_bytes, stream);
 }
 
+absl::Status NcclAlgorithms::Shift(TensorView in, TensorView out, int distance, StreamView stream) {
+  const int to = (rank_ + distance) % size_, from = (rank_ - distance + size_) % size_;
+  return MadeTogether([&] {
+    ncclResult_t result = ncclSuccess;
+    if (in.bytes() > 0) {
+      result = ncclSend(in.data, Size(in.bytes()), ncclUint8, to, comm_->get(), Native(stream));
+    }
+    if (!Failed(result) && out.bytes() > 0) {
+      result = ncclRecv(out.data, Size(out.bytes()), ncclUint8, from, comm_->get(), Native(stream));
+    }
+    return result;
+  });
+}
+
 absl::Status NcclAlgorithms::Send(TensorView data, int peer, StreamView stream) {
   if (data.bytes() == 0) return absl::OkStatus();
   return comm_->Settle(

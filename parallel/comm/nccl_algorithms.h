@@ -43,6 +43,8 @@ class NcclAlgorithms {
   // Rows by counts, int64 [n] each, on the host. An exchange of no rows is left out on both sides.
   absl::Status ExchangeRows(const void* in, void* out, const int64_t* send_counts,
                             const int64_t* receive_counts, int64_t row_bytes, StreamView stream);
+  // To the rank `distance` further, from the one as far behind.
+  absl::Status Shift(TensorView in, TensorView out, int distance, StreamView stream);
   absl::Status Send(TensorView data, int peer, StreamView stream);
   absl::Status Receive(TensorView data, int peer, StreamView stream);
   absl::Status Broadcast(TensorView data, int root, StreamView stream);

@@ -44,6 +44,8 @@ class NcclCommunicator final : public Communicator, public Watchdog::Watched {
                         TensorView receive_counts, CollectiveCall call, StreamView stream) override;
   absl::Status AllToAllEqual(TensorView in, TensorView out, CollectiveCall call,
                              StreamView stream) override;
+  absl::Status Shift(TensorView in, TensorView out, int distance, CollectiveCall call,
+                     StreamView stream) override;
   absl::Status Send(TensorView data, int peer, CollectiveCall call, StreamView stream) override;
   absl::Status Receive(TensorView data, int peer, CollectiveCall call, StreamView stream) override;
   absl::Status Broadcast(TensorView data, int root, CollectiveCall call,
@@ -209,6 +211,11 @@ absl::Status NcclCommunicator::AllToAllEqual(TensorView in, TensorView out, Coll
     return nccl_->ExchangeRows(in.data, out.data, counts.data(), counts.data(),
                                kernels::SizeOf(in.dtype), stream);
   });
+}
+
+absl::Status NcclCommunicator::Shift(TensorView in, TensorView out, int distance,
+                                     CollectiveCall call, StreamView stream) {
+  return Run(std::move(call), stream, [&] { return nccl_->Shift(in, out, distance, stream); });
 }
 
 absl::Status NcclCommunicator::Send(TensorView data, int peer, CollectiveCall call,

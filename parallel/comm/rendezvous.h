@@ -20,9 +20,9 @@ namespace muster::parallel {
 //
 // A rank has one link, which carries one message at a time each way. Before a rank sends the
 // messages of a step (to all peers of a reduce-scatter, all-gather or all-to-all, to one child of a
-// broadcast, or a Send's only one) it sleeps for what they take one after the other; receiving
-// alone adds nothing. So a reduce-scatter or all-gather of B bytes over n ranks takes
-// (n-1) (latency + B / n / bandwidth) more, counted from the last rank's arrival.
+// broadcast, or the only one of a Shift or a Send) it sleeps for what they take one after the
+// other; receiving alone adds nothing. So a reduce-scatter or all-gather of B bytes over n ranks
+// takes (n-1) (latency + B / n / bandwidth) more, counted from the last rank's arrival.
 struct InjectedLink {
   double latency_us = 0;
   double gigabytes_per_second = 0;  // 0: no bandwidth limit

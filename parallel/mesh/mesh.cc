@@ -224,7 +224,15 @@ absl::StatusOr<std::unique_ptr<Mesh>> Mesh::Create(World& world, const MeshDegre
     RETURN_IF_ERROR(stream.view().Synchronize());
     mesh->groups_.push_back(std::move(group));
   }
+  if (degrees.cp > 1) {
+    ASSIGN_OR_RETURN(mesh->context_stream_, SideStream::Create(device, "context"));
+  }
   return mesh;
+}
+
+const SideStream& Mesh::context_stream() const {
+  MUSTER_CHECK(context_stream_ != nullptr) << "mesh " << degrees_.ToString() << " has no cp";
+  return *context_stream_;
 }
 
 }  // namespace muster::parallel

@@ -12,6 +12,7 @@
 #include "kernels/device/device.h"
 #include "parallel/comm/process_group.h"
 #include "parallel/comm/rendezvous.h"
+#include "parallel/comm/side_stream.h"
 
 namespace muster::parallel {
 
@@ -59,6 +60,8 @@ class Mesh {
   const MeshDegrees& degrees() const { return degrees_; }
   const MeshCoordinates& coordinates() const { return coordinates_; }
   kernels::Device device() const { return device_; }
+  // For the transfers of context parallelism. CHECKs that cp > 1.
+  const SideStream& context_stream() const;
 
  private:
   Mesh() = default;
@@ -66,6 +69,7 @@ class Mesh {
   MeshCoordinates coordinates_;
   kernels::Device device_;
   std::vector<std::unique_ptr<ProcessGroup>> groups_;  // indexed by Axis
+  std::unique_ptr<SideStream> context_stream_;         // null: cp 1
 };
 
 }  // namespace muster::parallel

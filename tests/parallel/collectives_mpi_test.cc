@@ -277,6 +277,24 @@ TEST_P(Collective, AllToAllEqualTransposesParts) {
   }
 }
 
+// Pairs of different sizes, among them empty ones and several of MPI's chunks.
+TEST_P(Collective, ShiftMovesToTheRankThatFarAhead) {
+  if (size_ == 1) GTEST_SKIP() << "nobody to shift to";
+  const auto count_of = [](int rank, int64_t unit) { return (rank + 1) * unit; };
+  for (int distance = 1; distance < size_; ++distance) {
+    for (const int64_t unit : {int64_t{0}, int64_t{5}, int64_t{1'300'001}}) {
+      if (unit > 5 && distance > 1) continue;
+      const int from = (rank_ - distance + size_) % size_;
+      const Placed in = Input({count_of(rank_, unit)}), out = Zeros({count_of(from, unit)});
+      ASSERT_TRUE(Shift(in.view(), out.view(), distance, *group_, stream_->view()).ok());
+      ASSERT_TRUE(stream_->view().Synchronize().ok());
+      ASSERT_TRUE(BytesOf(out.Host()) ==
+                  BytesOf(InputOf(from, dtype_, {count_of(from, unit)}).view()))
+          << "distance " << distance << ", unit " << unit;
+    }
+  }
+}
+
 TEST_P(Collective, BroadcastReachesAllFromAnyRoot) {
   for (int root = 0; root < size_; ++root) {
     for (const int64_t count : kCounts) {
