@@ -8,31 +8,51 @@
 namespace muster::models {
 namespace {
 
+int64_t Heads(const StageContext& stage) { return stage.PartOf(stage.config.heads()); }
+int64_t KvHeads(const StageContext& stage) { return stage.PartOf(stage.config.kv_heads()); }
+
 // Views of one packed [T, (H + 2K) C] tensor.
 struct Packed {
   TensorView q, k, v;  // [B, S, H, C], [B, S, K, C], [B, S, K, C]
 };
 Packed Unpack(const TensorView& qkv, const StageContext& stage) {
-  const int64_t H = stage.config.heads(), K = stage.config.kv_heads();
+  const int64_t H = Heads(stage), K = KvHeads(stage);
   const TensorView packed = qkv.Reshape(
       {stage.shape.sequences, stage.shape.sequence_length, H + 2 * K, stage.config.head_size()});
   return {packed.Slice(2, 0, H), packed.Slice(2, H, H + K), packed.Slice(2, H + K, H + 2 * K)};
 }
 
 TensorView SplitHeads(const TensorView& heads, const StageContext& stage) {
-  return heads.Reshape({stage.shape.sequences, stage.shape.sequence_length, stage.config.heads(),
-                        stage.config.head_size()});
+  return heads.Reshape(
+      {stage.shape.sequences, stage.shape.sequence_length, Heads(stage), stage.config.head_size()});
 }
 
 float Scale(const StageContext& stage) {
   return 1.0f / std::sqrt(static_cast<float>(stage.config.head_size()));
 }
 
-int64_t PackedWidth(const ModelConfig& config) {
-  return int64_t{config.heads() + 2 * config.kv_heads()} * config.head_size();
+int64_t PackedWidth(const StageContext& stage) {
+  return (Heads(stage) + 2 * KvHeads(stage)) * stage.config.head_size();
 }
-int64_t HeadsWidth(const ModelConfig& config) {
-  return int64_t{config.heads()} * config.head_size();
+int64_t HeadsWidth(const StageContext& stage) { return Heads(stage) * stage.config.head_size(); }
+
+// The projections of the whole layer.
+Linear::Options QkvOptions(const ModelConfig& config) {
+  const int64_t q = int64_t{config.heads()} * config.head_size();
+  const int64_t kv = int64_t{config.kv_heads()} * config.head_size();
+  return {.in = config.hidden(),
+          .out = q + 2 * kv,
+          .bias = config.bias(),
+          .init_std = config.init_std(),
+          .cut = Linear::Cut::kColumns,
+          .segments = {q, kv, kv}};
+}
+Linear::Options OutputOptions(const ModelConfig& config) {
+  return {.in = int64_t{config.heads()} * config.head_size(),
+          .out = config.hidden(),
+          .bias = config.bias(),
+          .init_std = ResidualInitStd(config),
+          .cut = Linear::Cut::kRows};
 }
 
 }  // namespace
@@ -41,43 +61,33 @@ Attention::Attention(StageContext& stage, const std::string& name, const TensorV
     : stage_(stage),
       name_(name),
       rope_table_(rope_table),
-      qkv_(stage, name + ".qkv",
-           {.in = stage.config.hidden(),
-            .out = PackedWidth(stage.config),
-            .bias = stage.config.bias(),
-            .init_std = stage.config.init_std()}),
-      output_(stage, name + ".output",
-              {.in = HeadsWidth(stage.config),
-               .out = stage.config.hidden(),
-               .bias = stage.config.bias(),
-               .init_std = ResidualInitStd(stage.config)}),
+      qkv_(stage, name + ".qkv", QkvOptions(stage.config)),
+      output_(stage, name + ".output", OutputOptions(stage.config)),
       slots_(stage, stage.shape.recompute.attention || stage.shape.recompute.block),
       d_qkv_(static_cast<size_t>(stage.num_gradient_slots())) {}
 
 void Attention::PlanMemory(ArenaPlan& plan) {
   const StageShape& shape = stage_.shape;
   const int64_t T = shape.tokens();
-  const kernels::Shape lse_shape = {shape.sequences, stage_.config.heads(), shape.sequence_length};
+  const kernels::Shape lse_shape = {shape.sequences, Heads(stage_), shape.sequence_length};
   slots_.ForEach([&](Activations& kept, const std::string& set, Lifetime lifetime) {
-    plan.Add(&kept.qkv, name_ + ".qkv, " + set, shape.dtype, {T, PackedWidth(stage_.config)},
-             lifetime);
-    plan.Add(&kept.heads, name_ + ".heads, " + set, shape.dtype, {T, HeadsWidth(stage_.config)},
-             lifetime);
+    plan.Add(&kept.qkv, name_ + ".qkv, " + set, shape.dtype, {T, PackedWidth(stage_)}, lifetime);
+    plan.Add(&kept.heads, name_ + ".heads, " + set, shape.dtype, {T, HeadsWidth(stage_)}, lifetime);
     plan.Add(&kept.lse, name_ + ".lse, " + set, stage_.accumulator(), lse_shape, lifetime);
   });
   const ArenaPlan::ScratchScope scratch(plan);
+  all_.AddTo(plan, name_, stage_);
   for (int slot = 0; slot < stage_.num_gradient_slots(); ++slot) {
     plan.Add(&d_qkv_[static_cast<size_t>(slot)], SlotName(name_ + ".d_qkv", slot), shape.dtype,
-             {T, PackedWidth(stage_.config)}, stage_.gradient_lifetime());
+             {T, PackedWidth(stage_)}, stage_.gradient_lifetime());
   }
-  plan.Add(&d_heads_, name_ + ".d_heads", shape.dtype, {T, HeadsWidth(stage_.config)},
-           Lifetime::kScratch);
+  plan.Add(&d_heads_, name_ + ".d_heads", shape.dtype, {T, HeadsWidth(stage_)}, Lifetime::kScratch);
   plan.Add(&delta_, name_ + ".delta", stage_.accumulator(), lse_shape, Lifetime::kScratch);
 }
 
 void Attention::Rotate(const TensorView& qkv, const Pass& pass, bool backward) const {
   if (stage_.config.position() != ROPE) return;
-  const int64_t H = stage_.config.heads(), K = stage_.config.kv_heads();
+  const int64_t H = Heads(stage_), K = KvHeads(stage_);
   const TensorView heads =
       qkv.Reshape({stage_.shape.tokens(), H + 2 * K, stage_.config.head_size()});
   kernels::Rope({.x = heads.Slice(1, 0, H + K),
@@ -87,9 +97,11 @@ void Attention::Rotate(const TensorView& qkv, const Pass& pass, bool backward) c
                 pass.compute);
 }
 
-void Attention::ForwardHeads(const Pass& pass, TensorView x_TD) {
+absl::Status Attention::ForwardHeads(const Pass& pass, TensorView x_TD) {
   const Activations& kept = slots_[pass];
-  qkv_.Forward(x_TD, kept.qkv, pass.compute);
+  ASSIGN_OR_RETURN(const TensorView all_x_TD,
+                   stage_.tensor().Gather(x_TD, all_.x_TD, pass.compute));
+  qkv_.Forward(all_x_TD, kept.qkv, pass.compute);
   Rotate(kept.qkv, pass, /*backward=*/false);
   const Packed packed = Unpack(kept.qkv, stage_);
   kernels::AttentionForward({.q = packed.q,
@@ -99,23 +111,27 @@ void Attention::ForwardHeads(const Pass& pass, TensorView x_TD) {
                              .lse = kept.lse,
                              .scale = Scale(stage_)},
                             pass.compute);
+  return absl::OkStatus();
 }
 
 absl::Status Attention::Forward(const Pass& pass, TensorView x_TD, TensorView y_TD) {
-  ForwardHeads(pass, x_TD);
-  output_.Forward(slots_[pass].heads, y_TD, pass.compute);
-  return absl::OkStatus();
+  RETURN_IF_ERROR(ForwardHeads(pass, x_TD));
+  const parallel::TensorParallel tensor = stage_.tensor();
+  const TensorView partial_TD = tensor.Partial(y_TD, all_.y_TD);
+  output_.Forward(slots_[pass].heads, partial_TD, pass.compute);
+  return tensor.Reduce(partial_TD, y_TD, pass.compute);
 }
 
 absl::Status Attention::Recompute(const Pass& pass, TensorView x_TD) {
-  if (slots_.recomputed()) ForwardHeads(pass, x_TD);
-  return absl::OkStatus();
+  return slots_.recomputed() ? ForwardHeads(pass, x_TD) : absl::OkStatus();
 }
 
 absl::Status Attention::BackwardInput(const Pass& pass, TensorView d_y_TD, TensorView d_x_TD) {
   const Activations& kept = slots_[pass];
   const TensorView& d_qkv = d_qkv_[static_cast<size_t>(stage_.GradientSlot(pass.slot))];
-  output_.BackwardInput(d_y_TD, d_heads_, pass.compute);
+  const parallel::TensorParallel tensor = stage_.tensor();
+  ASSIGN_OR_RETURN(const TensorView all_d_y_TD, tensor.Gather(d_y_TD, all_.y_TD, pass.compute));
+  output_.BackwardInput(all_d_y_TD, d_heads_, pass.compute);
   const Packed packed = Unpack(kept.qkv, stage_), d_packed = Unpack(d_qkv, stage_);
   kernels::AttentionBackward({.d_out = SplitHeads(d_heads_, stage_),
                               .q = packed.q,
@@ -130,14 +146,18 @@ absl::Status Attention::BackwardInput(const Pass& pass, TensorView d_y_TD, Tenso
                               .scale = Scale(stage_)},
                              pass.compute);
   Rotate(d_qkv, pass, /*backward=*/true);
-  qkv_.BackwardInput(d_qkv, d_x_TD, pass.compute);
-  return absl::OkStatus();
+  const TensorView partial_TD = tensor.Partial(d_x_TD, all_.x_TD);
+  qkv_.BackwardInput(d_qkv, partial_TD, pass.compute);
+  return tensor.Reduce(partial_TD, d_x_TD, pass.compute);
 }
 
 absl::Status Attention::BackwardWeight(const Pass& pass, TensorView x_TD, TensorView d_y_TD) {
   const Activations& kept = slots_[pass];
-  output_.BackwardWeight(kept.heads, d_y_TD, pass.compute);
-  qkv_.BackwardWeight(x_TD, d_qkv_[static_cast<size_t>(stage_.GradientSlot(pass.slot))],
+  ASSIGN_OR_RETURN(const TensorView all_d_y_TD, all_.OutputGradient(stage_, d_y_TD, pass.compute));
+  output_.BackwardWeight(kept.heads, all_d_y_TD, pass.compute);
+  ASSIGN_OR_RETURN(const TensorView all_x_TD,
+                   stage_.tensor().Gather(x_TD, all_.x_TD, pass.compute));
+  qkv_.BackwardWeight(all_x_TD, d_qkv_[static_cast<size_t>(stage_.GradientSlot(pass.slot))],
                       pass.compute);
   return absl::OkStatus();
 }

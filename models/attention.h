@@ -1,6 +1,7 @@
 #pragma once
 // Causal grouped-query self-attention: fused projection to queries, keys and values
-// [T, (H + 2K) C], rotary positions (if the config wants them), attention, output projection.
+// [T, (H + 2K) C], rotary positions (if the config wants them), attention, output projection. Over
+// the tensor group each rank has its own heads: H and K count those.
 #include <string>
 #include <vector>
 
@@ -27,7 +28,7 @@ class Attention : public Layer {
     TensorView lse;    // accumulator dtype [B, H, S]
   };
   // Up to the input of the output projection.
-  void ForwardHeads(const Pass& pass, TensorView x_TD);
+  absl::Status ForwardHeads(const Pass& pass, TensorView x_TD);
   // Queries and keys, [T, H + K, C], for the rotation.
   void Rotate(const TensorView& qkv, const Pass& pass, bool backward) const;
 
@@ -38,6 +39,7 @@ class Attention : public Layer {
   ActivationSlots<Activations> slots_;
   std::vector<TensorView> d_qkv_;  // by gradient slot
   TensorView d_heads_, delta_;     // scratch
+  AllRows all_;                    // scratch
 };
 
 }  // namespace muster::models

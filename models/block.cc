@@ -43,7 +43,7 @@ Block::Block(StageContext& stage, int layer, int moe_layer, const TensorView& ro
 }
 
 void Block::PlanMemory(ArenaPlan& plan) {
-  const kernels::Shape shape = {stage_.shape.tokens(), stage_.config.hidden()};
+  const kernels::Shape shape = {stage_.shape.stream_tokens(), stage_.config.hidden()};
   for (size_t slot = 0; slot < d_middle_TD_.size(); ++slot) {
     plan.Add(&d_middle_TD_[slot], SlotName(name_ + ".d_middle", static_cast<int>(slot)),
              stage_.shape.dtype, shape, Lifetime::kActivation);

@@ -1,6 +1,8 @@
 #include "models/config.h"
 
 #include <cmath>
+#include <numeric>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -126,6 +128,39 @@ void CheckModel(const ModelConfig& config, std::vector<std::string>* problems) {
   if (config.has_moe()) CheckMoe(config, rules);
 }
 
+// What the tensor group divides, told in one sentence with the degrees that divide all of it.
+static void CheckTensorDegree(const ModelConfig& config, int tp,
+                              std::vector<std::string>* problems) {
+  if (tp <= 1) return;
+  if (config.has_moe()) {
+    problems->push_back(absl::StrCat(
+        "mesh.tp is ", tp, ": a model with experts is not cut over this axis yet; use 1"));
+    return;
+  }
+  std::vector<std::pair<const char*, int64_t>> divided = {{"model.heads", config.heads()},
+                                                          {"model.kv_heads", config.kv_heads()}};
+  if (NumMoeLayers(config) < config.layers()) {
+    divided.push_back({"model.ffn_hidden", config.ffn_hidden()});
+  }
+  int64_t common = 0;
+  std::string names;
+  bool divides = true;
+  for (const auto& [name, number] : divided) {
+    if (number < 1) return;  // a problem of its own
+    common = std::gcd(common, number);
+    divides = divides && number % tp == 0;
+    absl::StrAppend(&names, names.empty() ? "" : ", ", name, " (", number, ")");
+  }
+  if (!divides) {
+    problems->push_back(absl::StrCat("mesh.tp is ", tp, ": it must divide ", names,
+                                     "; the nearest that does is ", NearestDivisors(common, tp)));
+  }
+  if (config.vocab_size() < tp) {
+    problems->push_back(absl::StrCat("mesh.tp is ", tp, ": it must be at most model.vocab_size, ",
+                                     config.vocab_size()));
+  }
+}
+
 void CheckModelOnMesh(const ModelConfig& config, const parallel::MeshDegrees& mesh,
                       std::vector<std::string>* problems) {
   const auto only_one = [problems](const char* degree, int value) {
@@ -133,7 +168,7 @@ void CheckModelOnMesh(const ModelConfig& config, const parallel::MeshDegrees& me
     problems->push_back(absl::StrCat("mesh.", degree, " is ", value,
                                      ": layers are not sharded over this axis yet; use 1"));
   };
-  only_one("tp", mesh.tp);
+  CheckTensorDegree(config, mesh.tp, problems);
   only_one("cp", mesh.cp);
   only_one("pp", mesh.pp);
   only_one("etp", mesh.etp);

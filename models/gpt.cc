@@ -122,7 +122,7 @@ void WholeGpt::PlanMemory(ArenaPlan& plan) {
              {config.max_positions(), config.head_size() / 2, 2}, Lifetime::kPersistent);
   }
   const ArenaPlan::ScratchScope scratch(plan);
-  const kernels::Shape stream_shape = {shape.tokens(), config.hidden()};
+  const kernels::Shape stream_shape = {shape.stream_tokens(), config.hidden()};
   plan.Add(&delta_TD_, "delta", shape.dtype, stream_shape, Lifetime::kScratch);
   for (size_t slot = 0; slot < d_stream_TD_.size(); ++slot) {
     for (TensorView& d_stream_TD : d_stream_TD_[slot]) {
@@ -130,6 +130,7 @@ void WholeGpt::PlanMemory(ArenaPlan& plan) {
                stream_shape, context_.gradient_lifetime());
     }
   }
+  embedding_.PlanMemory(plan);
   for (const std::unique_ptr<Block>& block : blocks_) block->PlanMemory(plan);
   final_norm_.PlanMemory(plan);
   output_.PlanMemory(plan);
@@ -190,7 +191,7 @@ TensorView& WholeGpt::StreamGradient(const Pass& pass, size_t block) {
 
 absl::Status WholeGpt::RunBlocks(int microbatch, const Pass& pass) {
   TensorView h_TD = blocks_.front()->input_TD(pass.slot), delta_TD;
-  embedding_.Forward(pass, Tokens(microbatch).tokens, h_TD);
+  RETURN_IF_ERROR(embedding_.Forward(pass, Tokens(microbatch).tokens, h_TD));
   for (const std::unique_ptr<Block>& block : blocks_) {
     RETURN_IF_ERROR(block->Forward(pass, h_TD, delta_TD, delta_TD_));
     h_TD = block->h_TD(pass.slot);
@@ -203,9 +204,8 @@ absl::Status WholeGpt::RunBlocks(int microbatch, const Pass& pass) {
 absl::Status WholeGpt::Forward(int microbatch, TensorView, TensorView, StreamView compute) {
   const Pass pass = PassOf(microbatch, compute);
   RETURN_IF_ERROR(RunBlocks(microbatch, pass));
-  output_.ForwardBackward(final_norm_.y_TD(pass.slot), Tokens(microbatch).targets, loss_scale_,
-                          CrossEntropyLoss(), compute);
-  return absl::OkStatus();
+  return output_.ForwardBackward(final_norm_.y_TD(pass.slot), Tokens(microbatch).targets,
+                                 loss_scale_, CrossEntropyLoss(), compute);
 }
 
 absl::Status WholeGpt::Backward(int microbatch, TensorView, TensorView, StreamView compute) {
@@ -217,8 +217,7 @@ absl::Status WholeGpt::Backward(int microbatch, TensorView, TensorView, StreamVi
   for (size_t block = blocks_.size(); block-- > 0;) {
     RETURN_IF_ERROR(blocks_[block]->Backward(pass, d_TD));
   }
-  embedding_.BackwardWeight(pass, Tokens(microbatch).tokens, d_TD);
-  return absl::OkStatus();
+  return embedding_.BackwardWeight(pass, Tokens(microbatch).tokens, d_TD);
 }
 
 absl::Status WholeGpt::BackwardInput(int microbatch, TensorView, TensorView, StreamView compute) {
@@ -243,16 +242,14 @@ absl::Status WholeGpt::BackwardWeight(int microbatch, StreamView compute) {
   for (size_t block = blocks_.size(); block-- > 0;) {
     RETURN_IF_ERROR(blocks_[block]->BackwardWeight(pass, StreamGradient(pass, block + 1)));
   }
-  embedding_.BackwardWeight(pass, Tokens(microbatch).tokens, StreamGradient(pass, 0));
-  return absl::OkStatus();
+  return embedding_.BackwardWeight(pass, Tokens(microbatch).tokens, StreamGradient(pass, 0));
 }
 
 absl::Status WholeGpt::Evaluate(int microbatch, StreamView compute) {
   const Pass pass = PassOf(microbatch, compute);
   RETURN_IF_ERROR(RunBlocks(microbatch, pass));
-  output_.Forward(final_norm_.y_TD(pass.slot), Tokens(microbatch).targets, loss_scale_,
-                  CrossEntropyLoss(), compute);
-  return absl::OkStatus();
+  return output_.Forward(final_norm_.y_TD(pass.slot), Tokens(microbatch).targets, loss_scale_,
+                         CrossEntropyLoss(), compute);
 }
 
 absl::StatusOr<TensorView> WholeGpt::Logits(int microbatch, StreamView compute) {
@@ -293,9 +290,13 @@ std::vector<Gpt::Buffer> WholeGpt::Buffers() const {
 std::unique_ptr<Gpt> Gpt::Create(const ModelConfig& config, const StageShape& shape,
                                  const parallel::Mesh& mesh, parallel::ParameterList& parameters) {
   const parallel::MeshDegrees& degrees = mesh.degrees();
-  MUSTER_CHECK(degrees.tp == 1 && degrees.cp == 1 && degrees.pp == 1 && degrees.etp == 1)
-      << "the model is not sharded over tp, cp, pp or etp; found mesh " << degrees.ToString();
+  MUSTER_CHECK(degrees.cp == 1 && degrees.pp == 1 && degrees.etp == 1)
+      << "the model is not sharded over cp, pp or etp; found mesh " << degrees.ToString();
   MUSTER_CHECK(shape.num_slots >= 1 && shape.tokens() > 0);
+  MUSTER_CHECK((shape.stream_ranks == 1 || shape.stream_ranks == degrees.tp) &&
+               shape.tokens() % shape.stream_ranks == 0)
+      << shape.tokens() << " tokens over " << shape.stream_ranks << " ranks of mesh "
+      << degrees.ToString();
   return std::make_unique<WholeGpt>(config, shape, mesh, parameters);
 }
 

@@ -6,7 +6,9 @@
 //
 // Shape suffixes: T tokens of the microbatch (B sequences of S), D hidden, H query heads, K
 // key/value heads, C head size, F feed-forward hidden, V vocabulary, E experts, R routed rows,
-// k experts per token, P ranks of the expert group.
+// k experts per token, P ranks of the expert group. H, K, F and V are this rank's where layers are
+// cut over the tensor group; with sequence parallelism the T of the residual stream, and of what
+// layers take and give, is shape.stream_tokens().
 #include <string>
 #include <utility>
 
@@ -17,6 +19,7 @@
 #include "models/stage_shape.h"
 #include "parallel/mesh/mesh.h"
 #include "parallel/mesh/parameter.h"
+#include "parallel/tp/tensor_parallel.h"
 
 namespace muster::models {
 
@@ -34,6 +37,17 @@ struct StageContext {
   parallel::ParameterList* building = nullptr;          // during construction only
   const parallel::ParameterList* parameters = nullptr;  // from Initialise on: bound to buckets
   parallel::ParameterHooks* hooks = nullptr;            // from Initialise on
+
+  parallel::TensorParallel tensor() const {
+    return {mesh->Group(parallel::Axis::kTensor), shape.stream_ranks > 1};
+  }
+  // This rank's part of `number`, which the tensor group divides.
+  int64_t PartOf(int64_t number) const { return number / mesh->degrees().tp; }
+  // The placement of a dense weight that is cut over no axis.
+  parallel::Placement Replicated() const {
+    return {.replica_axis =
+                mesh->degrees().tp > 1 ? parallel::Axis::kStage : parallel::Axis::kDenseReplica};
+  }
 
   DType accumulator() const { return kernels::AccumulatorDType(shape.dtype); }
   // Gradients that BackwardWeight reads: with a split backward they wait in their microbatch's
@@ -70,13 +84,15 @@ class Weight {
  public:
   struct Options {
     parallel::InitRule init;
-    parallel::Placement placement = {};
+    parallel::Placement placement = {};  // no shards: replicated
     bool weight_decay = true;
   };
   Weight(StageContext& stage, std::string global_name, kernels::Shape shape, Options options)
       : stage_(stage),
-        id_(stage.building->Add(std::move(global_name), shape, std::move(options.placement),
-                                options.init, options.weight_decay)) {}
+        id_(stage.building->Add(
+            std::move(global_name), shape,
+            options.placement.shards.empty() ? stage.Replicated() : std::move(options.placement),
+            options.init, options.weight_decay)) {}
 
   // For the forward: work enqueued later sees this step's values.
   TensorView Use(StreamView compute) const {
@@ -86,6 +102,7 @@ class Weight {
   // For the backward, which follows a forward.
   const TensorView& value() const { return (*stage_.parameters)[id_].weight; }
   const TensorView& gradient() const { return (*stage_.parameters)[id_].gradient; }
+  const parallel::LocalSlice& slice() const { return (*stage_.parameters)[id_].slice; }
   // This microbatch's contributions to the gradient are all enqueued.
   void Ready(StreamView compute) const { stage_.hooks->Ready(id_, compute); }
 
@@ -111,6 +128,17 @@ class Layer {
   virtual absl::Status BackwardInput(const Pass& pass, TensorView d_y_TD, TensorView d_x_TD) = 0;
   // After BackwardInput, with the same x and d_y. Adds to the gradients and makes them Ready.
   virtual absl::Status BackwardWeight(const Pass& pass, TensorView x_TD, TensorView d_y_TD) = 0;
+};
+
+// Scratch for all rows of a layer's input and output (and of their gradients) where the stream
+// holds only some of them: null without sequence parallelism.
+struct AllRows {
+  TensorView x_TD, y_TD;
+  void AddTo(ArenaPlan& plan, const std::string& name, const StageContext& stage);
+  // All rows of d_y for BackwardWeight: BackwardInput, which has just run, left them in y_TD; they
+  // are gathered again where the schedule runs the two passes apart.
+  absl::StatusOr<TensorView> OutputGradient(const StageContext& stage, TensorView d_y_TD,
+                                            StreamView compute) const;
 };
 
 }  // namespace muster::models

@@ -9,22 +9,43 @@ namespace muster::models {
 
 using parallel::InitRule;
 
+namespace {
+
+// Of dim 0 (outputs) or 1 (inputs); a bias has outputs only.
+parallel::Placement PlacementOf(const Linear::Options& options, bool bias) {
+  switch (options.cut) {
+    case Linear::Cut::kColumns:
+      return {.shards = {{parallel::Axis::kTensor, 0, options.segments}}};
+    case Linear::Cut::kRows:
+      if (!bias) return {.shards = {{parallel::Axis::kTensor, 1}}};
+      break;
+    case Linear::Cut::kNone:
+      break;
+  }
+  return {};
+}
+
+}  // namespace
+
 Linear::Linear(StageContext& stage, const std::string& name, const Options& options)
-    : weight_(stage, name + ".weight", {options.out, options.in},
-              {.init = {InitRule::Kind::kNormal, options.init_std}}) {
+    : stage_(stage),
+      cut_(options.cut),
+      weight_(stage, name + ".weight", {options.out, options.in},
+              {.init = {InitRule::Kind::kNormal, options.init_std},
+               .placement = PlacementOf(options, /*bias=*/false)}) {
   if (options.bias) {
     bias_.emplace(stage, name + ".bias", kernels::Shape{options.out},
-                  Weight::Options{.init = {.kind = InitRule::Kind::kZeros}, .weight_decay = false});
+                  Weight::Options{.init = {.kind = InitRule::Kind::kZeros},
+                                  .placement = PlacementOf(options, /*bias=*/true),
+                                  .weight_decay = false});
   }
 }
 
 void Linear::Forward(TensorView x_TK, TensorView y_TN, StreamView compute) const {
-  kernels::Matmul({.a = x_TK,
-                   .b = weight_.Use(compute),
-                   .c = y_TN,
-                   .bias = bias_ ? bias_->Use(compute) : TensorView(),
-                   .b_transposed = true},
-                  compute);
+  const TensorView weight = weight_.Use(compute);
+  TensorView bias = bias_ ? bias_->Use(compute) : TensorView();
+  if (cut_ == Cut::kRows && stage_.tensor().rank() != 0) bias = {};
+  kernels::Matmul({.a = x_TK, .b = weight, .c = y_TN, .bias = bias, .b_transposed = true}, compute);
 }
 
 void Linear::BackwardInput(TensorView d_y_TN, TensorView d_x_TK, StreamView compute,
@@ -36,7 +57,12 @@ void Linear::BackwardInput(TensorView d_y_TN, TensorView d_x_TK, StreamView comp
 void Linear::BackwardWeight(TensorView x_TK, TensorView d_y_TN, StreamView compute) const {
   // The order in which the buckets expect their gradients: the reverse of the constructor's.
   if (bias_) {
-    kernels::ColumnSum({.x = d_y_TN, .out = bias_->gradient()}, compute);
+    const parallel::TensorParallel tensor = stage_.tensor();
+    if (cut_ == Cut::kColumns) {
+      kernels::ColumnSum({.x = d_y_TN, .out = bias_->gradient()}, compute);
+    } else if (tensor.contributes()) {
+      kernels::ColumnSum({.x = tensor.StreamRows(d_y_TN), .out = bias_->gradient()}, compute);
+    }
     bias_->Ready(compute);
   }
   kernels::Matmul(

@@ -1,7 +1,9 @@
 #pragma once
-// A linear layer y = x W^T (+ b): weight [N, K] (out, in), "<name>.weight" and "<name>.bias".
+// A linear layer y = x W^T (+ b): weight [N, K] (out, in), "<name>.weight" and "<name>.bias". It
+// may be cut over the tensor group (parallel/tp/tensor_parallel.h).
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "models/layer.h"
 
@@ -9,10 +11,18 @@ namespace muster::models {
 
 class Linear {
  public:
+  enum class Cut {
+    kNone,
+    kColumns,  // this rank has N / n of the outputs
+    kRows,     // this rank has K / n of the inputs: y are partial sums, to which the first rank has
+               // added the bias
+  };
   struct Options {
-    int64_t in = 0, out = 0;  // K, N
+    int64_t in = 0, out = 0;  // K, N of the whole layer
     bool bias = false;
     float init_std = 0.02f;
+    Cut cut = Cut::kNone;
+    std::vector<int64_t> segments = {};  // of the outputs, each cut by itself; sum to `out`
   };
   Linear(StageContext& stage, const std::string& name, const Options& options);
 
@@ -23,6 +33,8 @@ class Linear {
   void BackwardWeight(TensorView x_TK, TensorView d_y_TN, StreamView compute) const;
 
  private:
+  const StageContext& stage_;
+  const Cut cut_;
   Weight weight_;
   std::optional<Weight> bias_;
 };

@@ -1,6 +1,7 @@
 #pragma once
 // The feed-forward layer of a dense block, and the shared experts of a MoE block: SwiGLU with a
-// fused projection [2F, D], or GELU with [F, D]; then down [D, F].
+// fused projection [2F, D], or GELU with [F, D]; then down [D, F]. Over the tensor group each rank
+// has F / n of the hidden channels.
 #include <string>
 
 #include "models/activation_slots.h"
@@ -12,7 +13,7 @@ namespace muster::models {
 class Mlp : public Layer {
  public:
   struct Options {
-    int64_t ffn_hidden = 0;  // F
+    int64_t ffn_hidden = 0;  // F of the whole layer
     bool bias = false;
     bool recompute = false;
   };
@@ -37,18 +38,21 @@ class Mlp : public Layer {
     TensorView activated;  // [T, F]
   };
   // Up to the input of the down projection.
-  void ForwardHidden(const Pass& pass, TensorView x_TD);
+  absl::Status ForwardHidden(const Pass& pass, TensorView x_TD);
 
   const StageContext& stage_;
   const std::string name_;
-  const int64_t ffn_hidden_, up_width_;
+  const int64_t ffn_hidden_, up_width_;  // of this rank
   Linear up_, down_;
   ActivationSlots<Activations> slots_;
   TensorView d_activated_;  // scratch
+  AllRows all_;             // scratch
+  TensorView d_x_TD_;       // scratch, with sequence parallelism: what is added to another d_x
 };
 
-// "gate_up" or "up", and its width: 2F or F.
+// "gate_up" or "up", its width (2F or F), and the segments of that: {F, F} or {F}.
 const char* UpName(const ModelConfig& config);
 int64_t UpWidth(const ModelConfig& config, int64_t ffn_hidden);
+std::vector<int64_t> UpSegments(const ModelConfig& config, int64_t ffn_hidden);
 
 }  // namespace muster::models

@@ -21,7 +21,7 @@ NormLayer::NormLayer(StageContext& stage, const std::string& name, NormKeeps kee
 }
 
 void NormLayer::PlanMemory(ArenaPlan& plan) {
-  const int64_t T = stage_.shape.tokens(), D = stage_.config.hidden();
+  const int64_t T = stage_.shape.stream_tokens(), D = stage_.config.hidden();
   streams_.ForEach([&](Stream& kept, const std::string& set, Lifetime lifetime) {
     const auto add = [&](TensorView* view, const char* what, DType dtype, kernels::Shape shape) {
       plan.Add(view, name_ + what + ", " + set, dtype, shape, lifetime);
@@ -66,21 +66,12 @@ void NormLayer::Forward(const Pass& pass, TensorView x_TD, TensorView delta_TD) 
   }
 }
 
-void NormLayer::Backward(const Pass& pass, TensorView d_y_TD, TensorView d_residual_TD,
-                         TensorView d_h_TD) {
+void NormLayer::BackwardWeight(const Pass& pass, TensorView d_y_TD) {
   const Stream& kept = streams_[pass];
-  // Weights first: d_h may be written over d_y.
   if (stage_.config.norm() == RMS_NORM) {
     kernels::RmsNormBackwardWeight(
         {.d_y = d_y_TD, .h = kept.h_TD, .rstd = kept.rstd_T, .d_weight = weight_.gradient()},
         pass.compute);
-    kernels::RmsNormBackwardInput({.d_y = d_y_TD,
-                                   .h = kept.h_TD,
-                                   .weight = weight_.value(),
-                                   .rstd = kept.rstd_T,
-                                   .d_residual = d_residual_TD,
-                                   .d_h = d_h_TD},
-                                  pass.compute);
   } else {
     kernels::LayerNormBackwardWeight({.d_y = d_y_TD,
                                       .h = kept.h_TD,
@@ -89,6 +80,23 @@ void NormLayer::Backward(const Pass& pass, TensorView d_y_TD, TensorView d_resid
                                       .d_weight = weight_.gradient(),
                                       .d_bias = bias_ ? bias_->gradient() : TensorView()},
                                      pass.compute);
+  }
+}
+
+void NormLayer::Backward(const Pass& pass, TensorView d_y_TD, TensorView d_residual_TD,
+                         TensorView d_h_TD) {
+  const Stream& kept = streams_[pass];
+  // Weights first: d_h may be written over d_y.
+  if (stage_.tensor().contributes()) BackwardWeight(pass, d_y_TD);
+  if (stage_.config.norm() == RMS_NORM) {
+    kernels::RmsNormBackwardInput({.d_y = d_y_TD,
+                                   .h = kept.h_TD,
+                                   .weight = weight_.value(),
+                                   .rstd = kept.rstd_T,
+                                   .d_residual = d_residual_TD,
+                                   .d_h = d_h_TD},
+                                  pass.compute);
+  } else {
     kernels::LayerNormBackwardInput({.d_y = d_y_TD,
                                      .h = kept.h_TD,
                                      .weight = weight_.value(),

@@ -38,6 +38,7 @@ class NormLayer {
     TensorView h_TD;
     TensorView mean_T, rstd_T;  // accumulator dtype; mean only with LayerNorm
   };
+  void BackwardWeight(const Pass& pass, TensorView d_y_TD);
   const StageContext& stage_;
   const std::string name_;
   Weight weight_;

@@ -5,14 +5,18 @@
 #include "kernels/ops/cross_entropy.h"
 #include "kernels/ops/matmul.h"
 #include "kernels/ops/reduce.h"
+#include "models/embedding.h"
+#include "parallel/comm/collectives.h"
 
 namespace muster::models {
 namespace {
 
 using parallel::InitRule;
 
+// Equal on all ranks of the tensor group, though their parts of the vocabulary may not be.
 int64_t ChunkTokens(const StageContext& stage) {
-  const int64_t token_bytes = stage.config.vocab_size() * kernels::SizeOf(stage.shape.dtype);
+  const int64_t tp = stage.tensor().size(), vocabulary = (stage.config.vocab_size() + tp - 1) / tp;
+  const int64_t token_bytes = vocabulary * kernels::SizeOf(stage.shape.dtype);
   return std::clamp<int64_t>(stage.shape.logits_bytes / token_bytes, 1, stage.shape.tokens());
 }
 
@@ -25,57 +29,89 @@ Output::Output(StageContext& stage, const Weight* tied)
   if (tied == nullptr) {
     weight_.emplace(stage, "output.weight",
                     kernels::Shape{stage.config.vocab_size(), stage.config.hidden()},
-                    Weight::Options{.init = {InitRule::Kind::kNormal, stage.config.init_std()}});
+                    Weight::Options{.init = {InitRule::Kind::kNormal, stage.config.init_std()},
+                                    .placement = VocabularyPlacement()});
   }
 }
 
 void Output::PlanMemory(ArenaPlan& plan) {
   const ArenaPlan::ScratchScope scratch(plan);
-  plan.Add(&logits_, "output.logits", stage_.shape.dtype,
-           {chunk_tokens_, stage_.config.vocab_size()}, Lifetime::kScratch);
+  const parallel::TensorParallel tensor = stage_.tensor();
+  const parallel::MeshDegrees& degrees = stage_.mesh->degrees();
+  const int64_t V = SliceOf({stage_.config.vocab_size(), 1}, VocabularyPlacement(),
+                            stage_.mesh->coordinates(), degrees)
+                        .size[0];
+  plan.Add(&logits_, "output.logits", stage_.shape.dtype, {chunk_tokens_, V}, Lifetime::kScratch);
   plan.Add(&stats_, "output.stats", stage_.accumulator(), {chunk_tokens_, 3}, Lifetime::kScratch);
   plan.Add(&losses_, "output.losses", stage_.accumulator(), {chunk_tokens_}, Lifetime::kScratch);
+  if (tensor.size() > 1) {
+    plan.Add(&shard_stats_, "output.shard_stats", stage_.accumulator(),
+             {tensor.size() * chunk_tokens_ * 3}, Lifetime::kScratch);
+  }
+  if (tensor.sequence_parallel()) {
+    plan.Add(&all_TD_, "output.all", stage_.shape.dtype,
+             {stage_.shape.tokens(), stage_.config.hidden()}, Lifetime::kScratch);
+  }
 }
 
-void Output::Chunk(TensorView y_TD, TensorView targets, double scale, TensorView loss,
-                   StreamView compute) const {
+absl::Status Output::Chunk(TensorView y_TD, TensorView targets, double scale, TensorView loss,
+                           StreamView compute) const {
+  const parallel::TensorParallel tensor = stage_.tensor();
   const int64_t T = y_TD.shape[0];
   const TensorView logits_TV = Rows(logits_, 0, T), stats_T3 = Rows(stats_, 0, T);
   const TensorView losses_T = Rows(losses_, 0, T);
   kernels::Matmul({.a = y_TD, .b = weight().value(), .c = logits_TV, .b_transposed = true},
                   compute);
-  kernels::CrossEntropyStats({.logits = logits_TV, .targets = targets, .stats = stats_T3}, compute);
+  kernels::CrossEntropyStats({.logits = logits_TV,
+                              .targets = targets,
+                              .stats = stats_T3,
+                              .vocab_begin = weight().slice().begin[0]},
+                             compute);
+  if (tensor.size() > 1) {
+    const TensorView shards = Rows(shard_stats_, 0, tensor.size() * T * 3);
+    RETURN_IF_ERROR(parallel::AllGather(stats_T3, shards, tensor.group(), compute));
+    kernels::CrossEntropyMergeStats(
+        {.shards = shards.Reshape({tensor.size(), T, 3}), .stats = stats_T3}, compute);
+  }
+  if (tensor.rank() != 0) return absl::OkStatus();  // all ranks have the same losses
   kernels::CrossEntropyLoss({.stats = stats_T3, .targets = targets, .losses = losses_T}, compute);
   kernels::Sum({.x = losses_T, .out = loss, .scale = scale}, compute);
+  return absl::OkStatus();
 }
 
-void Output::Forward(TensorView y_TD, TensorView targets, double scale, TensorView loss,
-                     StreamView compute) const {
-  weight().Use(compute);
-  for (int64_t begin = 0; begin < y_TD.shape[0]; begin += chunk_tokens_) {
-    const int64_t end = std::min(begin + chunk_tokens_, y_TD.shape[0]);
-    Chunk(Rows(y_TD, begin, end), Rows(targets, begin, end), scale, loss, compute);
-  }
-}
-
-void Output::ForwardBackward(TensorView y_TD, TensorView targets, double scale, TensorView loss,
+absl::Status Output::Forward(TensorView y_TD, TensorView targets, double scale, TensorView loss,
                              StreamView compute) const {
   weight().Use(compute);
-  for (int64_t begin = 0; begin < y_TD.shape[0]; begin += chunk_tokens_) {
-    const int64_t end = std::min(begin + chunk_tokens_, y_TD.shape[0]);
-    const TensorView y = Rows(y_TD, begin, end), chunk_targets = Rows(targets, begin, end);
+  ASSIGN_OR_RETURN(const TensorView all_TD, stage_.tensor().Gather(y_TD, all_TD_, compute));
+  for (int64_t begin = 0; begin < all_TD.shape[0]; begin += chunk_tokens_) {
+    const int64_t end = std::min(begin + chunk_tokens_, all_TD.shape[0]);
+    RETURN_IF_ERROR(
+        Chunk(Rows(all_TD, begin, end), Rows(targets, begin, end), scale, loss, compute));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Output::ForwardBackward(TensorView y_TD, TensorView targets, double scale,
+                                     TensorView loss, StreamView compute) const {
+  weight().Use(compute);
+  ASSIGN_OR_RETURN(const TensorView all_TD, stage_.tensor().Gather(y_TD, all_TD_, compute));
+  for (int64_t begin = 0; begin < all_TD.shape[0]; begin += chunk_tokens_) {
+    const int64_t end = std::min(begin + chunk_tokens_, all_TD.shape[0]);
+    const TensorView y = Rows(all_TD, begin, end), chunk_targets = Rows(targets, begin, end);
     const TensorView logits = Rows(logits_, 0, end - begin);
-    Chunk(y, chunk_targets, scale, loss, compute);
+    RETURN_IF_ERROR(Chunk(y, chunk_targets, scale, loss, compute));
     kernels::CrossEntropyBackward({.logits = logits,
                                    .targets = chunk_targets,
                                    .stats = Rows(stats_, 0, end - begin),
-                                   .scale = static_cast<float>(scale)},
+                                   .scale = static_cast<float>(scale),
+                                   .vocab_begin = weight().slice().begin[0]},
                                   compute);
     kernels::Matmul(
         {.a = logits, .b = y, .c = weight().gradient(), .a_transposed = true, .accumulate = true},
         compute);
     kernels::Matmul({.a = logits, .b = weight().value(), .c = y}, compute);
   }
+  return stage_.tensor().Reduce(all_TD, y_TD, compute);
 }
 
 void Output::Ready(StreamView compute) const {
@@ -83,6 +119,11 @@ void Output::Ready(StreamView compute) const {
 }
 
 absl::StatusOr<TensorView> Output::Logits(TensorView y_TD, StreamView compute) const {
+  if (stage_.tensor().size() > 1) {
+    return absl::UnimplementedError("logits of a vocabulary that is cut over " +
+                                    std::to_string(stage_.tensor().size()) +
+                                    " tensor ranks were asked for; sample on one rank");
+  }
   if (y_TD.shape[0] > chunk_tokens_) {
     return absl::FailedPreconditionError("logits of " + std::to_string(y_TD.shape[0]) +
                                          " tokens were asked for, but there is room "

@@ -27,7 +27,11 @@ struct StageShape {
   Recompute recompute;
   // The output projection runs over chunks of tokens whose logits fit here (at least one token).
   int64_t logits_bytes = int64_t{512} << 20;
+  // Ranks over which the rows of the residual stream are cut: the tensor group's with sequence
+  // parallelism, else 1. A divisor of tokens().
+  int stream_ranks = 1;
   int64_t tokens() const { return sequences * sequence_length; }
+  int64_t stream_tokens() const { return tokens() / stream_ranks; }
 };
 
 }  // namespace muster::models

@@ -101,6 +101,7 @@ class Checker {
   MeshDegrees CheckMesh(int world_size);
   void CheckModel(const MeshDegrees& mesh);
   void CheckBatch(int64_t dp);
+  void CheckStreamRows(int64_t dp);
   void CheckOptimizer();
   void CheckData(FileRules files);
   void CheckDevice();
@@ -154,11 +155,11 @@ MeshDegrees Checker::CheckMesh(int world_size) {
   const auto one_only = [this](const char* axis, int degree) {
     if (degree <= 1) return;
     const std::string path = absl::StrCat("mesh.", axis);
-    Broken(path, absl::StrCat(path, " is ", degree,
-                              ": this axis is not supported by this version (supported: dp, ep); "
-                              "use 1"));
+    Broken(path,
+           absl::StrCat(path, " is ", degree,
+                        ": this axis is not supported by this version (supported: dp, tp, ep); "
+                        "use 1"));
   };
-  one_only("tp", wanted.tp);
   one_only("cp", wanted.cp);
   one_only("pp", wanted.pp);
   one_only("etp", wanted.etp);
@@ -176,7 +177,7 @@ void Checker::CheckModel(const MeshDegrees& mesh) {
   if (mesh.dp > 0) {
     // Axes that are not supported at all have been named by CheckMesh.
     MeshDegrees supported = mesh;
-    supported.tp = supported.cp = supported.pp = supported.etp = 1;
+    supported.cp = supported.pp = supported.etp = 1;
     models::CheckModelOnMesh(job_.model(), supported, &sentences);
   }
   std::erase_if(sentences, [&](const std::string& sentence) {
@@ -221,6 +222,23 @@ void Checker::CheckBatch(int64_t dp) {
       absl::StrCat("train.global_batch_sequences is ", batch,
                    ": it must be a multiple of mesh.dp x schedule.microbatches = ", dp, " x ",
                    microbatches, " = ", unit, "; the nearest is ", NearestMultiple(batch, unit)));
+}
+
+// Sequence parallelism cuts the rows of a microbatch evenly.
+void Checker::CheckStreamRows(int64_t dp) {
+  const int64_t tp = job_.mesh().tp(), length = job_.train().sequence_length();
+  if (tp <= 1 || dp < 1 || !job_.mesh().sequence_parallel()) return;
+  if (AnyBroken({"mesh", "schedule.microbatches", "train"})) return;
+  const int64_t sequences =
+      job_.train().global_batch_sequences() / (dp * job_.schedule().microbatches());
+  if (sequences * length % tp == 0) return;
+  const int64_t unit = tp / std::gcd(tp, sequences);
+  Broken("train.sequence_length",
+         absl::StrCat("train.sequence_length is ", length, ": a microbatch of ", sequences,
+                      " sequences has ", sequences * length,
+                      " tokens, which mesh.sequence_parallel cuts over mesh.tp = ", tp,
+                      " ranks; the nearest length that divides is ", NearestMultiple(length, unit),
+                      ", or set mesh.sequence_parallel=false"));
 }
 
 void Checker::CheckOptimizer() {
@@ -346,6 +364,7 @@ MeshDegrees CheckJob(const Job& job, int world_size, FileRules files, const Fiel
   const MeshDegrees mesh = checker.CheckMesh(world_size);
   checker.CheckModel(mesh);
   checker.CheckBatch(DataRanks(DegreesOf(job), world_size));
+  checker.CheckStreamRows(DataRanks(DegreesOf(job), world_size));
   checker.CheckOptimizer();
   checker.CheckData(files);
   checker.CheckDevice();

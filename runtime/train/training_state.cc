@@ -22,6 +22,7 @@ models::StageShape ShapeOf(const ResolvedJob& job, const std::vector<parallel::A
   shape.sequence_length = job.sequence_length;
   shape.num_microbatches = job.job.schedule().microbatches();
   shape.num_slots = parallel::PeakMicrobatches({actions}).front();
+  if (job.job.mesh().sequence_parallel()) shape.stream_ranks = job.mesh.tp;
   shape.dtype = StorageDType(job.job.precision().compute());
   const RecomputeConfig& recompute = job.job.recompute();
   shape.recompute = {.attention = recompute.attention(),

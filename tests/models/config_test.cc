@@ -115,11 +115,20 @@ TEST(CheckModelOnMesh, ExpertsAreDividedByEp) {
   EXPECT_NE(problems[0].find("the nearest that does is 2 or 4"), std::string::npos) << problems[0];
   CheckModelOnMesh(ConfigOf(kDense), mesh, &problems);
   EXPECT_EQ(problems.size(), 2u);
-  mesh.tp = 2;
-  mesh.ep = 1;
-  CheckModelOnMesh(ConfigOf(kDense), mesh, &problems);
-  ASSERT_EQ(problems.size(), 3u);
-  EXPECT_NE(problems[2].find("mesh.tp is 2"), std::string::npos) << problems[2];
+}
+
+TEST(CheckModelOnMesh, HeadsAndHiddenChannelsAreDividedByTp) {
+  const ModelConfig config = ConfigOf(std::string(kDense) + "kv_heads: 2");
+  for (const int tp : {1, 2, 3, 4}) {
+    std::vector<std::string> problems;
+    CheckModelOnMesh(config, {.dp = 1, .tp = tp}, &problems);
+    EXPECT_EQ(problems.empty(), tp <= 2);
+    if (tp <= 2) continue;
+    ASSERT_EQ(problems.size(), 1u);
+    EXPECT_NE(problems[0].find("mesh.tp is " + std::to_string(tp)), std::string::npos);
+    EXPECT_NE(problems[0].find("model.kv_heads (2)"), std::string::npos) << problems[0];
+    EXPECT_NE(problems[0].find("the nearest that does is 2"), std::string::npos) << problems[0];
+  }
 }
 
 TEST(IsMoeLayer, CountsThePeriodAfterTheDenseLayers) {

@@ -20,13 +20,18 @@ class GptOnRanks : public ::testing::TestWithParam<ModelCase> {};
 INSTANTIATE_TEST_SUITE_P(, GptOnRanks, ::testing::ValuesIn(ModelCases()),
                          [](const auto& info) { return std::string(info.param.name); });
 
-// The elements of `whole` that lie in this rank's slice, row-major.
+// The elements of `whole` that lie in this rank's slice, in its order.
 std::vector<double> ValuesOfSlice(const TensorView& whole, const parallel::LocalSlice& slice) {
-  TensorView part = whole;
-  for (int dim = 0; dim < whole.rank(); ++dim) {
-    part = part.Slice(dim, slice.begin[dim], slice.begin[dim] + slice.size[dim]);
+  std::vector<double> values;
+  for (const parallel::Box& box : slice.boxes) {
+    TensorView part = whole;
+    for (int dim = 0; dim < whole.rank(); ++dim) {
+      part = part.Slice(dim, box.begin[dim], box.begin[dim] + box.size[dim]);
+    }
+    const std::vector<double> more = Values(part);
+    values.insert(values.end(), more.begin(), more.end());
   }
-  return Values(part);
+  return values;
 }
 
 void AddUp(const TensorView& tensor, parallel::Axis axis, const ModelFixture& fixture) {
@@ -51,6 +56,28 @@ void TwoSteps(ModelFixture& fixture) {
   fixture.Synchronize();
 }
 
+struct Layout {
+  parallel::MeshDegrees degrees;
+  bool sequence_parallel;
+};
+
+// All layouts of `ranks` ranks that are legal for the model.
+std::vector<Layout> Layouts(const ModelConfig& config, int ranks) {
+  std::vector<Layout> layouts;
+  for (int tp = 1; tp <= ranks; ++tp) {
+    for (int ep = 1; ranks % tp == 0 && ep <= ranks; ++ep) {
+      if (ranks % ep != 0) continue;
+      const parallel::MeshDegrees degrees{.dp = ranks / tp, .tp = tp, .ep = ep};
+      std::vector<std::string> problems;
+      CheckModelOnMesh(config, degrees, &problems);
+      if (!problems.empty()) continue;
+      layouts.push_back({degrees, tp > 1});
+      if (tp > 1 && !config.has_moe()) layouts.push_back({degrees, false});
+    }
+  }
+  return layouts;
+}
+
 TEST_P(GptOnRanks, GiveTheResultsOfOneRank) {
   const int ranks = parallel::TestWorld().size();
   const ModelConfig config = GetParam().config();
@@ -61,13 +88,13 @@ TEST_P(GptOnRanks, GiveTheResultsOfOneRank) {
   ModelFixture alone(config, {.shape = shape});
   TwoSteps(alone);
 
-  shape.num_microbatches = 1;
-  for (int ep = 1; ep <= ranks; ++ep) {
-    if (ranks % ep != 0 || (ep > 1 && !config.has_moe())) continue;
-    SCOPED_TRACE("ep " + std::to_string(ep));
+  for (const Layout& layout : Layouts(config, ranks)) {
+    SCOPED_TRACE(layout.degrees.ToString() + (layout.sequence_parallel ? " with" : " without") +
+                 " sequence parallelism");
+    shape.num_microbatches = layout.degrees.tp;
+    shape.stream_ranks = layout.sequence_parallel ? layout.degrees.tp : 1;
     ModelFixture fixture(
-        config,
-        {.shape = shape, .world = &parallel::TestWorld(), .degrees = {.dp = ranks, .ep = ep}});
+        config, {.shape = shape, .world = &parallel::TestWorld(), .degrees = layout.degrees});
     TwoSteps(fixture);
     const kernels::Tolerance tolerance = {1e-11, 1e-12};
     const StepFacts &facts = fixture.model->facts(), &expected = alone.model->facts();

@@ -174,12 +174,12 @@ TEST(ConfigErrors, RangesNameTheBound) {
 }
 
 TEST(ConfigErrors, AxesThatAreNotSupportedAreRefused) {
-  for (const std::string axis : {"tp", "cp", "pp", "etp"}) {
+  for (const std::string axis : {"cp", "pp", "etp"}) {
     const std::vector<std::string> problems =
         ProblemsOf(kLegal, {"mesh." + axis + "=2", "mesh.dp=1"}, 2);
     ASSERT_FALSE(problems.empty());
     EXPECT_NE(problems[0].find("--set mesh." + axis), std::string::npos) << problems[0];
-    EXPECT_NE(problems[0].find("supported: dp, ep"), std::string::npos) << problems[0];
+    EXPECT_NE(problems[0].find("supported: dp, tp, ep"), std::string::npos) << problems[0];
   }
 }
 
@@ -188,6 +188,23 @@ TEST(ConfigErrors, MeshMustFitTheWorldAndTheModel) {
   ASSERT_FALSE(problems.empty());
   EXPECT_NE(problems[0].find("--set mesh.dp"), std::string::npos) << problems[0];
   ExpectOne(ProblemsOf(kLegal, {"mesh.ep=2"}, 2), {"--set mesh.ep", "without experts"});
+}
+
+TEST(ConfigErrors, TensorDegreeMustDivideTheModelAndTheTokens) {
+  ExpectOne(ProblemsOf(kLegal, {"mesh.tp=3", "mesh.sequence_parallel=false"}, 3),
+            {"--set mesh.tp", "it must divide model.heads (4), model.kv_heads (4)",
+             "model.ffn_hidden (64)", "nearest that does is 2 or 4"});
+  EXPECT_EQ(Joined(ProblemsOf(kLegal, {"mesh.tp=2"}, 2)), "");
+  ExpectOne(
+      ProblemsOf(kLegal,
+                 {"mesh.tp=2", "train.sequence_length=31", "train.global_batch_sequences=3"}, 2),
+      {"--set train.sequence_length", "3 sequences has 93 tokens", "mesh.tp = 2",
+       "mesh.sequence_parallel=false"});
+  EXPECT_EQ(Joined(ProblemsOf(kLegal,
+                              {"mesh.tp=2", "train.sequence_length=31",
+                               "train.global_batch_sequences=3", "mesh.sequence_parallel=false"},
+                              2)),
+            "");
 }
 
 TEST(ConfigErrors, BatchNamesTheNearestMultiple) {
@@ -242,7 +259,7 @@ TEST(ConfigErrors, EightMistakesAreNamedTogether) {
       "  global_batch: 8 }\n"                                    // 6: unknown key
       "optimizer { beta1: 1.0 }\n"                               // 7: out of range
       "zero { level: 3 }\n"                                      // 8: out of range
-      "mesh { tp: 2 }\n",                                        // 9: not supported
+      "mesh { tp: 0 }\n",                                        // 9: out of range
       {"log.every_steps=never"}, 2);
   EXPECT_EQ(problems.size(), 8u) << Joined(problems);
   const std::string all = Joined(problems);

@@ -23,10 +23,20 @@ std::vector<std::string> With(std::vector<std::string> base, std::vector<std::st
   return base;
 }
 
+// What one rank trains; kept, as many layouts are held against it.
+const TrainingRun& OneRank(const std::string& config, const std::vector<std::string>& overrides) {
+  static auto& runs = *new std::map<std::pair<std::string, std::vector<std::string>>, TrainingRun>;
+  const auto key = std::pair(config, overrides);
+  if (!runs.contains(key)) {
+    const std::unique_ptr<parallel::World> alone = parallel::World::Alone();
+    runs.emplace(key, Train(*alone, config, overrides, kSteps));
+  }
+  return runs.at(key);
+}
+
 void ExpectEqualToOneRank(const std::string& config, const std::vector<std::string>& layout,
                           const std::vector<std::string>& batch = {}) {
-  const std::unique_ptr<parallel::World> alone = parallel::World::Alone();
-  const TrainingRun one = Train(*alone, config, With(kSmall, batch), kSteps);
+  const TrainingRun& one = OneRank(config, With(kSmall, batch));
   const TrainingRun many =
       Train(parallel::TestWorld(), config, With(With(kSmall, batch), layout), kSteps);
   for (size_t step = 0; step < one.losses.size(); ++step) {
@@ -69,6 +79,36 @@ TEST(Parity, ExpertParallelOverTwoEqualsOneRank) {
 TEST(Parity, ExpertParallelOverFourEqualsOneRank) {
   if (!Has(4)) GTEST_SKIP() << "ep4 wants 4 ranks";
   ExpectEqualToOneRank("tiny-moe.textproto", {"mesh.ep=4"});
+}
+
+// LayerNorm, GELU, biases, learned positions, one table for both ends.
+const std::vector<std::string> kGpt2 = {"model.norm=LAYER_NORM",  "model.activation=GELU",
+                                        "model.position=LEARNED", "model.bias=true",
+                                        "model.kv_heads=4",       "model.tied_embeddings=true",
+                                        "model.layers=2"};
+const std::string kNoSequence = "mesh.sequence_parallel=false";
+
+TEST(Parity, TensorParallelGroupedQueriesEqualOneRank) {
+  if (!Has(2) && !Has(4)) GTEST_SKIP() << "tp2 wants 2 or 4 ranks";
+  ExpectEqualToOneRank("tiny-dense.textproto", {"mesh.tp=2"});
+  ExpectEqualToOneRank("tiny-dense.textproto", {"mesh.tp=2", kNoSequence});
+  ExpectEqualToOneRank("tiny-dense.textproto", {"mesh.tp=2", "zero.level=0"});
+  ExpectEqualToOneRank("tiny-dense.textproto", {"mesh.tp=2", "recompute.block=true"});
+  ExpectEqualToOneRank("tiny-dense.textproto", {"mesh.tp=2", "recompute.attention=true",
+                                                "recompute.norm=true", "recompute.mlp=true"});
+}
+
+TEST(Parity, TensorParallelWithBiasesAndTiedTableEqualsOneRank) {
+  if (!Has(2) && !Has(4)) GTEST_SKIP() << "wants 2 or 4 ranks";
+  const std::string tp = "mesh.tp=" + std::to_string(parallel::TestWorld().size());
+  ExpectEqualToOneRank("tiny-dense.textproto", {tp}, kGpt2);
+  ExpectEqualToOneRank("tiny-dense.textproto", {tp, kNoSequence}, kGpt2);
+}
+
+TEST(Parity, VocabularyNeedNotDivide) {
+  if (!Has(2) && !Has(4)) GTEST_SKIP() << "wants 2 or 4 ranks";
+  ExpectEqualToOneRank("tiny-dense.textproto", {"mesh.tp=2"},
+                       {"model.vocab_size=251", "model.layers=2"});
 }
 
 TEST(Parity, MicrobatchesAndZeroLevelDoNotChangeTheLoss) {

@@ -6,17 +6,29 @@
 
 #include "kernels/base/error.h"
 #include "kernels/device/span.h"
+#include "runtime/checkpoint/ranges.h"
 
 namespace muster::runtime {
 namespace {
 
 using parallel::Parameter;
 
-// Flat index in the global tensor of a flat index in the local slice, for slices of dim 0 only.
-int64_t GlobalBegin(const Parameter& parameter) {
-  int64_t inner = 1;
-  for (int d = 1; d < parameter.global_shape.rank(); ++d) inner *= parameter.global_shape[d];
-  return parameter.slice.begin[0] * inner;
+// Elements [begin, end) of a local slice, whose gradients start at `values`.
+void AddPieces(const Parameter& parameter, int64_t begin, int64_t end, const float* values,
+               std::vector<GradientPiece>* pieces) {
+  int64_t box_begin = 0;
+  for (const parallel::Box& box : parameter.slice.boxes) {
+    const int64_t box_end = box_begin + box.size.num_elements();
+    const int64_t first = std::max(begin, box_begin), last = std::min(end, box_end);
+    if (first < last) {
+      for (const ElementRun& run :
+           RunsOf({parameter.global_shape, box.begin, box.size, first - box_begin, last - first})) {
+        const float* from = values + first - begin + run.local;
+        pieces->push_back({parameter.global_name, run.global, {from, from + run.count}});
+      }
+    }
+    box_begin = box_end;
+  }
 }
 
 std::vector<GradientPiece> ReducedGradients(const TrainingState& state) {
@@ -30,9 +42,7 @@ std::vector<GradientPiece> ReducedGradients(const TrainingState& state) {
       const int64_t last = std::min(end, slice.offset + slice.count);
       if (first >= last) continue;
       const Parameter& parameter = (*state.parameters)[slice.parameter];
-      pieces.push_back({parameter.global_name,
-                        GlobalBegin(parameter) + first - slice.offset,
-                        {gradients + first, gradients + last}});
+      AddPieces(parameter, first - slice.offset, last - slice.offset, gradients + first, &pieces);
     }
   }
   return pieces;
