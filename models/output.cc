@@ -13,11 +13,27 @@ namespace {
 
 using parallel::InitRule;
 
-// Equal on all ranks of the tensor group, though their parts of the vocabulary may not be.
-int64_t ChunkTokens(const StageContext& stage) {
+constexpr int64_t kRowBytes = 128;    // rows of logits start at multiples
+constexpr int64_t kTileTokens = 128;  // of products: chunks of other lengths waste a part of one
+
+int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+// Logits from one row to the next. Equal on all ranks of the tensor group, though their parts of
+// the vocabulary may not be.
+int64_t RowStride(const StageContext& stage) {
   const int64_t tp = stage.tensor().size(), vocabulary = (stage.config.vocab_size() + tp - 1) / tp;
-  const int64_t token_bytes = vocabulary * kernels::SizeOf(stage.shape.dtype);
-  return std::clamp<int64_t>(stage.shape.logits_bytes / token_bytes, 1, stage.shape.tokens());
+  return RoundUp(vocabulary, kRowBytes / kernels::SizeOf(stage.shape.dtype));
+}
+
+// As many as fit, then fewer, so that all chunks are about as long.
+int64_t ChunkTokens(const StageContext& stage) {
+  const int64_t tokens = stage.shape.tokens();
+  const int64_t row_bytes = RowStride(stage) * kernels::SizeOf(stage.shape.dtype);
+  int64_t most = std::clamp<int64_t>(stage.shape.logits_bytes / row_bytes, 1, tokens);
+  if (most == tokens || most < kTileTokens) return most;
+  most = most / kTileTokens * kTileTokens;
+  const int64_t chunks = (tokens + most - 1) / most;
+  return RoundUp((tokens + chunks - 1) / chunks, kTileTokens);
 }
 
 TensorView Rows(const TensorView& x, int64_t begin, int64_t end) { return x.Slice(0, begin, end); }
@@ -37,11 +53,8 @@ Output::Output(StageContext& stage, const Weight* tied)
 void Output::PlanMemory(ArenaPlan& plan) {
   const ArenaPlan::ScratchScope scratch(plan);
   const parallel::TensorParallel tensor = stage_.tensor();
-  const parallel::MeshDegrees& degrees = stage_.mesh->degrees();
-  const int64_t V = SliceOf({stage_.config.vocab_size(), 1}, VocabularyPlacement(),
-                            stage_.mesh->coordinates(), degrees)
-                        .size[0];
-  plan.Add(&logits_, "output.logits", stage_.shape.dtype, {chunk_tokens_, V}, Lifetime::kScratch);
+  plan.Add(&logits_, "output.logits", stage_.shape.dtype, {chunk_tokens_, RowStride(stage_)},
+           Lifetime::kScratch);
   plan.Add(&stats_, "output.stats", stage_.accumulator(), {chunk_tokens_, 3}, Lifetime::kScratch);
   plan.Add(&losses_, "output.losses", stage_.accumulator(), {chunk_tokens_}, Lifetime::kScratch);
   if (tensor.size() > 1) {
@@ -54,11 +67,15 @@ void Output::PlanMemory(ArenaPlan& plan) {
   }
 }
 
+TensorView Output::LogitRows(int64_t rows) const {
+  return logits_.Slice(0, 0, rows).Slice(1, 0, weight().slice().size[0]);
+}
+
 absl::Status Output::Chunk(TensorView y_TD, TensorView targets, double scale, TensorView loss,
                            StreamView compute) const {
   const parallel::TensorParallel tensor = stage_.tensor();
   const int64_t T = y_TD.shape[0];
-  const TensorView logits_TV = Rows(logits_, 0, T), stats_T3 = Rows(stats_, 0, T);
+  const TensorView logits_TV = LogitRows(T), stats_T3 = Rows(stats_, 0, T);
   const TensorView losses_T = Rows(losses_, 0, T);
   kernels::Matmul({.a = y_TD, .b = weight().value(), .c = logits_TV, .b_transposed = true},
                   compute);
@@ -98,7 +115,7 @@ absl::Status Output::ForwardBackward(TensorView y_TD, TensorView targets, double
   for (int64_t begin = 0; begin < all_TD.shape[0]; begin += chunk_tokens_) {
     const int64_t end = std::min(begin + chunk_tokens_, all_TD.shape[0]);
     const TensorView y = Rows(all_TD, begin, end), chunk_targets = Rows(targets, begin, end);
-    const TensorView logits = Rows(logits_, 0, end - begin);
+    const TensorView logits = LogitRows(end - begin);
     RETURN_IF_ERROR(Chunk(y, chunk_targets, scale, loss, compute));
     kernels::CrossEntropyBackward({.logits = logits,
                                    .targets = chunk_targets,
@@ -131,9 +148,12 @@ absl::StatusOr<TensorView> Output::Logits(TensorView y_TD, StreamView compute) c
                                          std::to_string(chunk_tokens_) +
                                          ": raise StageShape::logits_bytes");
   }
-  kernels::Matmul({.a = y_TD, .b = weight().Use(compute), .c = logits_, .b_transposed = true},
+  // Without gaps, which callers need not know of.
+  const TensorView logits_TV(logits_.data, logits_.dtype,
+                             {y_TD.shape[0], stage_.config.vocab_size()}, logits_.device);
+  kernels::Matmul({.a = y_TD, .b = weight().Use(compute), .c = logits_TV, .b_transposed = true},
                   compute);
-  return logits_;
+  return logits_TV;
 }
 
 }  // namespace muster::models

@@ -5,7 +5,8 @@
 // training step leaves the gradient of its input, and has added the weight's. No schedule then
 // needs logits kept or computed twice. Over the tensor group each rank has a part of the
 // vocabulary: the ranks' statistics of a token are merged, and the first rank adds the loss to the
-// facts.
+// facts. Rows of logits start 128 bytes aligned, whatever the vocabulary: tensor cores want rows
+// of 16 bytes, and GPT-2's 50,257 would give them 2.
 #include <optional>
 
 #include "absl/status/statusor.h"
@@ -35,6 +36,7 @@ class Output {
 
  private:
   const Weight& weight() const { return tied_ != nullptr ? *tied_ : *weight_; }
+  TensorView LogitRows(int64_t rows) const;  // [rows, V], rows apart
   // Logits and loss of one chunk.
   absl::Status Chunk(TensorView y_TD, TensorView targets, double scale, TensorView loss,
                      StreamView compute) const;
@@ -43,9 +45,10 @@ class Output {
   const Weight* const tied_;
   std::optional<Weight> weight_;
   const int64_t chunk_tokens_;
-  TensorView logits_, stats_, losses_;  // scratch, of a chunk
-  TensorView shard_stats_;              // scratch, of a chunk: [tp, T, 3], flat
-  TensorView all_TD_;                   // scratch, with sequence parallelism
+  TensorView logits_;          // scratch, of a chunk: [chunk, V rounded up]
+  TensorView stats_, losses_;  // scratch, of a chunk
+  TensorView shard_stats_;     // scratch, of a chunk: [tp, T, 3], flat
+  TensorView all_TD_;          // scratch, with sequence parallelism
 };
 
 }  // namespace muster::models

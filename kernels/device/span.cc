@@ -4,8 +4,6 @@
 
 #include "kernels/base/error.h"
 #ifdef MUSTER_WITH_CUDA
-#include <nvtx3/nvToolsExt.h>
-
 #include "kernels/device/cuda_runtime.h"
 #endif
 
@@ -116,10 +114,8 @@ absl::StatusOr<std::vector<int64_t>> Timeline::Collect() {
   return sums;
 }
 
-Span::Span(StreamView stream, [[maybe_unused]] const char* name, int category) : stream_(stream) {
-#ifdef MUSTER_WITH_CUDA
-  nvtxRangePushA(name);
-#endif
+Span::Span(StreamView stream, const char* name, int category)
+    : stream_(stream), trace_(stream, name) {
   if (Timeline* timeline = stream_.timeline()) {
     outer_ = timeline->current();
     timeline->Enter(category);
@@ -127,9 +123,6 @@ Span::Span(StreamView stream, [[maybe_unused]] const char* name, int category) :
 }
 
 Span::~Span() {
-#ifdef MUSTER_WITH_CUDA
-  nvtxRangePop();
-#endif
   if (Timeline* timeline = stream_.timeline()) timeline->Enter(outer_);
 }
 

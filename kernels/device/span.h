@@ -4,8 +4,9 @@
 // of a step sum to the step, as integers. On CPU a mark is a clock reading when the stream gets
 // there, on CUDA a timed event, so reading is possible once the stream has passed it.
 //
-// A Span is a scope: it marks its category, and on leaving marks the one before. It also opens an
-// NVTX range of the same name in CUDA builds.
+// A Span is a scope: it marks its category, and on leaving marks the one before. It is also an
+// interval of the stream's trace (kernels/device/trace.h), if one is attached, and an NVTX range of
+// the same name in CUDA builds.
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -14,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/device/stream.h"
+#include "kernels/device/trace.h"
 
 namespace muster::kernels {
 
@@ -60,6 +62,7 @@ class Span {
 
  private:
   StreamView stream_;
+  TraceScope trace_;
   int outer_ = 0;
 };
 

@@ -20,6 +20,7 @@
 namespace muster::kernels {
 
 class Timeline;
+class Trace;
 
 // Scratch of a CUDA stream, taken once when the stream is created: operators that need room between
 // two of their kernels (partial sums, sorted indices, a library's workspace) use it from its start.
@@ -57,6 +58,8 @@ class StreamState {
   const Device device;
   const bool runs_inline;
   Timeline* timeline = nullptr;  // see kernels/device/span.h; owned by who attached it
+  Trace* trace = nullptr;        // see kernels/device/trace.h; likewise
+  int trace_row = 0;
   std::unique_ptr<StreamContext> context;
 };
 
@@ -112,6 +115,12 @@ class StreamView {
   Device device() const { return state_->device; }
   Timeline* timeline() const { return state_->timeline; }
   void AttachTimeline(Timeline* timeline) const { state_->timeline = timeline; }
+  Trace* trace() const { return state_->trace; }
+  int trace_row() const { return state_->trace_row; }
+  void AttachTrace(Trace* trace, int row) const {
+    state_->trace = trace;
+    state_->trace_row = row;
+  }
   // Used by one thread at a time, the one that enqueues.
   std::unique_ptr<StreamContext>& context() const { return state_->context; }
   void* native_handle() const { return state_->native_handle(); }  // cudaStream_t; null on CPU

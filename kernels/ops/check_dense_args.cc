@@ -1,4 +1,6 @@
 // The contracts of the operators of a dense model as checks. T, D and so on: kernels/ops/op.h.
+#include <algorithm>
+
 #include "kernels/ops/adamw.h"
 #include "kernels/ops/cast.h"
 #include "kernels/ops/check_args.h"
@@ -58,8 +60,20 @@ void CheckArgs(const FillNormalArgs& args) {
                        << args.global_shape.ToString();
 }
 
+// Rows may lie apart, each of them is contiguous.
+static void CheckLogits(const char* op, const TensorView& logits) {
+  MUSTER_CHECK(logits.rank() == 2)
+      << op << ": argument logits wants 2 dims, found " << logits.ToString();
+  const int64_t rows = logits.shape[0], columns = logits.shape[1];
+  MUSTER_CHECK((columns <= 1 || logits.strides[1] == 1) &&
+               (rows <= 1 || logits.strides[0] >= columns))
+      << op << ": argument logits wants contiguous rows, found strides "
+      << logits.strides.ToString() << " for " << logits.ToString();
+  CheckFloating(op, "logits", logits.Slice(0, 0, std::min<int64_t>(rows, 1)), 2);
+}
+
 void CheckArgs(const CrossEntropyStatsArgs& args) {
-  CheckFloating("CrossEntropyStats", "logits", args.logits, 2);
+  CheckLogits("CrossEntropyStats", args.logits);
   const int64_t num_tokens = args.logits.shape[0];
   CheckTensor("CrossEntropyStats", "targets", args.targets, kIndex, {num_tokens});
   CheckTensor("CrossEntropyStats", "stats", args.stats, AccumulatorDType(args.logits.dtype),
@@ -84,7 +98,7 @@ void CheckArgs(const CrossEntropyLossArgs& args) {
 }
 
 void CheckArgs(const CrossEntropyBackwardArgs& args) {
-  CheckFloating("CrossEntropyBackward", "logits", args.logits, 2);
+  CheckLogits("CrossEntropyBackward", args.logits);
   const int64_t num_tokens = args.logits.shape[0];
   CheckTensor("CrossEntropyBackward", "targets", args.targets, kIndex, {num_tokens});
   CheckTensor("CrossEntropyBackward", "stats", args.stats, AccumulatorDType(args.logits.dtype),

@@ -7,7 +7,8 @@
 //   2. CrossEntropyBackward: writes the gradient over the logits,
 //        d_logit = (softmax - onehot(target)) * scale.
 // The loss of a token is log(sum) + max - target logit. A token whose target is negative (-100 by
-// convention) counts neither in the loss nor in the gradient.
+// convention) counts neither in the loss nor in the gradient. Rows of logits may be strided (the
+// last dim is contiguous): an odd vocabulary then starts each row where matrix products want it.
 #include "kernels/ops/op.h"
 
 namespace muster::kernels {

@@ -13,6 +13,7 @@
 #include "kernels/ops/grouped_matmul.h"
 #include "kernels/ops/layer_norm.h"
 #include "kernels/ops/matmul.h"
+#include "kernels/ops/op_work.h"
 #include "kernels/ops/permute.h"
 #include "kernels/ops/reduce.h"
 #include "kernels/ops/rms_norm.h"
@@ -30,6 +31,7 @@ namespace {
 template <typename Args>
 void Dispatch(const char* name, void (*cpu)(const Args&), void (*twin)(const Args&, StreamView),
               const Args& args, StreamView stream) {
+  const TraceScope scope(stream, name, [&] { return WorkOf(args); });
   if (stream.device().type == DeviceType::kCpu) {
     stream.Enqueue([cpu, args] { cpu(args); });
   } else if (twin != nullptr) {

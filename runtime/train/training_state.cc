@@ -30,6 +30,9 @@ models::StageShape ShapeOf(const ResolvedJob& job, const std::vector<parallel::A
                      .moe = recompute.moe(),
                      .norm = recompute.norm(),
                      .block = recompute.block()};
+  // Each chunk of the output projection reads and writes the gradient of its weight, in fp32: few
+  // chunks save more on a device than they cost of its memory.
+  if (job.job.device() == CUDA) shape.logits_bytes = int64_t{2} << 30;
   return shape;
 }
 

@@ -106,6 +106,34 @@ TEST_P(CrossEntropy, IgnoredTargetsHaveNeitherLossNorGradient) {
   }
 }
 
+TEST_P(CrossEntropy, RowsThatLieApartGiveTheSameBits) {
+  const int64_t tokens = 3, vocab = 37, gap = 27;
+  const Tensor targets = TensorOf(DType::kInt32, {tokens}, {0, 36, 11});
+  const Tensor together = RandomTensor(GetParam(), {tokens, vocab}, "logits", 3.0);
+  const Tensor memory = RandomTensor(GetParam(), {tokens, vocab + gap}, "gaps", 3.0);
+  const TensorView apart = memory.view().Slice(1, 0, vocab);
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t v = 0; v < vocab; ++v) {
+      SetValue(memory.view(), t * (vocab + gap) + v, GetValue(together.view(), t * vocab + v));
+    }
+  }
+  const std::vector<double> before = Values(memory.view());
+  const DType accumulator = AccumulatorDType(GetParam());
+  const Tensor stats = MakeTensor(accumulator, {tokens, 3});
+  const Tensor stats_apart = MakeTensor(accumulator, {tokens, 3});
+  cpu::CrossEntropyStats({together.view(), targets.view(), stats.view()});
+  cpu::CrossEntropyStats({apart, targets.view(), stats_apart.view()});
+  EXPECT_EQ(Values(stats.view()), Values(stats_apart.view()));
+  cpu::CrossEntropyBackward({together.view(), targets.view(), stats.view(), 0.5f});
+  cpu::CrossEntropyBackward({apart, targets.view(), stats.view(), 0.5f});
+  const std::vector<double> after = Values(memory.view());
+  for (int64_t i = 0; i < memory.view().num_elements(); ++i) {
+    const int64_t t = i / (vocab + gap), v = i % (vocab + gap);
+    const auto index = static_cast<size_t>(i);
+    EXPECT_EQ(after[index], v < vocab ? GetValue(together.view(), t * vocab + v) : before[index]);
+  }
+}
+
 TEST_P(CrossEntropy, HugeLogitsDoNotOverflow) {
   const Tensor logits = TensorOf(GetParam(), {2, 4}, {1e30, -1e30, 0, 1, -4096, -4096, -8192, 0});
   for (int64_t num_shards : {1, 2}) {

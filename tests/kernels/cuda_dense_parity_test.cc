@@ -216,9 +216,14 @@ TEST_P(CudaParity, Embedding) {
 }
 
 TEST_P(CudaParity, CrossEntropy) {
-  for (const int64_t size : {1, 7, 1000, 50257}) {
+  // Rows as long as they are apart, and with a gap that must stay as it is.
+  using Case = std::pair<int64_t, int64_t>;
+  for (const auto& [size, stride] :
+       {Case{1, 1}, Case{7, 7}, Case{1000, 1000}, Case{50257, 50257}, Case{50257, 50304}}) {
+    const int64_t row = size;
+    const auto rows = [row](const TensorView& x) { return x.Slice(1, 0, row); };
     const int64_t num_tokens = 9, vocab_begin = 3;
-    const Tensor logits = RandomTensor(GetParam(), {num_tokens, size}, "logits", 4.0);
+    const Tensor logits = RandomTensor(GetParam(), {num_tokens, stride}, "logits", 4.0);
     const Tensor targets = RandomIndices(num_tokens, 0, size + 6, "targets");
     SetValue(targets.view(), 2, -100);
     const Tensor stats = MakeTensor(kF32, {num_tokens, 3}), losses = MakeTensor(kF32, {num_tokens});
@@ -229,14 +234,14 @@ TEST_P(CudaParity, CrossEntropy) {
     for (int64_t i = 1; i < shards.view().num_elements(); i += 3) {
       SetValue(shards.view(), i, 1 + std::fabs(GetValue(shards.view(), i)));
     }
-    cpu::CrossEntropyStats({logits.view(), targets.view(), given.view(), vocab_begin});
-    const Tensor d_logits = RandomTensor(GetParam(), {num_tokens, size}, "logits", 4.0);
+    cpu::CrossEntropyStats({rows(logits.view()), targets.view(), given.view(), vocab_begin});
+    const Tensor d_logits = RandomTensor(GetParam(), {num_tokens, stride}, "logits", 4.0);
     ExpectParity(
         [&](Place& at) {
-          CrossEntropyStats({at(logits), at(targets), at(stats), vocab_begin}, at.stream());
+          CrossEntropyStats({rows(at(logits)), at(targets), at(stats), vocab_begin}, at.stream());
           CrossEntropyMergeStats({at(shards), at(merged)}, at.stream());
           CrossEntropyLoss({at(merged), at(targets), at(losses)}, at.stream());
-          CrossEntropyBackward({at(d_logits), at(targets), at(given), 0.25f, vocab_begin},
+          CrossEntropyBackward({rows(at(d_logits)), at(targets), at(given), 0.25f, vocab_begin},
                                at.stream());
         },
         {Close(stats), Close(merged), Close(losses), Close(d_logits)});

@@ -141,8 +141,8 @@ TEST_P(GptTest, ChunksOfTheVocabularyProjectionDoNotChangeResults) {
   StageShape shape = kTwoMicrobatches;
   shape.dtype = DType::kFloat64;
   ModelFixture whole(GetParam().config(), {.shape = shape});
-  // Three tokens at a time: the last chunk of ten holds one.
-  shape.logits_bytes = 3 * GetParam().config().vocab_size() * 8 + 7;
+  // Three tokens at a time: the last chunk of ten holds one. Rows start at multiples of 128 bytes.
+  shape.logits_bytes = 3 * ((GetParam().config().vocab_size() + 15) / 16 * 16) * 8 + 7;
   ModelFixture chunked(GetParam().config(), {.shape = shape});
   whole.Step();
   chunked.Step();

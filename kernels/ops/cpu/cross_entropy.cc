@@ -71,9 +71,10 @@ template <typename T>
 void StatsTyped(const CrossEntropyStatsArgs& args) {
   using A = Accumulator<T>;
   const int64_t num_tokens = args.logits.shape[0], size = args.logits.shape[1];
+  const int64_t stride = args.logits.strides[0];
   for (int64_t t = 0; t < num_tokens; ++t) {
     const int64_t target = args.targets.as<int32_t>()[t];
-    const Stats<A> stats = RowStats<T>(args.logits.as<T>() + t * size, size,
+    const Stats<A> stats = RowStats<T>(args.logits.as<T>() + t * stride, size,
                                        target < 0 ? -1 : target - args.vocab_begin);
     A* out = args.stats.as<A>() + 3 * t;
     out[0] = stats.max;
@@ -117,7 +118,7 @@ void BackwardTyped(const CrossEntropyBackwardArgs& args) {
   const int64_t num_tokens = args.logits.shape[0], size = args.logits.shape[1];
   const A scale = static_cast<A>(args.scale);
   for (int64_t t = 0; t < num_tokens; ++t) {
-    T* row = args.logits.as<T>() + t * size;
+    T* row = args.logits.as<T>() + t * args.logits.strides[0];
     const int64_t id = args.targets.as<int32_t>()[t];
     if (id < 0) {
       std::fill_n(row, size, T{});

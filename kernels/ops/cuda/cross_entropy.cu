@@ -1,7 +1,6 @@
 // Cross-entropy in two passes over the logits: statistics (reads them once) and the gradient in
-// place (reads and writes once). A block takes a token's row of the vocabulary. Rows of an odd
-// vocabulary start anywhere: the elements before the first and after the last 16-byte boundary are
-// taken one by one.
+// place (reads and writes once). A block takes a token's row of the vocabulary. A row may start
+// anywhere: the elements before the first and after the last 16-byte boundary are taken one by one.
 #include "kernels/ops/cross_entropy.h"
 #include "kernels/ops/cuda/flat.cuh"
 #include "kernels/ops/cuda/vector.cuh"
@@ -33,9 +32,9 @@ __device__ float Rescaled(float sum, float max, float new_max) {
 
 template <typename T>
 __global__ void StatsKernel(const T* logits, const int32_t* targets, float* stats, int64_t size,
-                            int64_t vocab_begin) {
+                            int64_t stride, int64_t vocab_begin) {
   const int64_t t = blockIdx.x;
-  const T* row = logits + t * size;
+  const T* row = logits + t * stride;
   float max = -INFINITY, sum = 0;
   ForEachOfRow(row, size, [&]<int kWidth>(int64_t offset) {
     float values[kWidth];
@@ -96,11 +95,11 @@ struct Loss {
 
 template <typename T>
 __global__ void BackwardKernel(T* logits, const int32_t* targets, const float* stats, float scale,
-                               int64_t size, int64_t vocab_begin) {
+                               int64_t size, int64_t stride, int64_t vocab_begin) {
   const int64_t t = blockIdx.x, target = targets[t] - vocab_begin;
   const bool counts = targets[t] >= 0;
   const float max = stats[3 * t], factor = scale / stats[3 * t + 1];
-  T* row = logits + t * size;
+  T* row = logits + t * stride;
   ForEachOfRow(row, size, [&]<int kWidth>(int64_t offset) {
     float values[kWidth] = {};
     if (counts) {
@@ -128,7 +127,7 @@ void CrossEntropyStats(const CrossEntropyStatsArgs& args, StreamView stream) {
     using T = decltype(tag);
     Launch("CrossEntropyStats", stream, StatsKernel<T>, ShapeOf(args.logits),
            Elements<T>(args.logits), Elements<int32_t>(args.targets), Elements<float>(args.stats),
-           size, args.vocab_begin);
+           size, args.logits.strides[0], args.vocab_begin);
   });
 }
 
@@ -155,7 +154,7 @@ void CrossEntropyBackward(const CrossEntropyBackwardArgs& args, StreamView strea
     using T = decltype(tag);
     Launch("CrossEntropyBackward", stream, BackwardKernel<T>, ShapeOf(args.logits),
            Elements<T>(args.logits), Elements<int32_t>(args.targets), Elements<float>(args.stats),
-           args.scale, size, args.vocab_begin);
+           args.scale, size, args.logits.strides[0], args.vocab_begin);
   });
 }
 
