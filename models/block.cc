@@ -33,6 +33,7 @@ NormKeeps FeedForwardNormKeeps(const Recompute& recompute) {
 Block::Block(StageContext& stage, int layer, int moe_layer, const TensorView& rope_table,
              const BalanceState& balance)
     : stage_(stage),
+      layer_(layer),
       name_(LayerName(layer)),
       attention_norm_(stage, name_ + ".attention_norm", AttentionNormKeeps(stage.shape.recompute)),
       attention_(stage, name_ + ".attention", rope_table),
@@ -40,6 +41,10 @@ Block::Block(StageContext& stage, int layer, int moe_layer, const TensorView& ro
                          FeedForwardNormKeeps(stage.shape.recompute)),
       feed_forward_(MakeFeedForward(stage, layer, moe_layer, balance)) {
   if (stage.shape.split_backward) d_middle_TD_.resize(static_cast<size_t>(stage.shape.num_slots));
+}
+
+parallel::CollectiveLog::At Block::Place() const {
+  return {stage_.mesh->Group(parallel::Axis::kWorld).log(), {.layer = layer_}};
 }
 
 void Block::PlanMemory(ArenaPlan& plan) {
@@ -60,6 +65,7 @@ void Block::PlanMemory(ArenaPlan& plan) {
 
 absl::Status Block::Forward(const Pass& pass, TensorView h_TD, TensorView delta_TD,
                             TensorView delta_out_TD) {
+  const auto place = Place();
   attention_norm_.Forward(pass, h_TD, delta_TD);
   RETURN_IF_ERROR(attention_.Forward(pass, attention_norm_.y_TD(pass), delta_out_TD));
   feed_forward_norm_.Forward(pass, attention_norm_.h_TD(pass), delta_out_TD);
@@ -87,6 +93,7 @@ absl::Status Block::RecomputeFeedForward(const Pass& pass) {
 }
 
 absl::Status Block::Backward(const Pass& forward, TensorView d_TD) {
+  const auto place = Place();
   const Pass pass = BackwardPass(stage_, forward);
   RETURN_IF_ERROR(RecomputeBlock(pass));
   RETURN_IF_ERROR(RecomputeFeedForward(pass));
@@ -103,6 +110,7 @@ absl::Status Block::Backward(const Pass& forward, TensorView d_TD) {
 }
 
 absl::Status Block::BackwardInput(const Pass& forward, TensorView d_out_TD, TensorView d_in_TD) {
+  const auto place = Place();
   const Pass pass = BackwardPass(stage_, forward);
   const TensorView& d_middle_TD = d_middle_TD_[static_cast<size_t>(pass.slot)];
   RETURN_IF_ERROR(RecomputeBlock(pass));
@@ -116,6 +124,7 @@ absl::Status Block::BackwardInput(const Pass& forward, TensorView d_out_TD, Tens
 }
 
 absl::Status Block::BackwardWeight(const Pass& forward, TensorView d_out_TD) {
+  const auto place = Place();
   const Pass pass = BackwardPass(stage_, forward);
   RETURN_IF_ERROR(feed_forward_->BackwardWeight(pass, feed_forward_norm_.y_TD(pass), d_out_TD));
   feed_forward_norm_.Ready(pass.compute);

@@ -42,8 +42,11 @@ class Block {
   absl::Status RecomputeBlock(const Pass& pass);
   absl::Status RecomputeAttention(const Pass& pass);
   absl::Status RecomputeFeedForward(const Pass& pass);
+  // Calls made while it lives are written down as this layer's.
+  parallel::CollectiveLog::At Place() const;
 
   const StageContext& stage_;
+  const int layer_;
   const std::string name_;
   NormLayer attention_norm_;
   Attention attention_;

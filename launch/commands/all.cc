@@ -4,6 +4,7 @@
 #include "launch/commands/ckpt.h"
 #include "launch/commands/data.h"
 #include "launch/commands/doctor.h"
+#include "launch/commands/hang.h"
 #include "launch/commands/report.h"
 #include "launch/commands/sample.h"
 #include "launch/commands/train.h"
@@ -18,6 +19,7 @@ std::vector<std::unique_ptr<Command>> AllCommands() {
   commands.push_back(MakeData());
   commands.push_back(MakeCkpt());
   commands.push_back(MakeReport());
+  commands.push_back(MakeHang());
   commands.push_back(MakeDoctor());
   return commands;
 }

@@ -18,6 +18,7 @@
 #include "launch/job_options.h"
 #include "launch/rank_env.h"
 #include "launch/rank_log.h"
+#include "parallel/comm/collective_record.h"
 #include "parallel/comm/rendezvous.h"
 #include "runtime/job/config.h"
 #include "runtime/job/run_directory.h"
@@ -131,11 +132,14 @@ class TrainCommand : public Command {
       return kExitUsage;
     }
     auto log = RankLog::Open(directory->path, world.rank());
+    world.KeepHangEvidence(parallel::HangDirectory(directory->path, directory->attempt));
     const absl::StatusOr<runtime::TrainEnd> end =
         log.ok() ? TrainIn(job, world, *directory, start_ns, console)
                  : absl::StatusOr<runtime::TrainEnd>(log.status());
     if (!end.ok()) {
       kernels::Log(kernels::Severity::kError, std::string(end.status().message()));
+      const std::string hang = world.HangEvidence();
+      if (!hang.empty()) kernels::Log(kernels::Severity::kError, hang);
       if (log.ok()) log->reset();  // its file is complete before everything ends
       world.Abort(kExitFailure);   // the other ranks would wait for this one
     }

@@ -50,11 +50,55 @@ CollectiveLog::CollectiveLog(int capacity) : ring_(static_cast<size_t>(capacity)
   MUSTER_CHECK(capacity > 0);
 }
 
+void CollectiveLog::AddGroup(CollectiveGroup group) {
+  std::lock_guard lock(mutex_);
+  groups_.push_back(std::move(group));
+}
+
+std::vector<CollectiveGroup> CollectiveLog::Groups() const {
+  std::lock_guard lock(mutex_);
+  return groups_;
+}
+
+CollectivePlace CollectiveLog::place() const {
+  std::lock_guard lock(mutex_);
+  return place_;
+}
+
+void CollectiveLog::SetPlace(const CollectivePlace& place) {
+  std::lock_guard lock(mutex_);
+  if (place.step >= 0) place_.step = place.step;
+  if (place.microbatch >= 0) place_.microbatch = place.microbatch;
+  if (place.layer >= 0) place_.layer = place.layer;
+  if (place.bucket >= 0) place_.bucket = place.bucket;
+}
+
+CollectiveLog::At::~At() {
+  std::lock_guard lock(log_.mutex_);
+  log_.place_ = before_;
+}
+
+void CollectiveLog::SkipNextCall(std::string group) {
+  std::lock_guard lock(mutex_);
+  skip_group_ = std::move(group);
+  skips_ = true;
+}
+
+bool CollectiveLog::TakeSkip(const std::string& group) {
+  if (!skips_.load(std::memory_order_relaxed)) return false;
+  std::lock_guard lock(mutex_);
+  if (!skip_group_.empty() && skip_group_ != group) return false;
+  return skips_.exchange(false);
+}
+
 uint64_t CollectiveLog::Enqueued(const std::string& group, uint64_t sequence, CollectiveKind kind,
-                                 int64_t bytes, std::string site) {
+                                 int64_t bytes, std::string site, int peer) {
   const int64_t now_ns = kernels::MonotonicNs();
   std::lock_guard lock(mutex_);
   const uint64_t id = next_id_++;
+  uint64_t pair_sequence = 0;
+  if (kind == CollectiveKind::kSend) pair_sequence = sent_[{group, peer}]++;
+  if (kind == CollectiveKind::kReceive) pair_sequence = received_[{group, peer}]++;
   CollectiveEntry& entry = ring_[id % ring_.size()];
   entry = {.id = id,
            .group = group,
@@ -62,6 +106,9 @@ uint64_t CollectiveLog::Enqueued(const std::string& group, uint64_t sequence, Co
            .kind = kind,
            .bytes = bytes,
            .site = std::move(site),
+           .place = place_,
+           .peer = peer,
+           .pair_sequence = pair_sequence,
            .state = CollectiveEntry::State::kEnqueued,
            .enqueued_ns = now_ns};
   return id;

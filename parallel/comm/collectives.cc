@@ -50,7 +50,8 @@ void Copy(const TensorView& out, const TensorView& in, int64_t elements, StreamV
 // Writes the call down, marks the stream's time, and hands it to the communicator.
 template <typename Start>
 absl::Status Call(CollectiveKind kind, int64_t bytes, const ProcessGroup& group, StreamView stream,
-                  const Site& site, Start start) {
+                  const Site& site, Start start, int peer = -1) {
+  if (group.log().TakeSkip(group.name())) return absl::OkStatus();
   const bool pairwise = kind == CollectiveKind::kSend || kind == CollectiveKind::kReceive;
   const uint64_t sequence = pairwise ? group.sequence() : group.NextSequence();
   std::string from = Describe(site);
@@ -58,7 +59,8 @@ absl::Status Call(CollectiveKind kind, int64_t bytes, const ProcessGroup& group,
   call.log = &group.log();
   call.what = std::string(Name(kind)) + " #" + std::to_string(sequence) + " of group " +
               group.name() + ", " + std::to_string(bytes) + " bytes, from " + from;
-  call.id = group.log().Enqueued(group.name(), sequence, kind, bytes, std::move(from));
+  call.id = group.log().Enqueued(group.name(), sequence, kind, bytes, std::move(from),
+                                 peer < 0 ? -1 : group.world_ranks()[static_cast<size_t>(peer)]);
   const uint64_t id = call.id;
   const kernels::Span span(stream, Name(kind), group.time_category());
   absl::Status status = start(std::move(call));
@@ -177,9 +179,12 @@ absl::Status Send(TensorView data, int peer, const ProcessGroup& group, StreamVi
   CheckTensor(data, stream);
   CheckPeer(peer, group);
   MUSTER_CHECK(peer != group.rank()) << "send to itself in group " << group.name();
-  return Call(CollectiveKind::kSend, data.bytes(), group, stream, site, [&](CollectiveCall call) {
-    return group.communicator().Send(data, peer, std::move(call), stream);
-  });
+  return Call(
+      CollectiveKind::kSend, data.bytes(), group, stream, site,
+      [&](CollectiveCall call) {
+        return group.communicator().Send(data, peer, std::move(call), stream);
+      },
+      peer);
 }
 
 absl::Status Receive(TensorView data, int peer, const ProcessGroup& group, StreamView stream,
@@ -187,10 +192,12 @@ absl::Status Receive(TensorView data, int peer, const ProcessGroup& group, Strea
   CheckTensor(data, stream);
   CheckPeer(peer, group);
   MUSTER_CHECK(peer != group.rank()) << "receive from itself in group " << group.name();
-  return Call(CollectiveKind::kReceive, data.bytes(), group, stream, site,
-              [&](CollectiveCall call) {
-                return group.communicator().Receive(data, peer, std::move(call), stream);
-              });
+  return Call(
+      CollectiveKind::kReceive, data.bytes(), group, stream, site,
+      [&](CollectiveCall call) {
+        return group.communicator().Receive(data, peer, std::move(call), stream);
+      },
+      peer);
 }
 
 absl::Status Broadcast(TensorView data, int root, const ProcessGroup& group, StreamView stream,

@@ -13,6 +13,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/hash.h"
 #include "kernels/base/log.h"
+#include "parallel/comm/hang_listener.h"
 #include "parallel/comm/mpi_backend.h"
 #include "parallel/comm/mpi_exchange.h"
 #include "parallel/comm/watchdog.h"
@@ -88,6 +89,8 @@ class MpiWorld final : public World {
                                                          TimeCategory category,
                                                          kernels::Device device) override;
   absl::StatusOr<std::vector<std::string>> GatherText(const std::string& text) override;
+  void KeepHangEvidence(const std::string& directory) override;
+  std::string HangEvidence() override { return listener_ == nullptr ? "" : listener_->Evidence(); }
   [[noreturn]] void Abort(int exit_code) override;
 
  private:
@@ -114,6 +117,7 @@ class MpiWorld final : public World {
   std::unique_ptr<MpiExchange> exchange_;
   std::atomic<bool> failed_{false};
   std::unique_ptr<Watchdog> watchdog_;  // of groups on GPUs
+  std::unique_ptr<HangListener> listener_;
 };
 
 absl::StatusOr<std::unique_ptr<World>> MpiWorld::Make(const WorldOptions& options) {
@@ -151,6 +155,7 @@ absl::Status MpiWorld::Learn() {
 }
 
 MpiWorld::~MpiWorld() {
+  listener_.reset();
   exchange_.reset();
   if (failed_) {
     // MPI_Finalize waits for all ranks, and one of them may never come.
@@ -301,6 +306,19 @@ absl::StatusOr<std::vector<std::string>> MpiWorld::GatherText(const std::string&
     exchange_->Send(peer, text.data(), own_size);
   }));
   return texts;
+}
+
+void MpiWorld::KeepHangEvidence(const std::string& directory) {
+  listener_ = std::make_unique<HangListener>(
+      HangListener::Options{.communicator = MPI_Comm_c2f(communicator_),
+                            .rank = rank_,
+                            .world_size = size_,
+                            .host = host_,
+                            .deadline = options_.deadline,
+                            .directory = directory,
+                            .log = &log_,
+                            .world_failed = &failed_,
+                            .abort = [this] { Abort(1); }});
 }
 
 void MpiWorld::Abort(int exit_code) {

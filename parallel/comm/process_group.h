@@ -24,7 +24,9 @@ class ProcessGroup {
         rank_(rank),
         category_(category),
         communicator_(std::move(communicator)),
-        log_(log) {}
+        log_(log) {
+    if (size() > 1) log_->AddGroup({name_, world_ranks_});
+  }
 
   const std::string& name() const { return name_; }
   int rank() const { return rank_; }  // of this process, within the group

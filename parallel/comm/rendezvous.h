@@ -81,6 +81,12 @@ class World {
   // Every rank's `text`, by rank; blocks, for no longer than the deadline. For small things at
   // start-up: hashes, host names.
   virtual absl::StatusOr<std::vector<std::string>> GatherText(const std::string& text) = 0;
+  // All ranks call it with one directory. From then on, when a collective fails on any rank, every
+  // rank that can writes its collective log there (parallel/comm/hang_listener.h).
+  virtual void KeepHangEvidence(const std::string& directory) { (void)directory; }
+  // What those logs say; empty if no collective failed on this rank. Waits until they are there,
+  // about a second at most. To be asked, and said, before Abort.
+  virtual std::string HangEvidence() { return ""; }
   // Ends every process of the job now; for a failure that other ranks cannot see.
   [[noreturn]] virtual void Abort(int exit_code) = 0;
 

@@ -78,6 +78,7 @@ absl::Status BucketReducer::ReduceNext(StreamView compute) {
   compute.Record(filled_.view());
   comm_.Wait(filled_.view());
   const ProcessGroup& group = mesh_.Group(bucket.replica_axis);
+  const CollectiveLog::At place(group.log(), {.bucket = b});
   const absl::Status status = options_.zero_level == 0
                                   ? AllReduce(storage_.gradients(b), ReduceOp::kSum, group, comm_)
                                   : ReduceScatter(storage_.gradients(b), storage_.gradient_shard(b),

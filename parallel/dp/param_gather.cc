@@ -43,6 +43,7 @@ absl::Status ParamGather::Start(StreamView compute) {
     const Bucket& bucket = storage_.layout().buckets[index];
     if (bucket.group_size == 1) continue;
     const ProcessGroup& group = mesh_.Group(bucket.replica_axis);
+    const CollectiveLog::At place(group.log(), {.bucket = b});
     const absl::Status status =
         AllGather(storage_.weight_shard(b), storage_.weights(b), group, comm_);
     if (!status.ok()) return kernels::Annotate(status, "gather of " + bucket.name);

@@ -78,6 +78,7 @@ absl::Status Trainer::Step(int64_t step) {
   TrainingState& s = *state_;
   const StreamView compute = s.compute();
   ledger_->StepBegin(step);
+  world_.log().SetPlace({.step = step});
   RETURN_IF_ERROR(s.timeline->Collect().status());  // the step's time starts here
   RETURN_IF_ERROR(LoadBatch(step));
   s.model->BeginStep(s.microbatches, batch_.global_valid_tokens, compute);
