@@ -59,6 +59,13 @@ foreach(script IN LISTS scripts)
   set_tests_properties(${name} PROPERTIES ENVIRONMENT OMP_NUM_THREADS=1 TIMEOUT 600 RUN_SERIAL ON)
 endforeach()
 
+# Short forms of the drills; what the long ones have shown is in docs/benchmarks/faults.md.
+add_test(NAME kill_drill
+         COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/drills/kill_drill ${CMAKE_BINARY_DIR}/muster
+                 --set mesh.ep=2 --kills 3 --in-save 1 --steps 48
+         WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+set_tests_properties(kill_drill PROPERTIES TIMEOUT 600 RUN_SERIAL ON)
+
 if(EXISTS ${CMAKE_SOURCE_DIR}/tests/layering_test)
   add_test(NAME layering COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/layering_test ${CMAKE_SOURCE_DIR})
   add_test(NAME layering_self_test

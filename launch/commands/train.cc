@@ -55,15 +55,16 @@ parallel::WorldOptions WorldOptionsOf(const runtime::Communication& communicatio
 }
 
 std::string Summary(const runtime::ResolvedJob& job, const runtime::Trainer& trainer,
-                    const std::string& directory) {
+                    const runtime::RunDirectory& directory) {
   const models::ModelCost& cost = trainer.state().cost;
   return absl::StrFormat(
-      "run        %s\n"
+      "run        %s, attempt %d, from step %d\n"
       "mesh       %s, %d ranks on %s\n"
       "model      %.2f M parameters (%.2f M active), %.1f MFLOP/token (causal), %.1f (full)\n"
       "batch      %d sequences of %d tokens: %d ranks x %d microbatches x %d\n"
       "memory     %.1f MiB a rank\n",
-      directory, job.mesh.ToString(), job.mesh.world_size(), Name(trainer.state().device),
+      directory.path, directory.attempt, trainer.result().steps + 1, job.mesh.ToString(),
+      job.mesh.world_size(), Name(trainer.state().device),
       static_cast<double>(cost.parameters) * 1e-6,
       static_cast<double>(cost.active_parameters) * 1e-6, cost.flops_per_token() * 1e-6,
       cost.flops_per_token_full() * 1e-6, job.job.train().global_batch_sequences(),
@@ -73,8 +74,11 @@ std::string Summary(const runtime::ResolvedJob& job, const runtime::Trainer& tra
 
 std::string Conclusion(const runtime::Trainer& trainer) {
   const runtime::TrainResult& result = trainer.result();
-  std::string text = absl::StrFormat("trained    %d steps, last loss %.4f\n", result.steps,
-                                     trainer.last_step().loss);
+  const bool any = trainer.last_step().step > 0;  // else a run that was done was started again
+  std::string text =
+      any ? absl::StrFormat("trained    %d steps, last loss %.4f\n", result.steps,
+                            trainer.last_step().loss)
+          : absl::StrFormat("trained    %d steps before; nothing was left to do\n", result.steps);
   if (std::isfinite(result.validation_loss)) {
     text += absl::StrFormat(
         "validation loss %.4f nats/token; unigram entropy of the data %.4f (%+.1f %%)\n",
@@ -84,23 +88,39 @@ std::string Conclusion(const runtime::Trainer& trainer) {
   return text;
 }
 
+// A run that another job holds or has taken over stays so if this one is started again.
+int ExitCodeOf(const absl::Status& status, int otherwise) {
+  return absl::IsAborted(status) ? kExitDoNotRequeue : otherwise;
+}
+
 class TrainCommand : public Command {
  public:
   CommandText text() const override {
     return {"train", "train a job: one rank; alone, or under mpirun or srun",
             "Writes the run directory: resolved config, metrics.jsonl, TensorBoard events, ledger, "
-            "logs, final weights.",
+            "logs, checkpoints, final weights. Started again with the same --run it goes on where "
+            "it was. SIGTERM or SIGUSR1 to any rank: it saves after the step and ends with 75.",
             "mpirun -np 4 muster train configs/jobs/tiny-moe.textproto --set mesh.ep=2 --run "
             "runs/try"};
   }
   void Declare(CLI::App& app) override {
     AddJobOptions(app, &options_);
-    app.add_option("--run", run_, "the run directory (default: runs/<name>-<time>)")
+    app.add_option("--run", directory_.path, "the run directory (default: runs/<name>-<time>)")
         ->type_name("DIR");
+    app.add_option(
+           "--resume", resume_,
+           "auto: a run that is there goes on from its newest good checkpoint; never: it is "
+           "refused; a run directory or a checkpoint: a new run begins from its state")
+        ->type_name("auto|never|PATH")
+        ->capture_default_str();
   }
 
   int Run(Console console) override {
     const int64_t start_ns = kernels::MonotonicNs();
+    directory_.resume = resume_ == "auto"    ? runtime::ResumeMode::kAuto
+                        : resume_ == "never" ? runtime::ResumeMode::kNever
+                                             : runtime::ResumeMode::kFrom;
+    directory_.start_from = directory_.resume == runtime::ResumeMode::kFrom ? resume_ : "";
     const absl::StatusOr<RankEnv> env = ReadRankEnv(CurrentEnvironment());
     if (!env.ok()) {
       console.err << "muster train: " << env.status().message() << "\n";
@@ -129,7 +149,7 @@ class TrainCommand : public Command {
     if (!directory.ok()) {  // equal on all ranks
       if (world.rank() == 0)
         console.err << "muster train: " << directory.status().message() << "\n";
-      return kExitUsage;
+      return ExitCodeOf(directory.status(), kExitUsage);
     }
     auto log = RankLog::Open(directory->path, world.rank());
     world.KeepHangEvidence(parallel::HangDirectory(directory->path, directory->attempt));
@@ -141,7 +161,7 @@ class TrainCommand : public Command {
       const std::string hang = world.HangEvidence();
       if (!hang.empty()) kernels::Log(kernels::Severity::kError, hang);
       if (log.ok()) log->reset();  // its file is complete before everything ends
-      world.Abort(kExitFailure);   // the other ranks would wait for this one
+      world.Abort(ExitCodeOf(end.status(), kExitFailure));  // the others would wait for this one
     }
     return *end == runtime::TrainEnd::kStopped ? kExitRequeue : kExitDone;
   }
@@ -149,7 +169,7 @@ class TrainCommand : public Command {
   absl::StatusOr<runtime::RunDirectory> Prepare(const runtime::ResolvedJob& job,
                                                 parallel::World& world) const {
     RETURN_IF_ERROR(runtime::CheckAgreement(job, VersionText(), world));
-    return runtime::PrepareRunDirectory(run_, job, world);
+    return runtime::PrepareRunDirectory(directory_, job, world);
   }
 
   static absl::StatusOr<runtime::TrainEnd> TrainIn(const runtime::ResolvedJob& job,
@@ -160,17 +180,19 @@ class TrainCommand : public Command {
                      runtime::Trainer::Create(job, world,
                                               {.run_directory = directory.path,
                                                .attempt = directory.attempt,
+                                               .start_from = directory.start_from,
                                                .process_start_ns = start_ns,
                                                .stop = &stop_requested}));
     const bool speaks = world.rank() == 0;
-    if (speaks) console.out << Summary(job, *trainer, directory.path) << std::flush;
+    if (speaks) console.out << Summary(job, *trainer, directory) << std::flush;
     ASSIGN_OR_RETURN(const runtime::TrainEnd end, trainer->Run());
     if (speaks) console.out << Conclusion(*trainer) << std::flush;
     return end;
   }
 
   JobOptions options_;
-  std::string run_;
+  runtime::RunDirectoryOptions directory_;
+  std::string resume_ = "auto";
 };
 
 }  // namespace

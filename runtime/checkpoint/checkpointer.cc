@@ -19,12 +19,15 @@ namespace {
 
 // How often rank 0 looks for the records of the others; it costs one stat a rank still missing.
 constexpr std::chrono::milliseconds kLookAgain{5};
+// How often ranks that wait for a save tell each other that they still do: well below any deadline
+// of a collective.
+constexpr std::chrono::milliseconds kTellAgain{250};
+// What a rank says that has not ended yet; no status is written so.
+constexpr char kBusy[] = "busy";
 
 double Since(int64_t begin_ns) {
   return static_cast<double>(kernels::MonotonicNs() - begin_ns) * 1e-9;
 }
-
-std::string PartialName(int64_t step) { return CheckpointName(step) + ".partial"; }
 
 bool Exists(const std::string& path) {
   struct stat facts {};
@@ -76,36 +79,50 @@ Checkpointer::~Checkpointer() {
   writer_.join();
 }
 
+bool Checkpointer::IsDue(int64_t step) const {
+  return options_.every_steps > 0 && step % options_.every_steps == 0;
+}
+
 absl::Status Checkpointer::MaybeSave(const CheckpointFacts& facts) {
-  if (options_.every_steps <= 0 || facts.step % options_.every_steps != 0) return absl::OkStatus();
-  return Save(facts);
+  return IsDue(facts.step) ? Save(facts) : absl::OkStatus();
 }
 
 absl::Status Checkpointer::Save(const CheckpointFacts& facts) {
+  const int64_t wait_begin_ns = kernels::MonotonicNs();
   RETURN_IF_ERROR(Finish());
   const int64_t begin_ns = kernels::MonotonicNs();
-  flying_ = {.step = facts.step};
-  const absl::Status prepared =
-      world_.rank() == 0 ? Prepare(PartialName(facts.step)) : absl::OkStatus();
+  flying_ = {.facts = facts, .wait_seconds = static_cast<double>(begin_ns - wait_begin_ns) * 1e-9};
+  const absl::Status prepared = world_.rank() == 0 ? Prepare(PartialName(facts)) : absl::OkStatus();
   ASSIGN_OR_RETURN(flying_.status, Agree(prepared, world_));
   if (!flying_.status.ok()) {
     if (!prepared.ok()) kernels::Log(kernels::Severity::kError, std::string(prepared.message()));
     last_ = flying_;
-    return absl::OkStatus();
+    if (world_.rank() == 0 && options_.ended) options_.ended(last_);
+    return absl::IsAborted(last_.status) ? last_.status : absl::OkStatus();
   }
-  copied_ = written_ = give_up_ = false;
+  copied_ = begun_ = ended_ = give_up_ = false;
   Snapshot();
-  writer_ = std::thread([this, facts] { WriteBehind(facts); });
-  flying_.stall_seconds = Since(begin_ns);
+  writer_ = std::thread([this] { WriteBehind(); });
+  {
+    const std::lock_guard lock(mutex_);
+    flying_.stall_seconds = Since(begin_ns);
+    begun_ = true;
+    changed_.notify_all();
+  }
   return options_.asynchronous ? absl::OkStatus() : Finish();
+}
+
+absl::Status Checkpointer::CheckFence() const {
+  return options_.fence ? options_.fence() : absl::OkStatus();
 }
 
 // On rank 0: an empty directory for the save.
 absl::Status Checkpointer::Prepare(const std::string& partial) {
+  RETURN_IF_ERROR(CheckFence());
   std::error_code error;
   std::filesystem::create_directories(directory_, error);
   if (error) return absl::UnavailableError("cannot make " + directory_ + ": " + error.message());
-  RETURN_IF_ERROR(RemoveLeftovers(disk_, directory_));
+  RETURN_IF_ERROR(RemoveLeftovers(disk_, directory_, flying_.facts.attempt));
   return disk_.MakeDirectory(directory_ + "/" + partial);
 }
 
@@ -124,41 +141,47 @@ void Checkpointer::Snapshot() {
 }
 
 // On the writer thread: shard and record; then, on rank 0, the commit.
-void Checkpointer::WriteBehind(const CheckpointFacts& facts) {
-  const std::string partial = directory_ + "/" + PartialName(facts.step);
+void Checkpointer::WriteBehind() {
+  const std::string partial = directory_ + "/" + PartialName(flying_.facts);
   {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return copied_; });
+    changed_.wait(lock, [this] { return copied_ && begun_; });
   }
   const int64_t begin_ns = kernels::MonotonicNs();
+  absl::Status status = WriteOwn(partial);
+  flying_.write_seconds = Since(begin_ns);
+  if (!status.ok()) {
+    kernels::Log(kernels::Severity::kError,
+                 "step " + std::to_string(flying_.facts.step) +
+                     " is not saved; training goes on: " + std::string(status.message()));
+  }
+  if (world_.rank() == 0 && status.ok()) {
+    status = Commit(partial);
+    flying_.commit_seconds = Since(begin_ns);
+    flying_.status = status;
+    if (status.ok() && options_.ended) options_.ended(flying_);
+    if (status.ok()) RemoveOld(flying_.facts.step);
+  }
+  const std::lock_guard lock(mutex_);
+  ended_ = true;
+  result_ = status;
+  changed_.notify_all();
+}
+
+absl::Status Checkpointer::WriteOwn(const std::string& partial) {
   std::vector<HostPiece> pieces;
   for (size_t i = 0; i < pieces_.size(); ++i) {
     pieces.push_back({pieces_[i].tensor, pieces_[i].data.dtype, pieces_[i].range,
                       static_cast<const char*>(host_.data()) + host_offset_[i]});
   }
-  const absl::StatusOr<Manifest> part =
-      WriteShard(disk_, partial, ShardName(world_.rank(), world_.size()), facts, pieces);
-  absl::Status status = part.status();
-  if (status.ok()) status = WriteRecord(disk_, partial, world_.rank(), *part);
-  if (part.ok()) flying_.bytes = part->bytes();
-  flying_.write_seconds = Since(begin_ns);
-  if (!status.ok()) {
-    kernels::Log(kernels::Severity::kError,
-                 "step " + std::to_string(facts.step) +
-                     " is not saved; training goes on: " + std::string(status.message()));
-  }
-  SetWritten(status);
-  if (world_.rank() == 0) Commit(PartialName(facts.step), begin_ns);
+  ASSIGN_OR_RETURN(
+      const Manifest part,
+      WriteShard(disk_, partial, ShardName(world_.rank(), world_.size()), flying_.facts, pieces));
+  flying_.bytes = part.bytes();
+  return WriteRecord(disk_, partial, world_.rank(), part);
 }
 
-void Checkpointer::SetWritten(const absl::Status& status) {
-  const std::lock_guard lock(mutex_);
-  written_ = true;
-  written_status_ = status;
-  changed_.notify_all();
-}
-
-// False: some rank has failed, and all have stopped writing, so there is nothing to wait for.
+// False: some rank has failed, so there is nothing to wait for.
 bool Checkpointer::WaitForRecords(const std::string& partial) {
   int rank = 0;
   for (std::unique_lock lock(mutex_); !give_up_;) {
@@ -169,44 +192,65 @@ bool Checkpointer::WaitForRecords(const std::string& partial) {
   return false;
 }
 
-void Checkpointer::Commit(const std::string& partial, int64_t begin_ns) {
-  absl::StatusOr<Manifest> whole = absl::CancelledError("a rank did not write its shard");
-  if (WaitForRecords(directory_ + "/" + partial)) {
-    whole = CommitCheckpoint(disk_, directory_, partial, world_.size());
-    if (!whole.ok()) {
-      kernels::Log(kernels::Severity::kError, partial + " is not committed; training goes on: " +
-                                                  std::string(whole.status().message()));
-    }
+absl::Status Checkpointer::Commit(const std::string& partial) {
+  if (!WaitForRecords(partial)) return absl::CancelledError("another rank wrote no shard");
+  const std::string name = PartialName(flying_.facts);
+  const absl::StatusOr<Manifest> whole =
+      CommitCheckpoint(disk_, directory_, name, world_.size(), [this] { return CheckFence(); });
+  if (whole.ok()) {
+    flying_.total_bytes = whole->bytes();
+    return absl::OkStatus();
   }
-  flying_.commit_seconds = Since(begin_ns);
-  commit_status_ = whole.status();  // read by Finish after the thread has been joined
-  const absl::Status removed =
-      whole.ok() ? RemoveOldCheckpoints(disk_, directory_, whole->facts.step, options_.keep)
-                 : RemoveLeftovers(disk_, directory_);
+  kernels::Log(kernels::Severity::kError, name + " is not committed; training goes on: " +
+                                              std::string(whole.status().message()));
+  return whole.status();
+}
+
+void Checkpointer::RemoveOld(int64_t newest) {
+  absl::Status removed = CheckFence();
+  if (removed.ok()) removed = RemoveOldCheckpoints(disk_, directory_, newest, options_.keep);
   if (!removed.ok()) kernels::Log(kernels::Severity::kWarning, std::string(removed.message()));
 }
 
-absl::Status Checkpointer::Finish() {
-  if (!writer_.joinable()) return absl::OkStatus();
-  absl::Status written;
-  {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return written_; });
-    written = written_status_;
-  }
-  ASSIGN_OR_RETURN(const absl::Status all_written, Agree(written, world_));
-  if (!all_written.ok()) {
+// What this rank's writer has come to: "" for success. Waits for it a while.
+std::string Checkpointer::OwnProgress() {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, kTellAgain, [this] { return ended_; });
+  return ended_ ? StatusText(result_) : kBusy;
+}
+
+// Collective. All ranks ask each other until every writer has ended, however long the disk takes.
+absl::StatusOr<absl::Status> Checkpointer::AgreeOnEnd() {
+  for (;;) {
+    ASSIGN_OR_RETURN(std::vector<std::string> all, world_.GatherText(OwnProgress()));
+    bool busy = false;
+    for (std::string& text : all) {
+      if (text != kBusy) continue;
+      busy = true;
+      text.clear();
+    }
+    const absl::Status failed = FirstError(all);
+    if (!busy) return failed;
+    if (options_.waiting) options_.waiting();
+    if (failed.ok()) continue;
     const std::lock_guard lock(mutex_);
     give_up_ = true;
     changed_.notify_all();
   }
+}
+
+absl::Status Checkpointer::Finish() {
+  if (!writer_.joinable()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(flying_.status, AgreeOnEnd());
   writer_.join();
-  const bool decides = world_.rank() == 0 && all_written.ok();
-  ASSIGN_OR_RETURN(const absl::Status committed,
-                   Agree(decides ? commit_status_ : absl::OkStatus(), world_));
-  flying_.status = all_written.ok() ? committed : all_written;
   last_ = flying_;
-  return absl::OkStatus();
+  if (last_.status.ok()) return absl::OkStatus();
+  if (world_.rank() == 0) {
+    const absl::Status removed = RemoveLeftovers(disk_, directory_, last_.facts.attempt);
+    if (!removed.ok()) kernels::Log(kernels::Severity::kWarning, std::string(removed.message()));
+    if (options_.ended) options_.ended(last_);
+  }
+  return absl::IsAborted(last_.status) ? last_.status : absl::OkStatus();
 }
 
 }  // namespace muster::runtime

@@ -5,6 +5,9 @@
 // removes old ones. One save is in flight at a time: the next one, and Finish, wait for it. Host
 // memory for the copy is taken once.
 //
+// facts.attempt names the directory of a save in flight, so that what is left of an earlier attempt
+// can neither write into it nor be taken for it.
+//
 // A disk that fails does not stop training: the error is logged on the rank that met it and kept in
 // last(), older checkpoints stay, and the next save tries again.
 #include <condition_variable>
@@ -33,21 +36,29 @@ struct SavedPiece {
   kernels::TensorView data;
 };
 
+// A save that has ended.
+struct SaveReport {
+  CheckpointFacts facts;      // step 0: there was none yet
+  absl::Status status;        // equal in meaning on all ranks: committed everywhere or nowhere
+  int64_t bytes = 0;          // of this rank's shard
+  int64_t total_bytes = 0;    // of all shards; rank 0, once committed
+  double stall_seconds = 0;   // the host's time in Save, without the wait for the save before
+  double wait_seconds = 0;    // and that wait
+  double write_seconds = 0;   // hash, write and sync of this rank's shard
+  double commit_seconds = 0;  // from the snapshot to the commit; rank 0
+};
+
 struct CheckpointOptions {
   int64_t every_steps = 0;   // 0: MaybeSave never saves
   int keep = 3;              // checkpoints; at least 1
   bool asynchronous = true;  // false: Save waits for the commit
-  DiskHook hook;             // tests
-};
-
-// The last save that ended.
-struct SaveReport {
-  int64_t step = -1;          // -1: none yet
-  absl::Status status;        // equal in meaning on all ranks: committed everywhere or nowhere
-  int64_t bytes = 0;          // of this rank's shard
-  double stall_seconds = 0;   // the host's time in Save, without a wait for the save before
-  double write_seconds = 0;   // hash, write and sync of this rank's shard
-  double commit_seconds = 0;  // from the snapshot to the commit; rank 0
+  // On rank 0, before a save begins, before it becomes visible, and before old ones go: an error
+  // means that this process may not write here any more. Aborted also ends Save and Finish.
+  std::function<absl::Status()> fence;
+  // On rank 0: a save was committed (called at once, on the writer's thread), or has failed.
+  std::function<void(const SaveReport&)> ended;
+  std::function<void()> waiting;  // now and then while the host waits for the disk
+  DiskHook hook;                  // tests
 };
 
 class Checkpointer {
@@ -62,9 +73,10 @@ class Checkpointer {
   ~Checkpointer();
 
   // After facts.step: saves if it is a multiple of every_steps. Collective then. Errors are those
-  // of the world, not of the disk.
+  // of the world and the fence, not of the disk.
   absl::Status MaybeSave(const CheckpointFacts& facts);
   absl::Status Save(const CheckpointFacts& facts);
+  bool IsDue(int64_t step) const;
   // Waits until the save in flight, if any, has been committed or has failed. Collective.
   absl::Status Finish();
   const SaveReport& last() const { return last_; }
@@ -74,10 +86,14 @@ class Checkpointer {
                parallel::World& world, kernels::StreamView compute, CheckpointOptions options);
   absl::Status Prepare(const std::string& partial);
   void Snapshot();
-  void WriteBehind(const CheckpointFacts& facts);
+  void WriteBehind();
+  absl::Status WriteOwn(const std::string& partial);
   bool WaitForRecords(const std::string& partial);
-  void Commit(const std::string& partial, int64_t begin_ns);
-  void SetWritten(const absl::Status& status);
+  absl::Status Commit(const std::string& partial);
+  absl::Status CheckFence() const;
+  void RemoveOld(int64_t newest);
+  std::string OwnProgress();
+  absl::StatusOr<absl::Status> AgreeOnEnd();
 
   const std::string directory_;  // <run>/checkpoints
   const std::vector<SavedPiece> pieces_;
@@ -92,9 +108,8 @@ class Checkpointer {
 
   std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
-  bool copied_ = false, written_ = false, give_up_ = false;
-  absl::Status written_status_;
-  absl::Status commit_status_;  // rank 0
+  bool copied_ = false, begun_ = false, ended_ = false, give_up_ = false;
+  absl::Status result_;  // of this rank's writer; rank 0's includes the commit
 };
 
 }  // namespace muster::runtime

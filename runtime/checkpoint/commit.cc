@@ -83,9 +83,13 @@ absl::Status Disk::Rename(const std::string& from, const std::string& to) const 
 
 absl::Status Disk::Exchange(const std::string& a, const std::string& b) const {
   RETURN_IF_ERROR(Announce("exchange", b));
-  return renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0
-             ? absl::OkStatus()
-             : Failed("exchange " + a + " and " + b);
+  if (renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0) {
+    return absl::OkStatus();
+  }
+  if (errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP) {
+    return absl::UnimplementedError("the file system of " + b + " cannot exchange two names");
+  }
+  return Failed("exchange " + a + " and " + b);
 }
 
 absl::Status Disk::RemoveFile(const std::string& path) const {
@@ -123,7 +127,16 @@ absl::Status Publish(const Disk& disk, const std::string& parent, const std::str
     RETURN_IF_ERROR(disk.Rename(parent + "/" + temporary, parent + "/" + final));
     return disk.SyncDirectory(parent);
   }
-  RETURN_IF_ERROR(disk.Exchange(parent + "/" + temporary, parent + "/" + final));
+  const absl::Status exchanged = disk.Exchange(parent + "/" + temporary, parent + "/" + final);
+  if (absl::IsUnimplemented(exchanged)) {
+    const std::string old = parent + "/" + final + ".removed";
+    RETURN_IF_ERROR(disk.RemoveDirectory(old));
+    RETURN_IF_ERROR(disk.Rename(parent + "/" + final, old));
+    RETURN_IF_ERROR(disk.Rename(parent + "/" + temporary, parent + "/" + final));
+    RETURN_IF_ERROR(disk.SyncDirectory(parent));
+    return disk.RemoveDirectory(old);
+  }
+  RETURN_IF_ERROR(exchanged);
   RETURN_IF_ERROR(disk.SyncDirectory(parent));
   return disk.RemoveDirectory(parent + "/" + temporary);
 }

@@ -31,7 +31,8 @@ class Disk {
   absl::Status MakeDirectory(const std::string& path) const;  // mode 0700; it must not exist
   absl::Status SyncDirectory(const std::string& path) const;
   absl::Status Rename(const std::string& from, const std::string& to) const;  // never replaces
-  absl::Status Exchange(const std::string& a, const std::string& b) const;    // both exist; atomic
+  // Both exist; atomic. Unimplemented where the file system (NFS) cannot.
+  absl::Status Exchange(const std::string& a, const std::string& b) const;
   absl::Status RemoveFile(const std::string& path) const;
   // A directory of plain files. Refuses symlinks and directories within. Does nothing if it is not
   // there.
@@ -45,7 +46,8 @@ class Disk {
 };
 
 // Makes `temporary` (whose files are written and synced) visible as `final`, both in `parent`. If
-// `final` exists it is replaced in one step and then removed: there is never a moment without one.
+// `final` exists it is replaced in one step and then removed: there is never a moment without one,
+// but on file systems that cannot exchange names, where it is first renamed to <final>.removed.
 absl::Status Publish(const Disk& disk, const std::string& parent, const std::string& temporary,
                      const std::string& final);
 

@@ -41,6 +41,10 @@ absl::Status Merge(const Manifest& part, Manifest* whole) {
 
 std::string CheckpointName(int64_t step) { return "step-" + std::to_string(step); }
 
+std::string PartialName(const CheckpointFacts& facts) {
+  return CheckpointName(facts.step) + ".attempt-" + std::to_string(facts.attempt) + ".partial";
+}
+
 int64_t StepOfName(const std::string& name) {
   int64_t step = -1;
   // The round trip refuses signs, spaces and leading zeros.

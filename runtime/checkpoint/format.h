@@ -26,9 +26,9 @@ struct CheckpointFacts {
   int64_t samples = 0;        // consumed of the training data: the data cursor
   uint64_t seed = 0;          // of weights and data order; every random value is a function of it
   uint64_t config_hash = 0;
-  int attempt = 0;
+  int attempt = 0;     // that saved it: the run's epoch (runtime/job/run_lock.h)
   std::string mesh;    // MeshDegrees::ToString() of the writers, for people
-  std::string parent;  // the checkpoint that the attempt started from, "" if none
+  std::string parent;  // what the attempt was restored from: "step-80", "" if nothing
   friend bool operator==(const CheckpointFacts&, const CheckpointFacts&) = default;
 };
 
@@ -74,6 +74,8 @@ absl::Status Merge(const Manifest& part, Manifest* whole);
 
 // "step-120" <-> 120; -1 for any other name.
 std::string CheckpointName(int64_t step);
+// "step-120.attempt-3.partial": a save in flight.
+std::string PartialName(const CheckpointFacts& facts);
 int64_t StepOfName(const std::string& name);
 bool IsBasename(const std::string& name);
 

@@ -1,6 +1,7 @@
 #include "runtime/checkpoint/restore.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 
 #include "absl/strings/numbers.h"
@@ -93,9 +94,25 @@ absl::Status CopyIn(const CheckpointReader& reader, const std::vector<WantedPiec
   return absl::OkStatus();
 }
 
+int64_t BytesOf(const std::vector<WantedPiece>& wanted) {
+  int64_t bytes = 0;
+  for (const WantedPiece& piece : wanted) {
+    bytes += piece.range.count * static_cast<int64_t>(kernels::SizeOf(piece.stored));
+  }
+  return bytes;
+}
+
 }  // namespace
 
-absl::StatusOr<std::optional<RestoredState>> Restore(const std::string& run_directory,
+RestoreSource SourceOf(const std::string& path) {
+  const std::filesystem::path normal = std::filesystem::path(path + "/").lexically_normal();
+  const std::filesystem::path last = normal.parent_path();  // without the slash
+  const int64_t step = StepOfName(last.filename().string());
+  if (step >= 0) return {.directory = last.parent_path().string(), .step = step};
+  return {.directory = (last / "checkpoints").string()};
+}
+
+absl::StatusOr<std::optional<RestoredState>> Restore(const RestoreSource& source,
                                                      const std::vector<WantedPiece>& wanted,
                                                      parallel::World& world,
                                                      kernels::StreamView compute) {
@@ -105,8 +122,15 @@ absl::StatusOr<std::optional<RestoredState>> Restore(const std::string& run_dire
                   (piece.data.dtype == DType::kBFloat16 && piece.stored == DType::kFloat32)))
         << piece.tensor << ": " << piece.data.ToString();
   }
-  const std::string directory = run_directory + "/checkpoints";
-  ASSIGN_OR_RETURN(const std::vector<int64_t> steps, AgreedSteps(directory, world));
+  const std::string& directory = source.directory;
+  ASSIGN_OR_RETURN(std::vector<int64_t> steps, AgreedSteps(directory, world));
+  if (source.step >= 0) {
+    std::erase_if(steps, [&](int64_t step) { return step != source.step; });
+    if (steps.empty()) {
+      return absl::NotFoundError("wanted " + CheckpointName(source.step) + " in " + directory +
+                                 ", found no such checkpoint");
+    }
+  }
   std::vector<std::string> passed_by;
   for (const int64_t step : steps) {
     const std::string name = CheckpointName(step);
@@ -123,7 +147,7 @@ absl::StatusOr<std::optional<RestoredState>> Restore(const std::string& run_dire
     RETURN_IF_ERROR(CheckAllWanted(**reader, wanted, world));
     ASSIGN_OR_RETURN(const absl::Status copied, Agree(CopyIn(**reader, wanted, compute), world));
     RETURN_IF_ERROR(copied);
-    return RestoredState{(*reader)->manifest().facts, name, std::move(passed_by)};
+    return RestoredState{(*reader)->manifest().facts, name, BytesOf(wanted), std::move(passed_by)};
   }
   if (passed_by.empty()) return std::optional<RestoredState>();
   return absl::DataLossError("no good checkpoint is left in " + directory + ":\n  " +

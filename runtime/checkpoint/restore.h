@@ -21,18 +21,28 @@ struct WantedPiece {
   kernels::TensorView data;
 };
 
+// Where to look for a checkpoint.
+struct RestoreSource {
+  std::string directory;  // that holds step-<n>
+  int64_t step = -1;      // only this one; -1: the newest that is good
+};
+// Of a run directory; or of one checkpoint, <directory>/step-<n>.
+RestoreSource SourceOf(const std::string& path);
+
 struct RestoredState {
   CheckpointFacts facts;
   std::string name;                    // "step-120"
+  int64_t bytes = 0;                   // that this rank has read into `wanted`
   std::vector<std::string> passed_by;  // newer checkpoints that are damaged, and how
 };
 
-// Collective. Tries <run>/checkpoints from the newest on: every rank verifies the hash of all that
-// it reads, the ranks between them that of every byte, and only when all agree that it is good is
-// anything written to `wanted`. A damaged one is logged and passed by. Empty: there is none.
-// Errors, equal on all ranks: DataLoss if all are damaged (a run must not silently begin anew);
-// FailedPrecondition if a good one is of another model or dtype, with the tensor's name.
-absl::StatusOr<std::optional<RestoredState>> Restore(const std::string& run_directory,
+// Collective. Tries the checkpoints of `source` from the newest on: every rank verifies the hash of
+// all that it reads, the ranks between them that of every byte, and only when all agree that it is
+// good is anything written to `wanted`. A damaged one is logged and passed by. Empty: there is
+// none. Errors, equal on all ranks: DataLoss if all are damaged (a run must not silently begin
+// anew); FailedPrecondition if a good one is of another model or dtype, with the tensor's name;
+// NotFound if source.step is not there.
+absl::StatusOr<std::optional<RestoredState>> Restore(const RestoreSource& source,
                                                      const std::vector<WantedPiece>& wanted,
                                                      parallel::World& world,
                                                      kernels::StreamView compute);

@@ -2,7 +2,11 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "kernels/base/error.h"
 #include "runtime/checkpoint/format.h"
 
@@ -27,14 +31,23 @@ absl::StatusOr<std::vector<std::string>> DirectoriesIn(const std::string& direct
   return names;
 }
 
-bool IsLeftover(const std::string& name) {
-  for (const std::string suffix : {".partial", ".removed"}) {
-    if (name.size() > suffix.size() && name.ends_with(suffix) &&
-        StepOfName(name.substr(0, name.size() - suffix.size())) >= 0) {
-      return true;
-    }
+struct Leftover {
+  int attempt = -1;  // of the save; -1: not known
+  bool removed = false;
+};
+
+// Of "step-<n>[.attempt-<a>].partial" or ".removed"; nullopt for any other name.
+std::optional<Leftover> ParseLeftover(absl::string_view name) {
+  Leftover leftover;
+  leftover.removed = absl::ConsumeSuffix(&name, ".removed");
+  if (!leftover.removed && !absl::ConsumeSuffix(&name, ".partial")) return std::nullopt;
+  const std::vector<std::string> parts = absl::StrSplit(name, ".attempt-");
+  if (parts.size() > 2 || StepOfName(parts[0]) < 0) return std::nullopt;
+  if (parts.size() == 2 && (!absl::SimpleAtoi(parts[1], &leftover.attempt) ||
+                            std::to_string(leftover.attempt) != parts[1])) {
+    return std::nullopt;
   }
-  return false;
+  return leftover;
 }
 
 }  // namespace
@@ -65,10 +78,21 @@ absl::Status RemoveOldCheckpoints(const Disk& disk, const std::string& directory
   return absl::OkStatus();
 }
 
-absl::Status RemoveLeftovers(const Disk& disk, const std::string& directory) {
+absl::Status RemoveLeftovers(const Disk& disk, const std::string& directory, int attempt) {
   ASSIGN_OR_RETURN(const std::vector<std::string> names, DirectoriesIn(directory));
   for (const std::string& name : names) {
-    if (IsLeftover(name)) RETURN_IF_ERROR(disk.RemoveDirectory(directory + "/" + name));
+    const std::optional<Leftover> leftover = ParseLeftover(name);
+    if (!leftover || leftover->attempt > attempt) continue;
+    std::string path = directory + "/" + name;
+    if (!leftover->removed) {
+      const std::string removed = path.substr(0, path.rfind('.')) + ".removed";
+      RETURN_IF_ERROR(disk.RemoveDirectory(removed));
+      const absl::Status renamed = disk.Rename(path, removed);
+      if (absl::IsNotFound(renamed)) continue;  // it was published meanwhile
+      RETURN_IF_ERROR(renamed);
+      path = removed;
+    }
+    RETURN_IF_ERROR(disk.RemoveDirectory(path));
   }
   return absl::OkStatus();
 }

@@ -1,8 +1,8 @@
 #pragma once
 // Which checkpoints a run has, and which old ones go. The directory <run>/checkpoints holds
 //   step-<n>             committed
-//   step-<n>.partial     a save in flight, or one that died
-//   step-<n>.removed     on its way out
+//   step-<n>.attempt-<a>.partial     a save in flight, or one that died
+//   step-<n>.removed                 on its way out
 // and nothing else is touched.
 #include <cstdint>
 #include <string>
@@ -23,7 +23,9 @@ absl::StatusOr<std::vector<int64_t>> ListCheckpoints(const std::string& director
 absl::Status RemoveOldCheckpoints(const Disk& disk, const std::string& directory, int64_t newest,
                                   int keep);
 
-// Removes what saves and removals that died have left. Nobody else may be saving.
-absl::Status RemoveLeftovers(const Disk& disk, const std::string& directory);
+// Removes what saves of this and earlier attempts, and removals, have left. Nobody else of this
+// attempt may be saving. A save's directory is renamed first: if an orphan of an earlier attempt is
+// about to publish it, there is nothing any more that it could rename.
+absl::Status RemoveLeftovers(const Disk& disk, const std::string& directory, int attempt);
 
 }  // namespace muster::runtime

@@ -10,6 +10,7 @@
 #include "kernels/base/error.h"
 #include "kernels/device/memory.h"
 #include "parallel/comm/collectives.h"
+#include "runtime/checkpoint/commit.h"
 #include "runtime/checkpoint/ranges.h"
 #include "runtime/checkpoint/safetensors.h"
 #include "runtime/job/atomic_file.h"
@@ -204,7 +205,7 @@ absl::Status Agree(const absl::Status& mine, parallel::World& world) {
   RETURN_IF_ERROR(mine);
   for (size_t rank = 0; rank < all.size(); ++rank) {
     if (!all[rank].empty()) {
-      return absl::AbortedError("rank " + std::to_string(rank) + " failed: " + all[rank]);
+      return absl::UnavailableError("rank " + std::to_string(rank) + " failed: " + all[rank]);
     }
   }
   return absl::OkStatus();
@@ -239,10 +240,9 @@ absl::Status PublishIndex(const std::vector<std::string>& lists,
   }
   const nlohmann::json index = {{"metadata", {{"total_size", total_bytes}}}, {"weight_map", map}};
   RETURN_IF_ERROR(WriteFileAtomically(temporary + "/" + kIndexName, index.dump(1) + "\n"));
-  std::error_code error;
-  std::filesystem::rename(temporary, directory, error);
-  return error ? absl::UnavailableError("renaming to " + directory + ": " + error.message())
-               : absl::OkStatus();
+  const std::filesystem::path final = std::filesystem::path(directory).lexically_normal();
+  return Publish(Disk(), final.parent_path().empty() ? "." : final.parent_path().string(),
+                 std::filesystem::path(temporary).filename().string(), final.filename().string());
 }
 
 }  // namespace
@@ -253,12 +253,9 @@ absl::Status SaveWeights(const std::string& directory, const parallel::Parameter
   const std::string temporary = directory + ".partial";
   absl::Status status;
   if (world.rank() == 0) {
-    if (std::filesystem::exists(directory)) {
-      status = absl::AlreadyExistsError(directory + " exists");
-    } else {
-      std::filesystem::remove_all(temporary);  // of an attempt that died here
-      status = CreateDirectory(temporary);
-    }
+    std::error_code ignored;                          // making it tells
+    std::filesystem::remove_all(temporary, ignored);  // of an attempt that died here
+    status = CreateDirectory(temporary);
   }
   RETURN_IF_ERROR(Agree(status, world));
 

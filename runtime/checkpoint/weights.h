@@ -19,7 +19,7 @@ struct NamedBuffer {
 };
 
 // Collective over the world; all replicas hold current weights. `directory` appears whole, by a
-// rename, or not at all. Errors (on every rank): it exists, or cannot be written.
+// rename, and replaces an older one in one step. Errors (on every rank): it cannot be written.
 absl::Status SaveWeights(const std::string& directory, const parallel::ParameterList& parameters,
                          const std::vector<NamedBuffer>& buffers, parallel::World& world,
                          kernels::StreamView compute);

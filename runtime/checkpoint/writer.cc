@@ -77,7 +77,8 @@ absl::Status WriteRecord(const Disk& disk, const std::string& directory, int ran
 }
 
 absl::StatusOr<Manifest> CommitCheckpoint(const Disk& disk, const std::string& parent,
-                                          const std::string& temporary, int num_ranks) {
+                                          const std::string& temporary, int num_ranks,
+                                          const std::function<absl::Status()>& fence) {
   const std::string directory = parent + "/" + temporary;
   Manifest whole;
   for (int rank = 0; rank < num_ranks; ++rank) {
@@ -91,6 +92,7 @@ absl::StatusOr<Manifest> CommitCheckpoint(const Disk& disk, const std::string& p
   }
   const std::string text = ManifestText(whole);
   RETURN_IF_ERROR(disk.WriteNew(directory + "/" + kManifestName, {{text.data(), text.size()}}));
+  RETURN_IF_ERROR(fence());
   RETURN_IF_ERROR(Publish(disk, parent, temporary, CheckpointName(whole.facts.step)));
   return whole;
 }

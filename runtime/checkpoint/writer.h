@@ -1,6 +1,7 @@
 #pragma once
 // Writes what one rank stores of a checkpoint: a safetensors shard, synced, and the manifest of
 // that shard alone.
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -33,9 +34,11 @@ absl::Status WriteRecord(const Disk& disk, const std::string& directory, int ran
                          const Manifest& part);
 
 // On rank 0, once all records are there: reads and removes them, writes the manifest of the whole,
-// and makes <parent>/<temporary> visible as the checkpoint of its step. Returns that manifest.
-// Errors: the disk's; ranks that saved different things, or not all of a tensor.
+// asks `fence`, and makes <parent>/<temporary> visible as the checkpoint of its step. Returns that
+// manifest. Errors: the disk's; the fence's; ranks that saved different things, or not all of a
+// tensor.
 absl::StatusOr<Manifest> CommitCheckpoint(const Disk& disk, const std::string& parent,
-                                          const std::string& temporary, int num_ranks);
+                                          const std::string& temporary, int num_ranks,
+                                          const std::function<absl::Status()>& fence);
 
 }  // namespace muster::runtime

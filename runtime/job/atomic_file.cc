@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <filesystem>
 
 #include "kernels/base/error.h"
@@ -34,7 +35,12 @@ absl::Status FromErrno(const std::string& what) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<AtomicFile>> AtomicFile::Create(const std::string& path) {
-  const std::string temporary = path + ".partial-" + std::to_string(getpid());
+  // The time too: in a container every attempt may have the same process number, and one that died
+  // here has left its file.
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  const std::string temporary = path + ".partial-" + std::to_string(getpid()) + "-" +
+                                std::to_string(now.tv_sec) + "." + std::to_string(now.tv_nsec);
   const int fd =
       open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (fd < 0) return FromErrno("cannot write " + path);

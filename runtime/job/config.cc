@@ -65,6 +65,20 @@ std::string ResolvedText(const Job& job) {
   return text;
 }
 
+std::string KeptPath(const std::string& run_directory) {
+  return (std::filesystem::path(run_directory) / "config.textproto").string();
+}
+
+// False: there is no such file. Problems within it are added.
+bool ReadKept(Job* job, FieldOrigins* origins, std::vector<ConfigProblem>* problems) {
+  problems->clear();
+  std::string text;
+  if (!ReadConfigFile(origins->file(), &text, problems)) return false;
+  ReadTextProto(text, "", job, origins, problems);
+  FillDefaults(job, origins, problems);
+  return true;
+}
+
 bool Resolve(Job job, int world_size, FileRules files, const FieldOrigins& origins,
              ResolvedJob* resolved, std::vector<ConfigProblem>* problems) {
   const parallel::MeshDegrees mesh = CheckJob(job, world_size, files, origins, problems);
@@ -101,15 +115,15 @@ bool LoadJob(const std::string& path, const std::vector<std::string>& overrides,
 bool LoadResolvedJob(const std::string& run_directory, ResolvedJob* job,
                      std::vector<ConfigProblem>* problems) {
   *job = {};
-  problems->clear();
-  const std::string path = (std::filesystem::path(run_directory) / "config.textproto").string();
-  std::string text;
-  if (!ReadConfigFile(path, &text, problems)) return false;
   Job config;
-  FieldOrigins origins(path, *Job::descriptor());
-  ReadTextProto(text, "", &config, &origins, problems);
-  FillDefaults(&config, &origins, problems);
+  FieldOrigins origins(KeptPath(run_directory), *Job::descriptor());
+  if (!ReadKept(&config, &origins, problems)) return false;
   return Resolve(std::move(config), /*world_size=*/0, FileRules::kSkip, origins, job, problems);
+}
+
+bool ReadKeptJob(const std::string& run_directory, Job* job, std::vector<ConfigProblem>* problems) {
+  FieldOrigins origins(KeptPath(run_directory), *Job::descriptor());
+  return ReadKept(job, &origins, problems) && problems->empty();
 }
 
 std::string Describe(const std::vector<ConfigProblem>& problems, const std::string& path) {

@@ -40,6 +40,9 @@ bool LoadJob(const std::string& path, const std::vector<std::string>& overrides,
 bool LoadResolvedJob(const std::string& run_directory, ResolvedJob* job,
                      std::vector<ConfigProblem>* problems);
 
+// The same file as a job of which no rule is checked: another build, or host, may have made it.
+bool ReadKeptJob(const std::string& run_directory, Job* job, std::vector<ConfigProblem>* problems);
+
 // "3 problems in configs/x.textproto:\n  1. where: message ..."
 std::string Describe(const std::vector<ConfigProblem>& problems, const std::string& path);
 

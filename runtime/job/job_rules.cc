@@ -53,6 +53,7 @@ constexpr Bounds kBounds[] = {
     {.path = "evaluate.every_steps", .low = 0},
     {.path = "evaluate.sequences", .low = 1},
     {.path = "checkpoint.every_steps", .low = 0},
+    {.path = "checkpoint.keep", .low = 1},
     {.path = "log.every_steps", .low = 1},
 };
 
@@ -141,12 +142,6 @@ void Checker::CheckBounds() {
     if (high_enough && low_enough) continue;
     Broken(path, absl::StrCat(path, " is ", Show(value), ": it must be ",
                               std::isfinite(value) ? "" : "finite and ", Show(bounds)));
-  }
-  if (job_.checkpoint().every_steps() > 0) {
-    Broken("checkpoint.every_steps",
-           absl::StrCat("checkpoint.every_steps is ", job_.checkpoint().every_steps(),
-                        ": not supported by this version, which writes the final weights only; "
-                        "use 0"));
   }
 }
 

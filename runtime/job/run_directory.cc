@@ -2,11 +2,17 @@
 
 #include <ctime>
 #include <filesystem>
+#include <fstream>
 #include <vector>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "kernels/base/error.h"
 #include "kernels/base/hash.h"
+#include "kernels/base/log.h"
 #include "runtime/job/atomic_file.h"
+#include "runtime/job/config_difference.h"
 
 namespace muster::runtime {
 namespace {
@@ -20,14 +26,147 @@ std::string DefaultPath(const ResolvedJob& job) {
   return "runs/" + (job.job.name().empty() ? "run" : job.job.name()) + "-" + stamp;
 }
 
+namespace fs = std::filesystem;
+
+bool HoldsRun(const fs::path& path) {
+  return fs::exists(path / "config.textproto") || fs::exists(path / "metrics.jsonl");
+}
+
+absl::StatusOr<Job> KeptJob(const fs::path& directory) {
+  Job job;
+  std::vector<ConfigProblem> problems;
+  if (ReadKeptJob(directory.string(), &job, &problems)) return job;
+  return absl::FailedPreconditionError(Describe(problems, (directory / "config.textproto")) +
+                                       "so it cannot be told whether this job may go on there");
+}
+
+// A run goes on only as the same experiment.
+absl::Status CheckSameExperiment(const fs::path& run, const ResolvedJob& job) {
+  ASSIGN_OR_RETURN(const Job kept, KeptJob(run));
+  std::vector<FieldDifference> differences = Differences(kept, job.job);
+  std::erase_if(differences, [](const auto& each) { return MayChangeOnResume(each.path); });
+  if (differences.empty()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      run.string() +
+      " holds a run of another job (its value -> this job's):" + Describe(differences) +
+      "\nrestore these values; or begin a new run, from this one's state by --run NEW --resume " +
+      run.string() + ", or from nothing by another --run");
+}
+
+// The run that the state at `start_from` belongs to, if its config is there.
+fs::path RunOf(const fs::path& start_from) {
+  for (const fs::path& each : {start_from, start_from.parent_path().parent_path()}) {
+    if (fs::exists(each / "config.textproto")) return each;
+  }
+  return {};
+}
+
+// What another run's state must share with this job beyond the shapes of its tensors, which
+// restoring compares.
+absl::Status CheckOrigin(const fs::path& start_from, const ResolvedJob& job) {
+  if (!fs::is_directory(start_from / "checkpoints") && !fs::exists(start_from / "manifest.json")) {
+    return absl::NotFoundError("--resume " + start_from.string() +
+                               ": wanted a run directory with checkpoints/, or one checkpoint, "
+                               "step-<n>, found neither");
+  }
+  const fs::path run = RunOf(start_from);
+  if (run.empty()) {
+    kernels::Log(kernels::Severity::kWarning,
+                 "no config.textproto belongs to " + start_from.string() +
+                     ": only names, shapes and types of tensors are compared with this job's");
+    return absl::OkStatus();
+  }
+  ASSIGN_OR_RETURN(const Job kept, KeptJob(run));
+  std::vector<FieldDifference> fixed, other;
+  for (FieldDifference& each : Differences(kept, job.job)) {
+    if (each.path == "model.name" || each.path == "name") continue;
+    (each.path.starts_with("model.") ? fixed : other).push_back(std::move(each));
+  }
+  if (!fixed.empty()) {
+    return absl::FailedPreconditionError(
+        "--resume " + start_from.string() +
+        " holds another model (its value -> this job's):" + Describe(fixed));
+  }
+  if (!other.empty()) {
+    kernels::Log(kernels::Severity::kInfo,
+                 "the new run differs from " + run.string() + " in:" + Describe(other));
+  }
+  return absl::OkStatus();
+}
+
+// What attempts that died while they wrote a file have left.
+void RemoveTornFiles(const fs::path& run) {
+  std::error_code error;
+  for (fs::directory_iterator entry(run, error), end; !error && entry != end;
+       entry.increment(error)) {
+    std::error_code ignored;
+    const bool torn = entry->path().filename().string().find(".partial-") != std::string::npos;
+    if (torn && entry->is_regular_file(ignored)) fs::remove(entry->path(), ignored);
+  }
+}
+
+absl::StatusOr<std::string> ReadOrigin(const fs::path& run) {
+  std::ifstream file(run / "origin");
+  std::string origin;
+  if (fs::exists(run / "origin") && !std::getline(file, origin)) {
+    return absl::DataLossError((run / "origin").string() + ": wanted a path, found nothing");
+  }
+  return origin;
+}
+
+// Files of a new run; config.textproto comes last, since by it a run is known.
+absl::Status WriteNewRun(const fs::path& path, const RunDirectoryOptions& options,
+                         const ResolvedJob& job) {
+  if (!job.job.data().tokenizer().empty()) {
+    std::error_code error;
+    fs::copy_file(job.job.data().tokenizer(), path / "tokenizer.model",
+                  fs::copy_options::overwrite_existing, error);
+    if (error) return absl::UnavailableError("copying the tokenizer: " + error.message());
+  }
+  if (options.resume == ResumeMode::kFrom) {
+    const fs::path origin = fs::absolute(options.start_from).lexically_normal();
+    RETURN_IF_ERROR(WriteFileAtomically(path / "origin", origin.string() + "\n"));
+  }
+  return WriteFileAtomically(path / "config.textproto", job.text);
+}
+
+absl::Status CheckResume(const fs::path& path, const RunDirectoryOptions& options,
+                         const ResolvedJob& job) {
+  if (!HoldsRun(path)) return absl::OkStatus();
+  if (options.resume == ResumeMode::kAuto) return CheckSameExperiment(path, job);
+  return absl::AlreadyExistsError(
+      path.string() +
+      " holds a run already; continue it with --resume auto, choose another --run directory, or "
+      "remove this one");
+}
+
+// In a directory that exists.
+absl::StatusOr<RunDirectory> Claim(const fs::path& path, const RunDirectoryOptions& options,
+                                   const ResolvedJob& job) {
+  RunDirectory claimed{.path = path.string()};
+  ASSIGN_OR_RETURN(claimed.lock, RunLock::Take(claimed.path));
+  RETURN_IF_ERROR(CheckResume(path, options, job));  // another job may have made it meanwhile
+  RemoveTornFiles(path);
+  const bool is_new = !HoldsRun(path);
+  if (is_new) RETURN_IF_ERROR(WriteNewRun(path, options, job));
+  ASSIGN_OR_RETURN(claimed.start_from, ReadOrigin(path));
+  ASSIGN_OR_RETURN(claimed.attempt, claimed.lock->BeginAttempt());
+  if (is_new) return claimed;
+  ASSIGN_OR_RETURN(const Job kept, KeptJob(path));
+  if (!Differences(kept, job.job).empty()) {
+    const std::string name = "config.attempt-" + std::to_string(claimed.attempt) + ".textproto";
+    RETURN_IF_ERROR(WriteFileAtomically(path / name, job.text));
+  }
+  return claimed;
+}
+
 // On rank 0: the first directory that did not exist is removed again if anything fails.
-absl::StatusOr<std::string> Make(const std::string& wanted, const ResolvedJob& job) {
-  namespace fs = std::filesystem;
-  const fs::path path = fs::absolute(wanted.empty() ? DefaultPath(job) : wanted).lexically_normal();
-  if (fs::exists(path / "config.textproto") || fs::exists(path / "metrics.jsonl")) {
-    return absl::AlreadyExistsError(path.string() +
-                                    " holds a run already; choose another --run directory, or "
-                                    "remove this one");
+absl::StatusOr<RunDirectory> Make(const RunDirectoryOptions& options, const ResolvedJob& job) {
+  const fs::path path =
+      fs::absolute(options.path.empty() ? DefaultPath(job) : options.path).lexically_normal();
+  RETURN_IF_ERROR(CheckResume(path, options, job));
+  if (options.resume == ResumeMode::kFrom) {
+    RETURN_IF_ERROR(CheckOrigin(fs::absolute(options.start_from).lexically_normal(), job));
   }
   fs::path first_new = path;
   while (!fs::exists(first_new.parent_path()) && first_new.has_relative_path()) {
@@ -36,39 +175,47 @@ absl::StatusOr<std::string> Make(const std::string& wanted, const ResolvedJob& j
   const bool created = !fs::exists(path);
   std::error_code error;
   fs::create_directories(path, error);
-  absl::Status status;
   if (error) {
-    status = absl::PermissionDeniedError("cannot create run directory " + path.string() + ": " +
-                                         error.message());
-  } else {
-    status = kernels::Annotate(WriteFileAtomically((path / "config.textproto").string(), job.text),
-                               "run directory " + path.string() + " cannot be used");
+    if (created) fs::remove_all(first_new, error);
+    return absl::PermissionDeniedError("cannot create run directory " + path.string() + ": " +
+                                       error.message());
   }
-  if (status.ok() && !job.job.data().tokenizer().empty()) {
-    fs::copy_file(job.job.data().tokenizer(), path / "tokenizer.model", error);
-    if (error) status = absl::UnavailableError("copying the tokenizer: " + error.message());
+  absl::StatusOr<RunDirectory> claimed = Claim(path, options, job);
+  if (!claimed.ok() && created) fs::remove_all(first_new, error);
+  if (absl::IsPermissionDenied(claimed.status())) {
+    return kernels::Annotate(claimed.status(),
+                             "run directory " + path.string() + " cannot be used");
   }
-  if (!status.ok() && created) fs::remove_all(first_new, error);
-  RETURN_IF_ERROR(status);
-  return path.string();
+  return claimed;
+}
+
+// Rank 0's answer as text and back.
+std::string Encode(const absl::StatusOr<RunDirectory>& mine) {
+  if (!mine.ok()) {
+    return absl::StrCat("-", static_cast<int>(mine.status().code()), "\n", mine.status().message());
+  }
+  return absl::StrCat("+", mine->attempt, "\n", mine->path, "\n", mine->start_from);
+}
+
+absl::StatusOr<RunDirectory> Decode(const std::string& text) {
+  const std::vector<std::string> lines = absl::StrSplit(text, absl::MaxSplits('\n', 1));
+  int number = 0;
+  if (lines.size() != 2 || lines[0].size() < 2 || !absl::SimpleAtoi(lines[0].substr(1), &number)) {
+    return absl::InternalError("rank 0 gave no run directory");
+  }
+  if (lines[0][0] == '-') return absl::Status(static_cast<absl::StatusCode>(number), lines[1]);
+  const std::vector<std::string> paths = absl::StrSplit(lines[1], '\n');
+  return RunDirectory{.path = paths.front(), .attempt = number, .start_from = paths.back()};
 }
 
 }  // namespace
 
-absl::StatusOr<RunDirectory> PrepareRunDirectory(const std::string& wanted, const ResolvedJob& job,
-                                                 parallel::World& world) {
-  std::string mine;  // "+path" or "-error"
-  if (world.rank() == 0) {
-    const absl::StatusOr<std::string> path = Make(wanted, job);
-    mine = path.ok() ? "+" + *path : "-" + std::string(path.status().message());
-  }
-  ASSIGN_OR_RETURN(const std::vector<std::string> all, world.GatherText(mine));
-  const std::string& answer = all.front();
-  if (answer.empty() || answer[0] != '+') {
-    return absl::FailedPreconditionError(answer.empty() ? "rank 0 gave no run directory"
-                                                        : answer.substr(1));
-  }
-  return RunDirectory{.path = answer.substr(1), .attempt = 0};
+absl::StatusOr<RunDirectory> PrepareRunDirectory(const RunDirectoryOptions& options,
+                                                 const ResolvedJob& job, parallel::World& world) {
+  absl::StatusOr<RunDirectory> mine = RunDirectory{};
+  if (world.rank() == 0) mine = Make(options, job);
+  ASSIGN_OR_RETURN(const std::vector<std::string> all, world.GatherText(Encode(mine)));
+  return world.rank() == 0 ? std::move(mine) : Decode(all.front());
 }
 
 absl::Status CheckAgreement(const ResolvedJob& job, const std::string& build,

@@ -1,24 +1,43 @@
 #pragma once
 // The directory of one run: config.textproto, tokenizer.model, metrics.jsonl, tensorboard/,
-// ledger/, weights/, logs/. Rank 0 makes it; every rank gets the same answer.
+// ledger/, checkpoints/, weights/, logs/, run.lock, epoch. Rank 0 makes or continues it; every rank
+// gets the same answer.
+#include <memory>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "parallel/comm/rendezvous.h"
 #include "runtime/job/config.h"
+#include "runtime/job/run_lock.h"
 
 namespace muster::runtime {
 
-struct RunDirectory {
-  std::string path;  // absolute
-  int attempt = 0;
+enum class ResumeMode {
+  kAuto,   // a run that is there goes on, if its config allows; else a new one begins
+  kNever,  // a run that is there is refused
+  kFrom,   // a new run begins from another one's state
 };
 
-// `wanted` may be empty: then runs/<job name>-<local time> below the working directory. Errors (on
-// every rank): it cannot be created or written; it holds a run already. Nothing is left behind.
-absl::StatusOr<RunDirectory> PrepareRunDirectory(const std::string& wanted, const ResolvedJob& job,
-                                                 parallel::World& world);
+struct RunDirectoryOptions {
+  std::string path;  // empty: runs/<job name>-<local time> below the working directory
+  ResumeMode resume = ResumeMode::kAuto;
+  std::string start_from;  // kFrom: a run directory, or one checkpoint, <somewhere>/step-<n>
+};
+
+struct RunDirectory {
+  std::string path;               // absolute
+  int attempt = 0;                // of this run, from 0; also its epoch
+  std::string start_from;         // of the run's first attempt, kept in <run>/origin; "": nothing
+  std::unique_ptr<RunLock> lock;  // rank 0: hold it until the job ends
+};
+
+// Collective. Errors (on every rank, and nothing is left behind): it cannot be created or written
+// (PermissionDenied); it holds a run where it must not (AlreadyExists); a field differs from the
+// kept config that may not (FailedPrecondition, all such fields named); another job is writing it
+// (Aborted, who).
+absl::StatusOr<RunDirectory> PrepareRunDirectory(const RunDirectoryOptions& options,
+                                                 const ResolvedJob& job, parallel::World& world);
 
 // Every rank compares its job and build with rank 0's. Errors name the ranks that differ.
 absl::Status CheckAgreement(const ResolvedJob& job, const std::string& build,

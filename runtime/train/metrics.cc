@@ -75,7 +75,8 @@ class FileMetricsWriter final : public MetricsWriter {
     if (evaluations_file_ >= 0) close(evaluations_file_);
   }
 
-  absl::Status Open(const std::string& run_directory, const ResolvedJob& job) {
+  absl::Status Open(const std::string& run_directory, const ResolvedJob& job,
+                    const MetricsStart& start) {
     std::error_code error;
     std::filesystem::create_directories(run_directory, error);  // opening the files tells the error
     steps_path_ = run_directory + "/metrics.jsonl";
@@ -84,6 +85,9 @@ class FileMetricsWriter final : public MetricsWriter {
     ASSIGN_OR_RETURN(evaluations_file_, OpenForAppendingLines(evaluations_path_));
     if (job.job.log().tensorboard()) {
       ASSIGN_OR_RETURN(tensorboard_, TensorBoardWriter::Create(run_directory + "/tensorboard"));
+      if (start.attempt > 0) {
+        RETURN_IF_ERROR(tensorboard_->BeginAgain(start.first_step, WallSeconds()));
+      }
     }
     if (job.job.log().progress()) {
       progress_.emplace(STDOUT_FILENO, job.job.train().steps(), job.job.log().every_steps());
@@ -156,6 +160,7 @@ std::string StepLine(const StepMetrics& metrics) {
 
 std::string EvaluationLine(const EvaluationMetrics& metrics) {
   const Json line = {{"step", metrics.step},
+                     {"attempt", metrics.attempt},
                      {"validation_loss", metrics.validation_loss},
                      {"validation_loss_bits", BitsOf(metrics.validation_loss)},
                      {"unigram_entropy", metrics.unigram_entropy}};
@@ -163,9 +168,9 @@ std::string EvaluationLine(const EvaluationMetrics& metrics) {
 }
 
 absl::StatusOr<std::unique_ptr<MetricsWriter>> MetricsWriter::Create(
-    const std::string& run_directory, const ResolvedJob& job) {
+    const std::string& run_directory, const ResolvedJob& job, const MetricsStart& start) {
   auto writer = std::make_unique<FileMetricsWriter>();
-  RETURN_IF_ERROR(writer->Open(run_directory, job));
+  RETURN_IF_ERROR(writer->Open(run_directory, job, start));
   return std::unique_ptr<MetricsWriter>(std::move(writer));
 }
 

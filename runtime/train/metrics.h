@@ -34,6 +34,7 @@ struct StepMetrics {
 struct EvaluationMetrics {
   int64_t step = 0;
   double validation_loss = 0, unigram_entropy = 0;
+  int attempt = 0;
 };
 
 // A line of metrics.jsonl or evaluations.jsonl, without the newline. Numbers have the digits that
@@ -41,13 +42,21 @@ struct EvaluationMetrics {
 std::string StepLine(const StepMetrics& metrics);
 std::string EvaluationLine(const EvaluationMetrics& metrics);
 
+// What the attempt that writes begins with.
+struct MetricsStart {
+  int attempt = 0;
+  int64_t first_step = 1;
+};
+
 // Appends to metrics.jsonl (each step), evaluations.jsonl and tensorboard/ in the run directory, a
 // line at a time, and prints progress to stdout as the job's Log says.
+// A line that a crash cut short is cut off first.
 class MetricsWriter {
  public:
   // Errors: the run directory cannot be written.
   static absl::StatusOr<std::unique_ptr<MetricsWriter>> Create(const std::string& run_directory,
-                                                               const ResolvedJob& job);
+                                                               const ResolvedJob& job,
+                                                               const MetricsStart& start = {});
   virtual ~MetricsWriter() = default;
   virtual absl::Status Step(const StepMetrics& metrics) = 0;
   virtual absl::Status Evaluation(const EvaluationMetrics& metrics) = 0;

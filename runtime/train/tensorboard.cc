@@ -87,4 +87,12 @@ absl::Status TensorBoardWriter::Write(int64_t step, double wall_seconds, const S
   return AppendWhole(file_, FrameRecord(event.SerializeAsString()), path_);
 }
 
+absl::Status TensorBoardWriter::BeginAgain(int64_t step, double wall_seconds) {
+  tensorboard::Event event;
+  event.set_wall_time(wall_seconds);
+  event.set_step(step);
+  event.mutable_session_log()->set_status(tensorboard::SessionLog::START);
+  return AppendWhole(file_, FrameRecord(event.SerializeAsString()), path_);
+}
+
 }  // namespace muster::runtime

@@ -33,6 +33,8 @@ class TensorBoardWriter {
 
   // One event with all scalars of a step; wall_seconds: since 1970. Values are stored as float.
   absl::Status Write(int64_t step, double wall_seconds, const Scalars& scalars);
+  // Readers forget what they had of this step and later ones: a restarted run does them again.
+  absl::Status BeginAgain(int64_t step, double wall_seconds);
   const std::string& path() const { return path_; }
 
  private:

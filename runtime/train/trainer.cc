@@ -39,6 +39,15 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const ResolvedJob& job,
                                        .process_start_monotonic_ns = t.options_.process_start_ns}));
   t.ledger_->Enter(State::kInitModel);
   ASSIGN_OR_RETURN(t.state_, TrainingState::Build(job, world, t.options_.compute_mode));
+  t.ledger_->Enter(State::kCheckpointLoad);
+  ASSIGN_OR_RETURN(t.checkpoints_,
+                   RunCheckpoints::Create(job, world,
+                                          {.run_directory = t.options_.run_directory,
+                                           .attempt = t.options_.attempt,
+                                           .start_from = t.options_.start_from},
+                                          *t.state_, *t.ledger_));
+  t.result_.steps = t.checkpoints_->facts().step;
+  t.skipped_steps_ = t.checkpoints_->facts().skipped_steps;
   t.ledger_->Enter(State::kDataSeek);
   ASSIGN_OR_RETURN(t.loader_, BatchLoader::Create(job, Split::kTrain));
   if (job.job.data().has_synthetic() || job.job.data().validation_files_size() > 0) {
@@ -46,7 +55,9 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const ResolvedJob& job,
     ASSIGN_OR_RETURN(t.result_.unigram_entropy, t.validation_->UnigramEntropy());
   }
   if (world.rank() == 0) {
-    ASSIGN_OR_RETURN(t.metrics_, MetricsWriter::Create(t.options_.run_directory, job));
+    ASSIGN_OR_RETURN(t.metrics_, MetricsWriter::Create(t.options_.run_directory, job,
+                                                       {.attempt = t.options_.attempt,
+                                                        .first_step = t.result_.steps + 1}));
   }
   return trainer;
 }
@@ -54,24 +65,30 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const ResolvedJob& job,
 absl::StatusOr<TrainEnd> Trainer::Run() {
   train_start_ns_ = kernels::MonotonicNs();
   const int64_t every = job_.job.evaluate().every_steps();
-  int64_t step = 0;
+  int64_t step = result_.steps, evaluated = -1;
   while (step < job_.job.train().steps() && !stop_agreed_ && !over_time_) {
     RETURN_IF_ERROR(Step(++step));
-    if (every > 0 && step % every == 0 && validation_ != nullptr) {
-      RETURN_IF_ERROR(EvaluateAt(step));
+    RETURN_IF_ERROR(checkpoints_->AfterStep(step, skipped_steps_));
+    if (every > 0 && step % every == 0 && validation_ != nullptr && !stop_agreed_) {
+      RETURN_IF_ERROR(EvaluateAt(evaluated = step));
     }
   }
-  if (validation_ != nullptr && (every == 0 || step % every != 0)) {
+  RETURN_IF_ERROR(checkpoints_->AtEnd(step, skipped_steps_, stop_agreed_));
+  if (validation_ != nullptr && !stop_agreed_ && evaluated != step) {
     RETURN_IF_ERROR(EvaluateAt(step));
   }
+  RETURN_IF_ERROR(End());
+  return stop_agreed_ ? TrainEnd::kStopped : TrainEnd::kDone;
+}
+
+absl::Status Trainer::End() {
   ledger_->Enter(State::kCheckpointStall);
   state_->gather->Finish(state_->compute());
   RETURN_IF_ERROR(SaveWeights(options_.run_directory + "/weights", *state_->parameters,
                               state_->Buffers(), world_, state_->compute()));
   ledger_->Enter(State::kTeardown);
   ledger_->End(stop_agreed_ ? 75 : 0);
-  RETURN_IF_ERROR(ledger_->status());
-  return stop_agreed_ ? TrainEnd::kStopped : TrainEnd::kDone;
+  return ledger_->status();
 }
 
 absl::Status Trainer::Step(int64_t step) {
@@ -166,7 +183,11 @@ absl::Status Trainer::Collect(int64_t step) {
   const double machine_flops = peak_.flops * world_.size();
   m.mfu = flops / (m.step_seconds * machine_flops);
   m.mfu_full_attention = m.mfu * s.cost.flops_per_token_full() / s.cost.flops_per_token();
-  if (!m.skipped) useful_flops_ += flops;
+  if (m.skipped) {
+    ledger_->Skip(step, "the gradient is not finite");
+  } else {
+    useful_flops_ += flops;
+  }
   const double elapsed = static_cast<double>(now - options_.process_start_ns) * 1e-9;
   m.goodput = useful_flops_ / (elapsed * machine_flops);
   if (metrics_ != nullptr) RETURN_IF_ERROR(metrics_->Step(m));
@@ -219,7 +240,8 @@ absl::Status Trainer::EvaluateAt(int64_t step) {
   if (metrics_ == nullptr) return absl::OkStatus();
   return metrics_->Evaluation({.step = step,
                                .validation_loss = result_.validation_loss,
-                               .unigram_entropy = result_.unigram_entropy});
+                               .unigram_entropy = result_.unigram_entropy,
+                               .attempt = options_.attempt});
 }
 
 bool Trainer::OverTime() const {

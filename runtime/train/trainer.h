@@ -15,13 +15,15 @@
 #include "runtime/job/config.h"
 #include "runtime/job/peak.h"
 #include "runtime/train/metrics.h"
+#include "runtime/train/run_checkpoints.h"
 #include "runtime/train/training_state.h"
 
 namespace muster::runtime {
 
 struct TrainerOptions {
-  std::string run_directory;  // exists, prepared by RunDirectory::Prepare
+  std::string run_directory;  // exists, made or continued by PrepareRunDirectory
   int attempt = 0;
+  std::string start_from;                   // see RunDirectory
   int64_t process_start_ns = 0;             // CLOCK_MONOTONIC
   const std::atomic<bool>* stop = nullptr;  // set by a signal: end after the current step
   kernels::StreamMode compute_mode = kernels::StreamMode::kInline;
@@ -38,11 +40,13 @@ enum class TrainEnd { kDone, kStopped };  // all steps or max_seconds; asked to 
 
 class Trainer : private parallel::MicrobatchObserver {
  public:
-  // `job` and `world` outlive the trainer.
+  // `job` and `world` outlive the trainer. The state is that of the run's newest checkpoint, if
+  // any.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const ResolvedJob& job,
                                                          parallel::World& world,
                                                          TrainerOptions options);
-  // Trains, evaluates, writes the final weights.
+  // Trains the steps that are left, evaluates, writes the final weights. Asked to stop, it saves a
+  // checkpoint and does not evaluate.
   absl::StatusOr<TrainEnd> Run();
   // Update number `step`, from 1.
   absl::Status Step(int64_t step);
@@ -52,6 +56,7 @@ class Trainer : private parallel::MicrobatchObserver {
   const TrainingState& state() const { return *state_; }
   const StepMetrics& last_step() const { return last_; }  // valid on every rank
   const TrainResult& result() const { return result_; }   // so far; valid on every rank
+  const RunCheckpoints& checkpoints() const { return *checkpoints_; }
 
  private:
   Trainer(const ResolvedJob& job, parallel::World& world, TrainerOptions options)
@@ -61,6 +66,7 @@ class Trainer : private parallel::MicrobatchObserver {
   absl::Status ShareFacts();
   absl::Status Collect(int64_t step);
   absl::Status EvaluateAt(int64_t step);
+  absl::Status End();
   bool OverTime() const;
 
   const ResolvedJob& job_;
@@ -71,6 +77,7 @@ class Trainer : private parallel::MicrobatchObserver {
   std::unique_ptr<BatchLoader> loader_, validation_;  // validation_ may be null
   std::unique_ptr<TrainingState> state_;
   std::unique_ptr<MetricsWriter> metrics_;  // rank 0 only
+  std::unique_ptr<RunCheckpoints> checkpoints_;
   HostBatch batch_;
   StepMetrics last_;
   TrainResult result_;

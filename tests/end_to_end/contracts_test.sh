@@ -56,7 +56,7 @@ ls "$scratch"/run/tensorboard/events.out.tfevents.* >/dev/null
 
 echo "errors that say what is wrong, and leave nothing"
 expect_exit 2 "holds a run already" "$muster" train configs/jobs/tiny-moe.textproto \
-  --run "$scratch/run"
+  --run "$scratch/run" --resume never
 expect_exit 2 "cannot" "$muster" train configs/jobs/tiny-moe.textproto --run /proc/nowhere/run
 touch "$scratch/file"
 expect_exit 2 "cannot" "$muster" train configs/jobs/tiny-moe.textproto --run "$scratch/file/run"

@@ -165,7 +165,7 @@ TEST(CheckpointOnRanks, AnyLayoutReadsAnyLayout) {
         SCOPED_TRACE("read as " + reader[0] + " " + reader[1]);
         const auto state = Build(reader, world);
         FillWithGarbage(*state);
-        const auto restored = Restore(shared.path(), WantedPieces(*state), world, state->compute());
+        const auto restored = Restore(SourceOf(shared.path()), WantedPieces(*state), world, state->compute());
         ASSERT_TRUE(restored.ok() && restored->has_value()) << restored.status();
         EXPECT_EQ((*restored)->facts.samples, 192);
         EXPECT_EQ(CountWrong(*state, bf16), 0);
@@ -173,7 +173,7 @@ TEST(CheckpointOnRanks, AnyLayoutReadsAnyLayout) {
       // Another world size: one rank reads what all have written.
       const auto state = Build(one_rank, *alone);
       FillWithGarbage(*state);
-      const auto restored = Restore(shared.path(), WantedPieces(*state), *alone, state->compute());
+      const auto restored = Restore(SourceOf(shared.path()), WantedPieces(*state), *alone, state->compute());
       ASSERT_TRUE(restored.ok() && restored->has_value()) << restored.status();
       EXPECT_EQ(CountWrong(*state, bf16), 0);
     }
@@ -193,7 +193,7 @@ TEST(CheckpointOnRanks, ManyReadWhatOneWrote) {
   for (const std::vector<std::string>& reader : Layouts(world.size(), false)) {
     const auto state = Build(reader, world);
     FillWithGarbage(*state);
-    const auto restored = Restore(shared.path(), WantedPieces(*state), world, state->compute());
+    const auto restored = Restore(SourceOf(shared.path()), WantedPieces(*state), world, state->compute());
     ASSERT_TRUE(restored.ok() && restored->has_value()) << restored.status();
     EXPECT_EQ(CountWrong(*state, false), 0);
   }
@@ -207,7 +207,7 @@ TEST(CheckpointOnRanks, Bf16WeightsAreTheRoundedMasters) {
   FillWithValues(*fp32, false);
   ASSERT_TRUE(SaveOf(*fp32, world, shared.path()).ok());
   const auto bf16 = Build(Layouts(world.size(), true).front(), world);
-  const auto restored = Restore(shared.path(), WantedPieces(*bf16), world, bf16->compute());
+  const auto restored = Restore(SourceOf(shared.path()), WantedPieces(*bf16), world, bf16->compute());
   ASSERT_TRUE(restored.ok() && restored->has_value()) << restored.status();
   int64_t wrong = 0, rounded = 0;
   ForEachElement(*bf16, [&](const WantedPiece& piece, int64_t local, int64_t global) {
@@ -264,7 +264,7 @@ TEST(CheckpointOnRanks, OneRanksDamageIsPassedByOnAll) {
   }
   ASSERT_TRUE(world.GatherText("damaged").ok());
   FillWithGarbage(*state);
-  const auto restored = Restore(shared.path(), WantedPieces(*state), world, state->compute());
+  const auto restored = Restore(SourceOf(shared.path()), WantedPieces(*state), world, state->compute());
   ASSERT_TRUE(restored.ok() && restored->has_value()) << restored.status();
   EXPECT_EQ((*restored)->facts.step, 1);
   ASSERT_EQ((*restored)->passed_by.size(), 1u);
@@ -313,7 +313,7 @@ TEST(CheckpointOnRanks, AnotherModelIsRefusedByName) {
     std::vector<std::string> overrides = Layouts(world.size(), false).back();
     overrides.push_back(change);
     const auto other = Build(overrides, world);
-    const auto restored = Restore(shared.path(), WantedPieces(*other), world, other->compute());
+    const auto restored = Restore(SourceOf(shared.path()), WantedPieces(*other), world, other->compute());
     EXPECT_TRUE(absl::IsFailedPrecondition(restored.status())) << change << restored.status();
     EXPECT_NE(restored.status().message().find("tensor "), std::string::npos) << restored.status();
   }

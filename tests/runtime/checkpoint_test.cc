@@ -46,7 +46,7 @@ TEST(Checkpoint, WhatWasSavedComesBack) {
     }
     ASSERT_TRUE(run.checkpointer->Finish().ok());
     EXPECT_TRUE(run.checkpointer->last().status.ok());
-    EXPECT_EQ(run.checkpointer->last().step, 3);
+    EXPECT_EQ(run.checkpointer->last().facts.step, 3);
     EXPECT_GT(run.checkpointer->last().bytes, (35 + 64) * 4 + 3 * 8);
     const auto state = run.Load();
     ASSERT_TRUE(state.ok() && state->has_value()) << state.status();
@@ -335,8 +335,8 @@ TEST(Checkpoint, NothingBecomesVisibleBeforeItIsDurable) {
   EXPECT_LT(last("write " + shard), last("fsync " + shard));
   EXPECT_LT(last("fsync " + shard), last("write manifest.json"));
   EXPECT_LT(last("write manifest.json"), last("fsync manifest.json"));
-  EXPECT_LT(last("fsync manifest.json"), last("fsync step-5.partial"));
-  EXPECT_LT(last("fsync step-5.partial"), last("rename step-5"));
+  EXPECT_LT(last("fsync manifest.json"), last("fsync step-5.attempt-0.partial"));
+  EXPECT_LT(last("fsync step-5.attempt-0.partial"), last("rename step-5"));
   EXPECT_LT(last("rename step-5"), last("fsync checkpoints"));
 }
 

@@ -161,7 +161,8 @@ TEST(ConfigErrors, RangesNameTheBound) {
       {"communication { deadline_seconds: 0 }", "greater than 0"},
       {"evaluate { sequences: 0 }", "at least 1"},
       {"recompute { moe: true }", "use recompute.mlp"},
-      {"checkpoint { every_steps: 10 }", "not supported by this version"},
+      {"checkpoint { every_steps: -1 }", "at least 0"},
+      {"checkpoint { keep: 0 }", "at least 1"},
       {"log { every_steps: 0 }", "at least 1"},
       {"goodput { peak: '' }", "auto, measured"},
       {"goodput { peak: '-3' }", "positive"},
@@ -291,7 +292,7 @@ TEST(ConfigErrors, TwentyMistakesAreNamedTogether) {
       "  microbatches: 0 }",
       "communication { overlap: maybe",
       "  bucket_megabytes: -3 }",
-      "checkpoint { every_steps: 5 }",
+      "checkpoint { every_steps: -5 }",
       "evaluate { sequences: 0 }",
       "nonsense",
   };

@@ -83,7 +83,7 @@ class Attempt {
   }
   Record Resume(const std::string& from) {
     const TrainingState& state = trainer_->state();
-    const auto restored = Restore(from, WantedPieces(state), world_, state.compute());
+    const auto restored = Restore(SourceOf(from), WantedPieces(state), world_, state.compute());
     MUSTER_CHECK_OK(restored.status());
     MUSTER_CHECK(restored->has_value() && (*restored)->facts.step == kSaved);
     MUSTER_CHECK((*restored)->facts.samples == kSaved * 24);

@@ -46,7 +46,7 @@ class ToyRun {
   }
   absl::StatusOr<std::optional<RestoredState>> Load() {
     Become(-1);
-    return Restore(directory_,
+    return Restore(SourceOf(directory_),
                    {{"weight/a", LogicalRange::Whole({5, 7}), kernels::DType::kFloat32, a_.view()},
                     {"weight/b", LogicalRange::Whole({64}), kernels::DType::kFloat32, b_.view()},
                     {"buffer/c", LogicalRange::Whole({3}), kernels::DType::kInt64, c_.view()}},

@@ -1,0 +1,162 @@
+#include "runtime/train/run_checkpoints.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/base/error.h"
+#include "kernels/base/log.h"
+#include "kernels/device/span.h"
+#include "runtime/checkpoint/agreement.h"
+#include "runtime/checkpoint/retention.h"
+#include "runtime/job/run_lock.h"
+#include "runtime/train/checkpoint_pieces.h"
+
+namespace muster::runtime {
+namespace {
+
+double Since(int64_t begin_ns) {
+  return static_cast<double>(kernels::MonotonicNs() - begin_ns) * 1e-9;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RunCheckpoints>> RunCheckpoints::Create(const ResolvedJob& job,
+                                                                       parallel::World& world,
+                                                                       Options options,
+                                                                       TrainingState& state,
+                                                                       LedgerWriter& ledger) {
+  std::unique_ptr<RunCheckpoints> checkpoints(
+      new RunCheckpoints(job, world, std::move(options), state, ledger));
+  RETURN_IF_ERROR(checkpoints->Restore());
+  if (job.job.checkpoint().every_steps() > 0) RETURN_IF_ERROR(checkpoints->MakeSaver());
+  return checkpoints;
+}
+
+absl::StatusOr<std::optional<RestoredState>> RunCheckpoints::FindState(std::string* where) {
+  const std::vector<WantedPiece> wanted = WantedPieces(state_);
+  *where = options_.run_directory;
+  ASSIGN_OR_RETURN(std::optional<RestoredState> found,
+                   runtime::Restore(SourceOf(*where), wanted, world_, state_.compute()));
+  if (found || options_.start_from.empty()) return found;
+  *where = options_.start_from;
+  ASSIGN_OR_RETURN(found, runtime::Restore(SourceOf(*where), wanted, world_, state_.compute()));
+  if (found) return found;
+  return absl::NotFoundError("wanted a checkpoint to start from in " + *where + ", found none");
+}
+
+absl::Status RunCheckpoints::Restore() {
+  const int64_t begin_ns = kernels::MonotonicNs();
+  absl::Status cleared;
+  if (world_.rank() == 0) {
+    // From here on a save of an earlier attempt can no longer become visible.
+    cleared = RemoveLeftovers(Disk(), options_.run_directory + "/checkpoints", options_.attempt);
+  }
+  ASSIGN_OR_RETURN(const absl::Status agreed, Agree(cleared, world_));
+  RETURN_IF_ERROR(agreed);
+  std::string where;
+  ASSIGN_OR_RETURN(const std::optional<RestoredState> found, FindState(&where));
+  if (found) {
+    restored_ = found->facts;
+    const int64_t batch = job_.job.train().global_batch_sequences();
+    if (restored_.samples != restored_.step * batch) {
+      return absl::FailedPreconditionError(absl::StrFormat(
+          "%s of %s has consumed %d sequences in %d steps: the data would not go on where it "
+          "stopped with train.global_batch_sequences %d; use %d",
+          found->name, where, restored_.samples, restored_.step, batch,
+          restored_.samples / std::max<int64_t>(restored_.step, 1)));
+    }
+    last_saved_step_ = where == options_.run_directory ? restored_.step : 0;
+    if (world_.rank() == 0) {
+      kernels::Log(kernels::Severity::kInfo,
+                   absl::StrFormat("attempt %d goes on at step %d from %s of %s, saved by attempt "
+                                   "%d on %s: %.1f MB on this rank in %.2f s",
+                                   options_.attempt, restored_.step + 1, found->name, where,
+                                   restored_.attempt, restored_.mesh,
+                                   static_cast<double>(found->bytes) * 1e-6, Since(begin_ns)));
+    }
+  } else if (options_.attempt > 0 && world_.rank() == 0) {
+    kernels::Log(kernels::Severity::kInfo,
+                 absl::StrFormat("attempt %d begins at step 1: %s has no checkpoint",
+                                 options_.attempt, options_.run_directory));
+  }
+  ledger_.Checkpoint(EventOf(CheckpointAct::kRestore, restored_.step, found ? found->bytes : 0));
+  return absl::OkStatus();
+}
+
+CheckpointEvent RunCheckpoints::EventOf(CheckpointAct act, int64_t step, int64_t bytes) const {
+  const CheckpointId restored =
+      restored_.step == 0 ? CheckpointId{} : CheckpointId{restored_.step, restored_.attempt};
+  if (act == CheckpointAct::kRestore) return {.act = act, .id = restored, .bytes = bytes};
+  return {act, {step, options_.attempt}, restored, bytes};
+}
+
+absl::Status RunCheckpoints::MakeSaver() {
+  std::vector<SavedPiece> pieces = SavedPieces(state_);
+  snapshot_bytes_ = 0;
+  for (const SavedPiece& piece : pieces) snapshot_bytes_ += piece.data.bytes();
+  const Checkpoint& config = job_.job.checkpoint();
+  CheckpointOptions options{
+      .every_steps = config.every_steps(),
+      .keep = config.keep(),
+      .asynchronous = config.asynchronous(),
+      .fence = [this] { return CheckEpoch(options_.run_directory, options_.attempt); },
+      .ended = [this](const SaveReport& report) { SaveEnded(report); },
+      .waiting = [this] { ledger_.Heartbeat(); }};
+  ASSIGN_OR_RETURN(saver_, Checkpointer::Create(options_.run_directory, std::move(pieces), world_,
+                                                state_.compute(), std::move(options)));
+  return absl::OkStatus();
+}
+
+absl::Status RunCheckpoints::AfterStep(int64_t step, int64_t skipped_steps) {
+  return saver_ != nullptr && saver_->IsDue(step) ? Save(step, skipped_steps) : absl::OkStatus();
+}
+
+absl::Status RunCheckpoints::Save(int64_t step, int64_t skipped_steps) {
+  ledger_.Enter(State::kCheckpointStall);
+  CheckpointFacts facts{.step = step,
+                        .skipped_steps = skipped_steps,
+                        .samples = step * job_.job.train().global_batch_sequences(),
+                        .seed = job_.job.train().seed(),
+                        .config_hash = job_.hash,
+                        .attempt = options_.attempt,
+                        .mesh = job_.mesh.ToString()};
+  if (restored_.step > 0) facts.parent = CheckpointName(restored_.step);
+  RETURN_IF_ERROR(saver_->Save(facts));
+  ledger_.Checkpoint(EventOf(CheckpointAct::kSnapshot, step, snapshot_bytes_));
+  last_saved_step_ = step;
+  return absl::OkStatus();
+}
+
+absl::Status RunCheckpoints::AtEnd(int64_t step, int64_t skipped_steps, bool stopped) {
+  if (saver_ == nullptr && !stopped) return absl::OkStatus();
+  ledger_.Enter(State::kCheckpointStall);
+  if (saver_ == nullptr) RETURN_IF_ERROR(MakeSaver());
+  if (step > last_saved_step_) RETURN_IF_ERROR(Save(step, skipped_steps));
+  return saver_->Finish();
+}
+
+// On rank 0.
+void RunCheckpoints::SaveEnded(const SaveReport& report) {
+  const bool committed = report.status.ok();
+  ledger_.Checkpoint(EventOf(committed ? CheckpointAct::kCommit : CheckpointAct::kFail,
+                             report.facts.step, report.total_bytes));
+  if (!committed) {
+    kernels::Log(kernels::Severity::kError,
+                 absl::StrCat(CheckpointName(report.facts.step), " failed; training goes on, the ",
+                              "checkpoints before it stay: ", report.status.message()));
+    return;
+  }
+  const double megabytes = static_cast<double>(report.total_bytes) * 1e-6;
+  kernels::Log(kernels::Severity::kInfo,
+               absl::StrFormat(
+                   "%s committed: %.1f MB in %.3f s, %.0f MB/s; training stood still for %.2f "
+                   "ms%s",
+                   CheckpointName(report.facts.step), megabytes, report.commit_seconds,
+                   megabytes / std::max(report.commit_seconds, 1e-9), report.stall_seconds * 1e3,
+                   report.wait_seconds < 1e-3
+                       ? ""
+                       : absl::StrFormat(", and %.2f s for the save before", report.wait_seconds)));
+}
+
+}  // namespace muster::runtime

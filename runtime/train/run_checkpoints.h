@@ -1,0 +1,67 @@
+#pragma once
+// A run's checkpoints as its trainer sees them: the state that it goes on from, what it saves on
+// the way, and their lines in the ledger and the log.
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "parallel/comm/rendezvous.h"
+#include "runtime/checkpoint/checkpointer.h"
+#include "runtime/checkpoint/restore.h"
+#include "runtime/goodput/ledger.h"
+#include "runtime/job/config.h"
+#include "runtime/train/training_state.h"
+
+namespace muster::runtime {
+
+class RunCheckpoints {
+ public:
+  struct Options {
+    std::string run_directory;
+    int attempt = 0;
+    std::string start_from;  // another run or checkpoint, if this run has no checkpoint; "": none
+  };
+  // Collective. Fills `state` from the run's newest good checkpoint, else from start_from, else
+  // leaves it as it was built. All outlive it. Errors: see Restore; a checkpoint whose data cursor
+  // is not where this job's batch would be.
+  static absl::StatusOr<std::unique_ptr<RunCheckpoints>> Create(const ResolvedJob& job,
+                                                                parallel::World& world,
+                                                                Options options,
+                                                                TrainingState& state,
+                                                                LedgerWriter& ledger);
+
+  // Of what was restored; all zero if nothing was. Training goes on at facts().step + 1.
+  const CheckpointFacts& facts() const { return restored_; }
+
+  // After `step`, of which `skipped_steps` so far made no update: saves if it is time. Collective
+  // then. A disk that fails is logged, not an error.
+  absl::Status AfterStep(int64_t step, int64_t skipped_steps);
+  // No more steps come. Saves the last one if the job saves at all; one that was asked to stop
+  // always does, since it is to go on. Waits for the commit.
+  absl::Status AtEnd(int64_t step, int64_t skipped_steps, bool stopped);
+  // The last save that ended, for its figures.
+  const SaveReport* last() const { return saver_ == nullptr ? nullptr : &saver_->last(); }
+
+ private:
+  RunCheckpoints(const ResolvedJob& job, parallel::World& world, Options options,
+                 TrainingState& state, LedgerWriter& ledger)
+      : job_(job), world_(world), options_(std::move(options)), state_(state), ledger_(ledger) {}
+  absl::Status Restore();
+  absl::StatusOr<std::optional<RestoredState>> FindState(std::string* where);
+  absl::Status MakeSaver();
+  absl::Status Save(int64_t step, int64_t skipped_steps);
+  void SaveEnded(const SaveReport& report);
+  CheckpointEvent EventOf(CheckpointAct act, int64_t step, int64_t bytes) const;
+
+  const ResolvedJob& job_;
+  parallel::World& world_;
+  const Options options_;
+  TrainingState& state_;
+  LedgerWriter& ledger_;
+  CheckpointFacts restored_;
+  int64_t snapshot_bytes_ = 0, last_saved_step_ = 0;
+  std::unique_ptr<Checkpointer> saver_;  // null until the first save, if every_steps is 0
+};
+
+}  // namespace muster::runtime

@@ -1,0 +1,197 @@
+// A run directory has one writer at a time; an attempt that was replaced is told so; a run goes on
+// only as the same experiment.
+#include "runtime/job/run_directory.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <filesystem>
+
+#include "kernels/base/error.h"
+#include "runtime/job/config_difference.h"
+#include "tests/support/runtime/scratch_directory.h"
+
+namespace muster::runtime {
+namespace {
+
+namespace fs = std::filesystem;
+using std::chrono::milliseconds;
+
+const std::string kTinyMoe = MUSTER_SOURCE_DIR "/configs/jobs/tiny-moe.textproto";
+
+ResolvedJob JobWith(const std::vector<std::string>& overrides = {}) {
+  ResolvedJob job;
+  std::vector<ConfigProblem> problems;
+  MUSTER_CHECK(LoadJob(kTinyMoe, overrides, 1, &job, &problems)) << Describe(problems, kTinyMoe);
+  return job;
+}
+
+absl::StatusOr<RunDirectory> Prepare(const RunDirectoryOptions& options,
+                                     const ResolvedJob& job = JobWith()) {
+  const auto alone = parallel::World::Alone();
+  return PrepareRunDirectory(options, job, *alone);
+}
+
+// What the next attempt on a run is told.
+absl::Status Try(const std::string& run, const ResolvedJob& job) {
+  return Prepare({.path = run}, job).status();
+}
+
+void ExpectNamed(const absl::Status& status, const std::vector<std::string>& parts) {
+  for (const std::string& part : parts) {
+    EXPECT_NE(status.message().find(part), std::string::npos) << part << " in: " << status;
+  }
+}
+
+TEST(RunLock, ASecondJobIsRefusedWithinTwoSecondsAndToldWhoHoldsIt) {
+  const ScratchDirectory scratch;
+  int ready[2];
+  ASSERT_EQ(pipe(ready), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    const auto held = Prepare({.path = scratch.File("run")});
+    if (write(ready[1], held.ok() ? "y" : "n", 1) != 1) _exit(1);
+    pause();
+  }
+  char answer = 0;
+  ASSERT_EQ(read(ready[0], &answer, 1), 1);
+  ASSERT_EQ(answer, 'y');
+  const auto begin = std::chrono::steady_clock::now();
+  const absl::Status refused = Try(scratch.File("run"), JobWith());
+  EXPECT_LE(std::chrono::steady_clock::now() - begin, milliseconds(3000));  // 1.5 s on a calm host
+  EXPECT_TRUE(absl::IsAborted(refused)) << refused;
+  ExpectNamed(refused, {"process " + std::to_string(child), "attempt 0"});
+  // The kernel gives the lock back when its holder is killed.
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+  const auto next = Prepare({.path = scratch.File("run")});
+  ASSERT_TRUE(next.ok()) << next.status();
+  EXPECT_EQ(next->attempt, 1);
+}
+
+TEST(RunLock, AHolderThatIsAboutToEndIsWaitedFor) {
+  const ScratchDirectory scratch;
+  int ready[2];
+  ASSERT_EQ(pipe(ready), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    const auto held = RunLock::Take(scratch.path());
+    if (write(ready[1], "y", 1) != 1) _exit(1);
+    usleep(300'000);
+    _exit(held.ok() ? 0 : 1);
+  }
+  char answer = 0;
+  ASSERT_EQ(read(ready[0], &answer, 1), 1);
+  EXPECT_TRUE(RunLock::Take(scratch.path(), milliseconds(10'000)).ok());
+  waitpid(child, nullptr, 0);
+}
+
+TEST(RunLock, AttemptsCountUpAndOnlyTheNewestMayCommit) {
+  const ScratchDirectory scratch;
+  EXPECT_TRUE(CheckEpoch(scratch.path(), 0).ok());  // nothing to fence yet
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    const auto lock = RunLock::Take(scratch.path());
+    ASSERT_TRUE(lock.ok()) << lock.status();
+    EXPECT_EQ(*(*lock)->BeginAttempt(), attempt);
+    EXPECT_TRUE(CheckEpoch(scratch.path(), attempt).ok());
+    if (attempt > 0) {
+      const absl::Status stale = CheckEpoch(scratch.path(), attempt - 1);
+      EXPECT_TRUE(absl::IsAborted(stale)) << stale;
+      ExpectNamed(stale, {"attempt " + std::to_string(attempt)});
+    }
+  }
+}
+
+TEST(RunLock, AttemptsCountOnWhereLedgersAreEvenWithoutAnEpoch) {
+  const ScratchDirectory scratch;
+  fs::create_directories(scratch.File("ledger/attempt-7"));
+  fs::create_directories(scratch.File("ledger/attempt-x"));
+  EXPECT_EQ(*(*RunLock::Take(scratch.path()))->BeginAttempt(), 8);
+  scratch.Write("epoch", "");
+  EXPECT_TRUE(absl::IsDataLoss(CheckEpoch(scratch.path(), 8)));
+  EXPECT_TRUE(absl::IsDataLoss((*RunLock::Take(scratch.path()))->BeginAttempt().status()));
+}
+
+TEST(RunDirectory, ARunGoesOnWithTheSameConfigAndItsAttemptsAreCounted) {
+  const ScratchDirectory scratch;
+  const std::string run = scratch.File("a/b/run");
+  EXPECT_EQ(Prepare({.path = run})->attempt, 0);
+  scratch.Write("a/b/run/config.textproto.partial-1-2", "torn");
+  EXPECT_EQ(Prepare({.path = run})->attempt, 1);
+  EXPECT_FALSE(fs::exists(run + "/config.textproto.partial-1-2"));
+  EXPECT_FALSE(fs::exists(run + "/config.attempt-1.textproto"));
+  const ResolvedJob longer = JobWith({"train.steps=77", "zero.level=0", "checkpoint.keep=9"});
+  EXPECT_EQ(Prepare({.path = run}, longer)->attempt, 2);
+  EXPECT_EQ(ReadWhole(run + "/config.attempt-2.textproto"), longer.text);
+  EXPECT_EQ(ReadWhole(run + "/config.textproto"), JobWith().text);
+}
+
+TEST(RunDirectory, AnotherExperimentIsRefusedFieldByField) {
+  const ScratchDirectory scratch;
+  const std::string run = scratch.File("run");
+  ASSERT_TRUE(Prepare({.path = run}).ok());
+  const absl::Status refused =
+      Try(run, JobWith({"model.hidden=32", "train.seed=5", "optimizer.beta1=0.8",
+                        "train.global_batch_sequences=32", "train.steps=9"}));
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+  ExpectNamed(refused,
+              {"model.hidden: 64 -> 32", "train.seed: 1234 -> 5", "optimizer.beta1: 0.9 -> 0.8",
+               "train.global_batch_sequences: 16 -> 32", "--resume"});
+  EXPECT_EQ(refused.message().find("train.steps"), std::string::npos) << refused;
+  EXPECT_EQ(Prepare({.path = run})->attempt, 1);  // the refused one was none
+}
+
+TEST(RunDirectory, NeverRefusesARunThatIsThere) {
+  const ScratchDirectory scratch;
+  const RunDirectoryOptions never{.path = scratch.File("run"), .resume = ResumeMode::kNever};
+  ASSERT_TRUE(Prepare(never).ok());
+  const absl::Status refused = Prepare(never).status();
+  EXPECT_TRUE(absl::IsAlreadyExists(refused)) << refused;
+}
+
+TEST(RunDirectory, ANewRunRemembersWhereItStartedFrom) {
+  const ScratchDirectory scratch;
+  ASSERT_TRUE(Prepare({.path = scratch.File("old")}).ok());
+  RunDirectoryOptions from{
+      .path = scratch.File("new"), .resume = ResumeMode::kFrom, .start_from = scratch.File("old")};
+  // Nothing to start from yet; nothing is left behind.
+  EXPECT_TRUE(absl::IsNotFound(Prepare(from).status()));
+  EXPECT_FALSE(fs::exists(from.path));
+  fs::create_directories(scratch.File("old/checkpoints"));
+  const absl::Status other = Prepare(from, JobWith({"model.hidden=32"})).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(other)) << other;
+  ExpectNamed(other, {"model.hidden: 64 -> 32"});
+  EXPECT_FALSE(fs::exists(from.path));
+  EXPECT_EQ(Prepare(from, JobWith({"train.seed=5"}))->start_from, scratch.File("old"));
+  EXPECT_TRUE(absl::IsAlreadyExists(Prepare(from).status()));
+  // An attempt that died before its first checkpoint must not begin from nothing.
+  const auto again = Prepare({.path = from.path}, JobWith({"train.seed=5"}));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->start_from, scratch.File("old"));
+}
+
+TEST(ConfigDifference, NamesEveryFieldThatDiffersAndNoOther) {
+  Job first = JobWith().job, second = first;
+  EXPECT_TRUE(Differences(first, second).empty());
+  second.mutable_optimizer()->set_epsilon(1e-7);
+  second.mutable_data()->clear_synthetic();
+  second.mutable_data()->add_train_files("a");
+  second.mutable_data()->add_train_files("b");
+  std::string text;
+  for (const FieldDifference& each : Differences(first, second)) {
+    text += each.path + "|" + each.first + "|" + each.second + "\n";
+    EXPECT_FALSE(MayChangeOnResume(each.path)) << each.path;
+  }
+  EXPECT_NE(text.find("optimizer.epsilon|1e-08|1e-07"), std::string::npos) << text;
+  EXPECT_NE(text.find("data.train_files|(none)|\"a\", \"b\""), std::string::npos) << text;
+  EXPECT_NE(text.find("data.synthetic.tokens|"), std::string::npos) << text;
+  EXPECT_TRUE(MayChangeOnResume("mesh.dp"));
+  EXPECT_TRUE(MayChangeOnResume("train.steps"));
+  EXPECT_FALSE(MayChangeOnResume("model.moe.experts"));
+}
+
+}  // namespace
+}  // namespace muster::runtime
