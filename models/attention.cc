@@ -14,12 +14,14 @@ int64_t KvHeads(const StageContext& stage) { return stage.PartOf(stage.config.kv
 // Views of one packed [T, (H + 2K) C] tensor.
 struct Packed {
   TensorView q, k, v;  // [B, S, H, C], [B, S, K, C], [B, S, K, C]
+  TensorView kv;       // [B, S, 2K, C]
 };
 Packed Unpack(const TensorView& qkv, const StageContext& stage) {
   const int64_t H = Heads(stage), K = KvHeads(stage);
   const TensorView packed = qkv.Reshape(
       {stage.shape.sequences, stage.shape.sequence_length, H + 2 * K, stage.config.head_size()});
-  return {packed.Slice(2, 0, H), packed.Slice(2, H, H + K), packed.Slice(2, H + K, H + 2 * K)};
+  return {packed.Slice(2, 0, H), packed.Slice(2, H, H + K), packed.Slice(2, H + K, H + 2 * K),
+          packed.Slice(2, H, H + 2 * K)};
 }
 
 TensorView SplitHeads(const TensorView& heads, const StageContext& stage) {
@@ -55,6 +57,17 @@ Linear::Options OutputOptions(const ModelConfig& config) {
           .cut = Linear::Cut::kRows};
 }
 
+std::unique_ptr<parallel::ContextAttention> MakeContext(const StageContext& stage) {
+  if (stage.mesh->degrees().cp == 1) return nullptr;
+  return parallel::MakeContextAttention({.sequences = stage.shape.sequences,
+                                         .tokens = stage.shape.sequence_length,
+                                         .heads = Heads(stage),
+                                         .kv_heads = KvHeads(stage),
+                                         .head_size = stage.config.head_size(),
+                                         .dtype = stage.shape.dtype},
+                                        *stage.mesh, stage.shape.gather_context);
+}
+
 }  // namespace
 
 Attention::Attention(StageContext& stage, const std::string& name, const TensorView& rope_table)
@@ -63,6 +76,7 @@ Attention::Attention(StageContext& stage, const std::string& name, const TensorV
       rope_table_(rope_table),
       qkv_(stage, name + ".qkv", QkvOptions(stage.config)),
       output_(stage, name + ".output", OutputOptions(stage.config)),
+      context_(MakeContext(stage)),
       slots_(stage, stage.shape.recompute.attention || stage.shape.recompute.block),
       d_qkv_(static_cast<size_t>(stage.num_gradient_slots())) {}
 
@@ -82,7 +96,11 @@ void Attention::PlanMemory(ArenaPlan& plan) {
              {T, PackedWidth(stage_)}, stage_.gradient_lifetime());
   }
   plan.Add(&d_heads_, name_ + ".d_heads", shape.dtype, {T, HeadsWidth(stage_)}, Lifetime::kScratch);
-  plan.Add(&delta_, name_ + ".delta", stage_.accumulator(), lse_shape, Lifetime::kScratch);
+  if (context_) {
+    context_->PlanMemory(plan, name_ + ".context");
+  } else {
+    plan.Add(&delta_, name_ + ".delta", stage_.accumulator(), lse_shape, Lifetime::kScratch);
+  }
 }
 
 void Attention::Rotate(const TensorView& qkv, const Pass& pass, bool backward) const {
@@ -97,21 +115,61 @@ void Attention::Rotate(const TensorView& qkv, const Pass& pass, bool backward) c
                 pass.compute);
 }
 
+absl::Status Attention::Attend(const Activations& kept, StreamView compute) {
+  const Packed packed = Unpack(kept.qkv, stage_);
+  const TensorView out = SplitHeads(kept.heads, stage_);
+  if (context_) {
+    return context_->Forward(
+        {.q = packed.q, .kv = packed.kv, .out = out, .lse = kept.lse, .scale = Scale(stage_)},
+        compute);
+  }
+  kernels::AttentionForward({.q = packed.q,
+                             .k = packed.k,
+                             .v = packed.v,
+                             .out = out,
+                             .lse = kept.lse,
+                             .scale = Scale(stage_)},
+                            compute);
+  return absl::OkStatus();
+}
+
+absl::Status Attention::AttendBackward(const Activations& kept, TensorView d_qkv,
+                                       StreamView compute) {
+  const Packed packed = Unpack(kept.qkv, stage_), d_packed = Unpack(d_qkv, stage_);
+  const TensorView out = SplitHeads(kept.heads, stage_), d_out = SplitHeads(d_heads_, stage_);
+  if (context_) {
+    return context_->Backward({.d_out = d_out,
+                               .q = packed.q,
+                               .kv = packed.kv,
+                               .out = out,
+                               .lse = kept.lse,
+                               .d_q = d_packed.q,
+                               .d_kv = d_packed.kv,
+                               .scale = Scale(stage_)},
+                              compute);
+  }
+  kernels::AttentionBackward({.d_out = d_out,
+                              .q = packed.q,
+                              .k = packed.k,
+                              .v = packed.v,
+                              .out = out,
+                              .lse = kept.lse,
+                              .d_q = d_packed.q,
+                              .d_k = d_packed.k,
+                              .d_v = d_packed.v,
+                              .delta = delta_,
+                              .scale = Scale(stage_)},
+                             compute);
+  return absl::OkStatus();
+}
+
 absl::Status Attention::ForwardHeads(const Pass& pass, TensorView x_TD) {
   const Activations& kept = slots_[pass];
   ASSIGN_OR_RETURN(const TensorView all_x_TD,
                    stage_.tensor().Gather(x_TD, all_.x_TD, pass.compute));
   qkv_.Forward(all_x_TD, kept.qkv, pass.compute);
   Rotate(kept.qkv, pass, /*backward=*/false);
-  const Packed packed = Unpack(kept.qkv, stage_);
-  kernels::AttentionForward({.q = packed.q,
-                             .k = packed.k,
-                             .v = packed.v,
-                             .out = SplitHeads(kept.heads, stage_),
-                             .lse = kept.lse,
-                             .scale = Scale(stage_)},
-                            pass.compute);
-  return absl::OkStatus();
+  return Attend(kept, pass.compute);
 }
 
 absl::Status Attention::Forward(const Pass& pass, TensorView x_TD, TensorView y_TD) {
@@ -132,19 +190,7 @@ absl::Status Attention::BackwardInput(const Pass& pass, TensorView d_y_TD, Tenso
   const parallel::TensorParallel tensor = stage_.tensor();
   ASSIGN_OR_RETURN(const TensorView all_d_y_TD, tensor.Gather(d_y_TD, all_.y_TD, pass.compute));
   output_.BackwardInput(all_d_y_TD, d_heads_, pass.compute);
-  const Packed packed = Unpack(kept.qkv, stage_), d_packed = Unpack(d_qkv, stage_);
-  kernels::AttentionBackward({.d_out = SplitHeads(d_heads_, stage_),
-                              .q = packed.q,
-                              .k = packed.k,
-                              .v = packed.v,
-                              .out = SplitHeads(kept.heads, stage_),
-                              .lse = kept.lse,
-                              .d_q = d_packed.q,
-                              .d_k = d_packed.k,
-                              .d_v = d_packed.v,
-                              .delta = delta_,
-                              .scale = Scale(stage_)},
-                             pass.compute);
+  RETURN_IF_ERROR(AttendBackward(kept, d_qkv, pass.compute));
   Rotate(d_qkv, pass, /*backward=*/true);
   const TensorView partial_TD = tensor.Partial(d_x_TD, all_.x_TD);
   qkv_.BackwardInput(d_qkv, partial_TD, pass.compute);

@@ -1,13 +1,16 @@
 #pragma once
 // Causal grouped-query self-attention: fused projection to queries, keys and values
 // [T, (H + 2K) C], rotary positions (if the config wants them), attention, output projection. Over
-// the tensor group each rank has its own heads: H and K count those.
+// the tensor group each rank has its own heads: H and K count those. Over the
+// context group it has S of a sequence's tokens, and keys and values travel.
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "models/activation_slots.h"
 #include "models/layer.h"
 #include "models/linear.h"
+#include "parallel/cp/context_attention.h"
 
 namespace muster::models {
 
@@ -32,10 +35,14 @@ class Attention : public Layer {
   // Queries and keys, [T, H + K, C], for the rotation.
   void Rotate(const TensorView& qkv, const Pass& pass, bool backward) const;
 
+  absl::Status Attend(const Activations& kept, StreamView compute);
+  absl::Status AttendBackward(const Activations& kept, TensorView d_qkv, StreamView compute);
+
   const StageContext& stage_;
   const std::string name_;
   const TensorView& rope_table_;
   Linear qkv_, output_;
+  const std::unique_ptr<parallel::ContextAttention> context_;  // null: sequences are whole
   ActivationSlots<Activations> slots_;
   std::vector<TensorView> d_qkv_;  // by gradient slot
   TensorView d_heads_, delta_;     // scratch

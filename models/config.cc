@@ -169,7 +169,6 @@ void CheckModelOnMesh(const ModelConfig& config, const parallel::MeshDegrees& me
                                      ": layers are not sharded over this axis yet; use 1"));
   };
   CheckTensorDegree(config, mesh.tp, problems);
-  only_one("cp", mesh.cp);
   only_one("pp", mesh.pp);
   only_one("etp", mesh.etp);
   if (!config.has_moe()) {
@@ -178,6 +177,12 @@ void CheckModelOnMesh(const ModelConfig& config, const parallel::MeshDegrees& me
           absl::StrCat("mesh.ep is ", mesh.ep, ": a model without experts needs 1"));
     }
     return;
+  }
+  if (mesh.cp > 1 && config.moe().capacity_factor() > 0) {
+    problems->push_back(absl::StrCat("model.moe.capacity_factor is ",
+                                     config.moe().capacity_factor(),
+                                     ": places are counted per sequence, which mesh.cp = ", mesh.cp,
+                                     " cuts; use 0 (dropless), or mesh.cp=1"));
   }
   const int experts = config.moe().experts();
   if (mesh.ep > 0 && experts > 0 && experts % mesh.ep != 0) {

@@ -2,12 +2,14 @@
 
 #include <cmath>
 
+#include "kernels/base/error.h"
 #include "kernels/ops/balance.h"
 #include "kernels/ops/cast.h"
 #include "kernels/ops/gelu.h"
 #include "kernels/ops/grouped_matmul.h"
 #include "kernels/ops/matmul.h"
 #include "kernels/ops/swiglu.h"
+#include "parallel/comm/collectives.h"
 
 namespace muster::models {
 namespace {
@@ -49,6 +51,12 @@ Weight::Options ExpertOptions(float std) {
 
 bool Recomputed(const StageContext& stage) {
   return stage.shape.recompute.moe || stage.shape.recompute.block;
+}
+
+// Whether the auxiliary loss wants counts of sequences that lie on several ranks.
+bool SharesSequences(const StageContext& stage) {
+  const MoeConfig& moe = stage.config.moe();
+  return stage.mesh->degrees().cp > 1 && moe.aux_loss() > 0 && moe.aux_level() == SEQUENCE;
 }
 
 TensorView Row(const TensorView& matrix, int row) {
@@ -140,6 +148,9 @@ void Moe::PlanScratch(ArenaPlan& plan) {
   add(&d_rows_RD_, ".d_rows", storage, {R, D});
   add(&d_weights_R_, ".d_row_weights", accumulator, {R});
   add(&d_weights_TK_, ".d_weights", accumulator, {T, route_.top_k});
+  if (SharesSequences(stage_)) {
+    add(&sequence_load_BE_, ".sequence_load", accumulator, {stage_.shape.sequences, E});
+  }
   // Inside the scope: the shared experts run while the gradients above wait for BackwardWeight.
   if (shared_) shared_->PlanScratch(plan);
 }
@@ -256,6 +267,19 @@ void Moe::ExpertsBackward(const Pass& pass, TensorView d_y_RD) {
       {.d_y = hidden.up_R, .w = up_.value(), .d_x = d_rows_RD_, .offsets = offsets}, compute);
 }
 
+absl::StatusOr<TensorView> Moe::AuxiliaryLoad(const Activations& kept, StreamView compute) {
+  if (!sequence_load_BE_) return Row(balance_.load_LE, index_);
+  const parallel::ProcessGroup& context = stage_.mesh->Group(Axis::kContext);
+  kernels::GroupLoad({.experts = kept.experts_TK,
+                      .out = sequence_load_BE_,
+                      .group_tokens = route_.group_tokens,
+                      .scale = 1.0 / static_cast<double>(route_.group_tokens * context.size())},
+                     compute);
+  RETURN_IF_ERROR(
+      parallel::AllReduce(sequence_load_BE_, parallel::ReduceOp::kSum, context, compute));
+  return sequence_load_BE_;
+}
+
 absl::Status Moe::RouterBackward(const Pass& pass, TensorView d_x_TD) {
   const Activations& kept = Kept(pass);
   const Gradients& gradients = Gradient(pass);
@@ -264,12 +288,13 @@ absl::Status Moe::RouterBackward(const Pass& pass, TensorView d_x_TD) {
       parallel::CombineWeights(d_weights_R_, kept.plan, staging_, d_weights_TK_, group(), compute));
   // All ranks hold equally many tokens.
   const double global_tokens = static_cast<double>(route_.tokens) * stage_.shape.num_microbatches *
-                               stage_.mesh->degrees().dp;
+                               stage_.mesh->degrees().dp * stage_.mesh->degrees().cp;
+  ASSIGN_OR_RETURN(const TensorView load, AuxiliaryLoad(kept, compute));
   kernels::TopkRouteBackward({.logits = kept.logits_TE,
                               .scores = kept.scores_TE,
                               .experts = kept.experts_TK,
                               .d_weights = d_weights_TK_,
-                              .load = Row(balance_.load_LE, index_),
+                              .load = load,
                               .d_logits = gradients.logits_TE,
                               .losses = balance_.losses,
                               .group_tokens = route_.group_tokens,

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "kernels/ops/topk_route.h"
 #include "models/activation_slots.h"
 #include "models/layer.h"
@@ -63,6 +64,8 @@ class Moe : public Layer {
   absl::Status ExpertsHidden(const Pass& pass, TensorView x_TD);
   // From d_y_RD: gradients of the rows (d_rows_RD_) and of the router weights (d_weights_R_).
   void ExpertsBackward(const Pass& pass, TensorView d_y_RD);
+  // Fractions of choices per expert for the auxiliary loss; null: those of the sequences here.
+  absl::StatusOr<TensorView> AuxiliaryLoad(const Activations& kept, StreamView compute);
   absl::Status RouterBackward(const Pass& pass, TensorView d_x_TD);
   bool Widens() const { return stage_.shape.dtype != stage_.accumulator(); }
   const parallel::ProcessGroup& group() const {
@@ -89,6 +92,7 @@ class Moe : public Layer {
   parallel::DispatchStaging staging_;
   TensorView wide_TD_, wide_ED_;  // accumulator dtype, where that is not the storage dtype
   TensorView y_RD_;
+  TensorView sequence_load_BE_;  // accumulator dtype; null unless sequences lie on several ranks
   TensorView d_activated_RF_, d_rows_RD_, d_weights_R_, d_weights_TK_;
 };
 

@@ -18,13 +18,15 @@ struct Recompute {
 
 struct StageShape {
   int64_t sequences = 1;                            // of one microbatch on this rank
-  int64_t sequence_length = 0;                      // S; T = sequences * S
+  int64_t sequence_length = 0;                      // S on this rank; T = sequences * S
   int num_microbatches = 1;                         // a step, on this rank
   int num_slots = 1;                                // microbatches alive at once
   kernels::DType dtype = kernels::DType::kFloat32;  // of weights and activations
   // The schedule calls BackwardInput and BackwardWeight apart: output gradients are kept between.
   bool split_backward = false;
   Recompute recompute;
+  // Context parallelism by all keys at once, instead of a ring (parallel/cp/context_attention.h).
+  bool gather_context = false;
   // The output projection runs over chunks of tokens whose logits fit here (at least one token).
   int64_t logits_bytes = int64_t{512} << 20;
   // Ranks over which the rows of the residual stream are cut: the tensor group's with sequence

@@ -99,12 +99,30 @@ void CheckArgs(const TopkRouteBackwardArgs& args) {
   CheckTensor(op, "scores", args.scores, accumulator, args.logits.shape);
   CheckTensor(op, "experts", args.experts, kIndex, chosen);
   CheckTensor(op, "d_weights", args.d_weights, accumulator, chosen);
-  CheckOptional(op, "load", args.load, accumulator, {num_experts});
+  const bool of_groups = args.load && args.load.rank() == 2;
+  const Shape of_all{num_experts};
+  CheckOptional(op, "load", args.load, accumulator,
+                of_groups ? Shape{args.load.shape[0], num_experts} : of_all);
   CheckTensor(op, "d_logits", args.d_logits, accumulator, args.logits.shape);
   CheckTensor(op, "losses", args.losses, DType::kFloat64, {2});
   const bool own_counts = args.options.aux_coefficient != 0 && !args.load;
-  MUSTER_CHECK(!own_counts || (args.group_tokens > 0 && num_tokens % args.group_tokens == 0))
+  MUSTER_CHECK(!(own_counts || of_groups) ||
+               (args.group_tokens > 0 && num_tokens % args.group_tokens == 0))
       << op << ": " << num_tokens << " tokens in groups of " << args.group_tokens;
+  MUSTER_CHECK(!of_groups || args.load.shape[0] == num_tokens / args.group_tokens)
+      << op << ": argument load is " << args.load.ToString() << " for " << num_tokens
+      << " tokens in groups of " << args.group_tokens;
+}
+
+void CheckArgs(const GroupLoadArgs& args) {
+  const char* op = "GroupLoad";
+  CheckRank(op, "experts", args.experts, kIndex, 2);
+  CheckFloating(op, "out", args.out, 2);
+  const int64_t num_tokens = args.experts.shape[0];
+  MUSTER_CHECK(args.group_tokens > 0 && num_tokens % args.group_tokens == 0)
+      << op << ": " << num_tokens << " tokens in groups of " << args.group_tokens;
+  CheckTensor(op, "out", args.out, AccumulatorDType(args.out.dtype),
+              {num_tokens / args.group_tokens, args.out.shape[1]});
 }
 
 }  // namespace muster::kernels

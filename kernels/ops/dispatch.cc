@@ -103,5 +103,6 @@ MUSTER_DISPATCH(SwiGluForward)
 MUSTER_DISPATCH(SwiGluBackward)
 MUSTER_DISPATCH(TopkRouteForward)
 MUSTER_DISPATCH(TopkRouteBackward)
+MUSTER_DISPATCH(GroupLoad)
 
 }  // namespace muster::kernels

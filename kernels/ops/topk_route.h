@@ -11,8 +11,9 @@
 //   auxiliary, per group of tokens G (a sequence; Fedus et al. 2021, Zoph et al. 2022):
 //     aux_coefficient * E / (k |G|) * sum_e count_e(G) * mean_{t in G} p_e(t), where p is the score
 //     normalised over E; counts carry no gradient. Summed over groups, weighted by |G|.
-//   the same with `load` in place of the group's own counts, when load is given (fractions that
-//     sum to k; the batch-level loss).
+//   the same with `load` in place of count_e(G) / |G|, when load is given (fractions that sum to
+//     k): one for all groups (the batch-level loss), or one per group, of which this rank may hold
+//     only some tokens.
 //   z: z_coefficient * logsumexp(logits)^2 per token (Zoph et al., 2022).
 // Both are means over the tokens of the global batch: loss_scale is 1 / (tokens of the global
 // batch). Router logits and scores are in the accumulator dtype.
@@ -42,18 +43,28 @@ struct TopkRouteForwardArgs {
 MUSTER_DECLARE_OP(TopkRouteForward)
 
 struct TopkRouteBackwardArgs {
-  TensorView logits;     // accumulator dtype [T, E]
-  TensorView scores;     // accumulator dtype [T, E]
-  TensorView experts;    // int32 [T, k]
-  TensorView d_weights;  // accumulator dtype [T, k]
-  TensorView load;       // optional, accumulator dtype [E]: sums to k; batch-level auxiliary loss
-  TensorView d_logits;   // out, accumulator dtype [T, E]
-  TensorView losses;     // accumulated, fp64 [2]: auxiliary loss, z-loss, with coefficients and
-                         // loss_scale applied
+  TensorView logits;         // accumulator dtype [T, E]
+  TensorView scores;         // accumulator dtype [T, E]
+  TensorView experts;        // int32 [T, k]
+  TensorView d_weights;      // accumulator dtype [T, k]
+  TensorView load;           // optional, accumulator dtype [E], or [T / |G|, E]: sums to k
+  TensorView d_logits;       // out, accumulator dtype [T, E]
+  TensorView losses;         // accumulated, fp64 [2]: auxiliary loss, z-loss, with coefficients and
+                             // loss_scale applied
   int64_t group_tokens = 0;  // |G|: T is a multiple of it
   double loss_scale = 1.0;
   RouterOptions options;
 };
 MUSTER_DECLARE_OP(TopkRouteBackward)
+
+// The fractions of the auxiliary loss, of groups of tokens: out_ge = scale * choices of expert e in
+// group g. Where a group's tokens lie on several ranks, the sum of theirs is the group's load.
+struct GroupLoadArgs {
+  TensorView experts;        // int32 [T, k]
+  TensorView out;            // accumulator dtype [T / |G|, E]
+  int64_t group_tokens = 0;  // |G| on this rank: T is a multiple of it
+  double scale = 1.0;        // 1 / tokens of the whole group
+};
+MUSTER_DECLARE_OP(GroupLoad)
 
 }  // namespace muster::kernels

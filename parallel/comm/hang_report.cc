@@ -35,8 +35,9 @@ uint64_t NumberOf(const CollectiveEntry& call) {
 // Calls that cannot be parts of one collective.
 bool CannotMeet(const CollectiveEntry& a, const CollectiveEntry& b) {
   if (IsPairwise(a)) return a.bytes != b.bytes;
-  // In an all-to-all, each rank has its own size.
-  return a.kind != b.kind || (a.kind != CollectiveKind::kAllToAll && a.bytes != b.bytes);
+  // In an all-to-all or a shift, each rank has its own size.
+  const bool own_size = a.kind == CollectiveKind::kAllToAll || a.kind == CollectiveKind::kShift;
+  return a.kind != b.kind || (!own_size && a.bytes != b.bytes);
 }
 
 bool SamePlace(const CollectiveEntry& a, const CollectiveEntry& b) {

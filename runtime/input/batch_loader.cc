@@ -1,10 +1,12 @@
 #include "runtime/input/batch_loader.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/error.h"
 #include "kernels/base/rng.h"
+#include "parallel/cp/sequence_chunks.h"
 #include "runtime/input/synthetic_tokens.h"
 #include "runtime/input/token_array.h"
 #include "runtime/input/token_source.h"
@@ -16,12 +18,19 @@ namespace {
 constexpr int32_t kIgnoredTarget = -100;
 
 struct LoaderShape {
-  int64_t sequence_length = 0;       // S
-  int64_t global_batch = 0;          // sequences
-  int64_t data_ranks = 0;            //
-  int64_t microbatch_sequences = 0;  //
+  int64_t sequence_length = 0;              // S
+  std::vector<parallel::SequenceRun> runs;  // of S: what this rank holds
+  int64_t global_batch = 0;                 // sequences
+  int64_t data_ranks = 0;                   //
+  int64_t microbatch_sequences = 0;         //
   int vocab_size = 0;
   uint64_t seed = 0;
+
+  int64_t local_length() const {
+    int64_t length = 0;
+    for (const parallel::SequenceRun& run : runs) length += run.length;
+    return length;
+  }
 };
 
 class WindowLoader : public BatchLoader {
@@ -92,32 +101,40 @@ class WindowLoader : public BatchLoader {
   }
 
   void Resize(int64_t sequences, HostBatch* batch) const {
-    const size_t size = static_cast<size_t>(sequences * shape_.sequence_length);
-    if (batch->tokens.size() == size) return;
+    const size_t size = static_cast<size_t>(sequences * shape_.local_length());
     batch->tokens.resize(size);
     batch->targets.resize(size);
     batch->positions.resize(size);
-    for (size_t i = 0; i < size; ++i) {
-      batch->positions[i] = static_cast<int32_t>(static_cast<int64_t>(i) % shape_.sequence_length);
+    int32_t* position = batch->positions.data();
+    for (int64_t i = 0; i < sequences; ++i) {
+      for (const parallel::SequenceRun& run : shape_.runs) {
+        std::iota(position, position + run.length, static_cast<int32_t>(run.begin));
+        position += run.length;
+      }
     }
   }
 
-  // Window `window` of all files to sequence `slot` of the batch.
+  // This rank's part of window `window` of all files, to sequence `slot` of the batch.
   absl::Status ReadWindow(int64_t window, int64_t slot, HostBatch* batch) const {
     const auto end = std::upper_bound(window_ends_.begin(), window_ends_.end(), window);
     const size_t file = static_cast<size_t>(end - window_ends_.begin());
     const int64_t first = file == 0 ? 0 : window_ends_[file - 1];
-    const int64_t length = shape_.sequence_length;
-    const int64_t begin = (window - first) * length;
-    int32_t* tokens = batch->tokens.data() + slot * length;
-    int32_t* targets = batch->targets.data() + slot * length;
-    RETURN_IF_ERROR(sources_[file]->Read(begin, length, shape_.vocab_size, tokens));
-    std::copy(tokens + 1, tokens + length, targets);
-    return sources_[file]->Read(begin + length, 1, shape_.vocab_size, targets + length - 1);
+    int32_t* tokens = batch->tokens.data() + slot * shape_.local_length();
+    int32_t* targets = batch->targets.data() + slot * shape_.local_length();
+    for (const auto& [run_begin, length] : shape_.runs) {
+      const int64_t begin = (window - first) * shape_.sequence_length + run_begin;
+      RETURN_IF_ERROR(sources_[file]->Read(begin, length, shape_.vocab_size, tokens));
+      std::copy(tokens + 1, tokens + length, targets);
+      RETURN_IF_ERROR(
+          sources_[file]->Read(begin + length, 1, shape_.vocab_size, targets + length - 1));
+      tokens += length;
+      targets += length;
+    }
+    return absl::OkStatus();
   }
 
   void FillIgnored(int64_t slot, HostBatch* batch) const {
-    const int64_t length = shape_.sequence_length;
+    const int64_t length = shape_.local_length();
     std::fill_n(batch->tokens.data() + slot * length, length, 0);
     std::fill_n(batch->targets.data() + slot * length, length, kIgnoredTarget);
   }
@@ -167,7 +184,7 @@ absl::StatusOr<std::vector<std::unique_ptr<TokenSource>>> OpenSources(const Reso
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<BatchLoader>> BatchLoader::Create(const ResolvedJob& job,
-                                                                 Split split) {
+                                                                 Split split, int context_rank) {
   ASSIGN_OR_RETURN(std::vector<std::unique_ptr<TokenSource>> sources, OpenSources(job, split));
   const char* field = split == Split::kTrain ? "data.train_files" : "data.validation_files";
   if (sources.empty()) {
@@ -175,6 +192,7 @@ absl::StatusOr<std::unique_ptr<BatchLoader>> BatchLoader::Create(const ResolvedJ
   }
   LoaderShape shape;
   shape.sequence_length = job.sequence_length;
+  shape.runs = parallel::ContextRuns(job.sequence_length, job.mesh.cp, context_rank);
   shape.global_batch = job.job.train().global_batch_sequences();
   shape.data_ranks = job.mesh.dp;
   shape.microbatch_sequences = job.microbatch_sequences;

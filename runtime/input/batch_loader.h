@@ -3,7 +3,8 @@
 // on any layout, in any order, after any restart. The data is cut into windows of S + 1 tokens at
 // stride S; each epoch visits every window once, in an order that a keyed bijection gives. Sample
 // i of step s is global sample s * global_batch + i; data rank d takes a contiguous run of them,
-// its microbatches in order, so that ranks 0, 1, ... concatenate to the global batch.
+// its microbatches in order, so that ranks 0, 1, ... concatenate to the global batch. Of each of
+// them a context rank takes its chunks (parallel/cp/sequence_chunks.h), with their positions.
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -15,7 +16,7 @@
 
 namespace muster::runtime {
 
-// Host memory of one rank's batch of a step; each [microbatches * sequences * S].
+// Host memory of one rank's batch of a step; each [microbatches * sequences * S / cp].
 struct HostBatch {
   std::vector<int32_t> tokens, targets, positions;
   int64_t global_valid_tokens = 0;  // targets >= 0 of the whole global batch
@@ -25,9 +26,10 @@ enum class Split { kTrain, kValidation };
 
 class BatchLoader {
  public:
-  // Opens the job's files, or makes its synthetic tokens. Errors: no data for the split; fewer
-  // tokens than one window; a vocabulary larger than the model's.
-  static absl::StatusOr<std::unique_ptr<BatchLoader>> Create(const ResolvedJob& job, Split split);
+  // Opens the job's files, or makes its synthetic tokens, for a context rank of the mesh. Errors:
+  // no data for the split; fewer tokens than one window; a vocabulary larger than the model's.
+  static absl::StatusOr<std::unique_ptr<BatchLoader>> Create(const ResolvedJob& job, Split split,
+                                                             int context_rank = 0);
   virtual ~BatchLoader() = default;
 
   // Train: the batch of a step. Sizes of `batch` are set at the first call.

@@ -103,6 +103,7 @@ class Checker {
   void CheckModel(const MeshDegrees& mesh);
   void CheckBatch(int64_t dp);
   void CheckStreamRows(int64_t dp);
+  void CheckContext();
   void CheckOptimizer();
   void CheckData(FileRules files);
   void CheckDevice();
@@ -152,10 +153,9 @@ MeshDegrees Checker::CheckMesh(int world_size) {
     const std::string path = absl::StrCat("mesh.", axis);
     Broken(path,
            absl::StrCat(path, " is ", degree,
-                        ": this axis is not supported by this version (supported: dp, tp, ep); "
+                        ": this axis is not supported by this version (supported: dp, tp, cp, ep); "
                         "use 1"));
   };
-  one_only("cp", wanted.cp);
   one_only("pp", wanted.pp);
   one_only("etp", wanted.etp);
   if (AnyBroken({"mesh"})) return {};
@@ -172,7 +172,7 @@ void Checker::CheckModel(const MeshDegrees& mesh) {
   if (mesh.dp > 0) {
     // Axes that are not supported at all have been named by CheckMesh.
     MeshDegrees supported = mesh;
-    supported.cp = supported.pp = supported.etp = 1;
+    supported.pp = supported.etp = 1;
     models::CheckModelOnMesh(job_.model(), supported, &sentences);
   }
   std::erase_if(sentences, [&](const std::string& sentence) {
@@ -221,19 +221,37 @@ void Checker::CheckBatch(int64_t dp) {
 
 // Sequence parallelism cuts the rows of a microbatch evenly.
 void Checker::CheckStreamRows(int64_t dp) {
-  const int64_t tp = job_.mesh().tp(), length = job_.train().sequence_length();
+  const int64_t tp = job_.mesh().tp(), cp = job_.mesh().cp();
+  const int64_t length = job_.train().sequence_length();
   if (tp <= 1 || dp < 1 || !job_.mesh().sequence_parallel()) return;
   if (AnyBroken({"mesh", "schedule.microbatches", "train"})) return;
   const int64_t sequences =
       job_.train().global_batch_sequences() / (dp * job_.schedule().microbatches());
-  if (sequences * length % tp == 0) return;
-  const int64_t unit = tp / std::gcd(tp, sequences);
+  // What context ranks cannot cut is told by CheckContext.
+  if (length % cp != 0 || sequences * (length / cp) % tp == 0) return;
+  const int64_t unit = std::lcm(cp * (tp / std::gcd(tp, sequences)), cp > 1 ? 2 * cp : 1);
   Broken("train.sequence_length",
          absl::StrCat("train.sequence_length is ", length, ": a microbatch of ", sequences,
-                      " sequences has ", sequences * length,
-                      " tokens, which mesh.sequence_parallel cuts over mesh.tp = ", tp,
+                      " sequences has ", sequences * (length / cp),
+                      " tokens on a rank, which mesh.sequence_parallel cuts over mesh.tp = ", tp,
                       " ranks; the nearest length that divides is ", NearestMultiple(length, unit),
                       ", or set mesh.sequence_parallel=false"));
+}
+
+// Context ranks take two chunks each of every sequence.
+void Checker::CheckContext() {
+  const int64_t cp = job_.mesh().cp(), length = job_.train().sequence_length();
+  if (cp <= 1 || AnyBroken({"mesh.cp", "train.sequence_length", "model.max_positions"})) return;
+  const int64_t unit = 2 * cp, longest = job_.model().max_positions();
+  if (length % unit == 0) return;
+  int64_t nearest = NearestMultiple(length, unit);
+  if (nearest > longest) nearest = longest / unit * unit;
+  const std::string use =
+      nearest > 0 ? absl::StrCat("the nearest is ", nearest)
+                  : absl::StrCat("model.max_positions is ", longest, ", so lower mesh.cp");
+  Broken("train.sequence_length", absl::StrCat("train.sequence_length is ", length,
+                                               ": it must be a multiple of 2 x mesh.cp = ", unit,
+                                               ", as context ranks take two chunks each; ", use));
 }
 
 void Checker::CheckOptimizer() {
@@ -360,6 +378,7 @@ MeshDegrees CheckJob(const Job& job, int world_size, FileRules files, const Fiel
   checker.CheckModel(mesh);
   checker.CheckBatch(DataRanks(DegreesOf(job), world_size));
   checker.CheckStreamRows(DataRanks(DegreesOf(job), world_size));
+  checker.CheckContext();
   checker.CheckOptimizer();
   checker.CheckData(files);
   checker.CheckDevice();

@@ -49,9 +49,10 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const ResolvedJob& job,
   t.result_.steps = t.checkpoints_->facts().step;
   t.skipped_steps_ = t.checkpoints_->facts().skipped_steps;
   t.ledger_->Enter(State::kDataSeek);
-  ASSIGN_OR_RETURN(t.loader_, BatchLoader::Create(job, Split::kTrain));
+  const int context_rank = t.state_->mesh->coordinates().cp;
+  ASSIGN_OR_RETURN(t.loader_, BatchLoader::Create(job, Split::kTrain, context_rank));
   if (job.job.data().has_synthetic() || job.job.data().validation_files_size() > 0) {
-    ASSIGN_OR_RETURN(t.validation_, BatchLoader::Create(job, Split::kValidation));
+    ASSIGN_OR_RETURN(t.validation_, BatchLoader::Create(job, Split::kValidation, context_rank));
     ASSIGN_OR_RETURN(t.result_.unigram_entropy, t.validation_->UnigramEntropy());
   }
   if (world.rank() == 0) {

@@ -19,7 +19,8 @@ using parallel::Axis;
 models::StageShape ShapeOf(const ResolvedJob& job, const std::vector<parallel::Action>& actions) {
   models::StageShape shape;
   shape.sequences = job.microbatch_sequences;
-  shape.sequence_length = job.sequence_length;
+  shape.sequence_length = job.sequence_length / job.mesh.cp;
+  shape.gather_context = job.job.mesh().context_exchange() == ALL_GATHER;
   shape.num_microbatches = job.job.schedule().microbatches();
   shape.num_slots = parallel::PeakMicrobatches({actions}).front();
   if (job.job.mesh().sequence_parallel()) shape.stream_ranks = job.mesh.tp;

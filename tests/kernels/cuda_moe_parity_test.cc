@@ -54,6 +54,8 @@ TEST_F(CudaMoeParity, Router) {
         const Tensor d_weights = RandomTensor(kF32, {300, 3}, "d_weights");
         const Tensor d_logits = MakeTensor(kF32, {300, num_experts});
         const Tensor d_logits_of_load = MakeTensor(kF32, {300, num_experts});
+        const Tensor group_load = MakeTensor(kF32, {6, num_experts});
+        const Tensor d_logits_of_groups = MakeTensor(kF32, {300, num_experts});
         const Tensor losses = TensorOf(DType::kFloat64, {2}, {1, 2});
         const Tensor load = RandomTensor(kF32, {num_experts}, "load", 0.1);
         ExpectParity(
@@ -78,9 +80,18 @@ TEST_F(CudaMoeParity, Router) {
               backward.load = at(load);
               backward.d_logits = at(d_logits_of_load);
               TopkRouteBackward(backward, at.stream());
+              GroupLoad({.experts = at(given.experts),
+                         .out = at(group_load),
+                         .group_tokens = 50,
+                         .scale = 1.0 / 80},
+                        at.stream());
+              backward.load = at(group_load);
+              backward.d_logits = at(d_logits_of_groups);
+              TopkRouteBackward(backward, at.stream());
             },
             {Close(out.scores), SameBits(out.experts), Close(out.weights), Close(d_logits),
-             Close(d_logits_of_load), Close(losses, ToleranceOf(kF32))});
+             Close(d_logits_of_load), Close(group_load), Close(d_logits_of_groups),
+             Close(losses, ToleranceOf(kF32))});
       }
     }
   }

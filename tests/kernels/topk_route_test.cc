@@ -317,6 +317,48 @@ TEST(TopkRouteGradient, MatchesFiniteDifferences) {
   }
 }
 
+// Tokens of two groups lie on two ranks, half of each group on either.
+TEST(GroupLoad, PartsOfGroupsSumToTheLossOfWholeGroups) {
+  const RouterOptions options{.top_k = 3, .aux_coefficient = 2};
+  Router whole(DType::kFloat64, 8, 12, options), first(DType::kFloat64, 4, 12, options),
+      second(DType::kFloat64, 4, 12, options);
+  whole.Forward();
+  whole.Backward(4, 1.0 / 8);
+  const Tensor load = MakeTensor(DType::kFloat64, {2, 12}),
+               part = MakeTensor(DType::kFloat64, {2, 12});
+  std::vector<double> sum(24);
+  int64_t at = 0;
+  for (Router* rank : {&first, &second}) {
+    for (const int64_t group : {0, 1}) {
+      for (const auto& [from, to] : {std::pair(&whole.logits, &rank->logits),
+                                     std::pair(&whole.d_weights, &rank->d_weights)}) {
+        const int64_t begin = group * 4 + at;
+        SetValues(to->view().Slice(0, group * 2, group * 2 + 2),
+                  Values(from->view().Slice(0, begin, begin + 2)));
+      }
+    }
+    at += 2;
+    rank->Forward();
+    cpu::GroupLoad(
+        {.experts = rank->experts.view(), .out = part.view(), .group_tokens = 2, .scale = 1.0 / 4});
+    for (size_t i = 0; i < sum.size(); ++i) sum[i] += Values(part.view())[i];
+  }
+  SetValues(load.view(), sum);
+  at = 0;
+  double loss = 0;
+  for (Router* rank : {&first, &second}) {
+    rank->Backward(2, 1.0 / 8, load.view());
+    loss += GetValue(rank->losses.view(), 0);
+    for (const int64_t group : {0, 1}) {
+      const int64_t begin = group * 4 + at;
+      EXPECT_TRUE(IsClose(rank->d_logits.view().Slice(0, group * 2, group * 2 + 2),
+                          Values(whole.d_logits.view().Slice(0, begin, begin + 2))));
+    }
+    at += 2;
+  }
+  EXPECT_NEAR(loss, GetValue(whole.losses.view(), 0), 1e-12);
+}
+
 TEST(TopkRouteDeathTest, RefusesMoreChoicesThanEligibleExperts) {
   Router router(DType::kFloat32, 1, 8, {.top_k = 3, .groups = 4, .group_top_k = 1});
   EXPECT_DEATH(router.Forward(), "top_k is 3, 2 experts are eligible");

@@ -1,6 +1,9 @@
-// The layout does not change the mathematics: a step on n ranks, with any division of the experts,
-// gives the losses, loads and gradients of one rank that sees the whole batch.
+// The layout does not change the mathematics: a step on n ranks, with any division of heads,
+// sequences and experts, gives the losses, loads and gradients of one rank that sees the whole batch.
 #include <gtest/gtest.h>
+
+#include <map>
+#include <memory>
 
 #include "models/gpt.h"
 #include "parallel/comm/collectives.h"
@@ -58,21 +61,24 @@ void TwoSteps(ModelFixture& fixture) {
 
 struct Layout {
   parallel::MeshDegrees degrees;
-  bool sequence_parallel;
+  bool sequence_parallel = false, gather_context = false;
 };
 
 // All layouts of `ranks` ranks that are legal for the model.
 std::vector<Layout> Layouts(const ModelConfig& config, int ranks) {
   std::vector<Layout> layouts;
   for (int tp = 1; tp <= ranks; ++tp) {
-    for (int ep = 1; ranks % tp == 0 && ep <= ranks; ++ep) {
-      if (ranks % ep != 0) continue;
-      const parallel::MeshDegrees degrees{.dp = ranks / tp, .tp = tp, .ep = ep};
-      std::vector<std::string> problems;
-      CheckModelOnMesh(config, degrees, &problems);
-      if (!problems.empty()) continue;
-      layouts.push_back({degrees, tp > 1});
-      if (tp > 1 && !config.has_moe()) layouts.push_back({degrees, false});
+    for (int cp = 1; cp <= ranks / tp; ++cp) {
+      for (int ep = 1; ranks % (tp * cp) == 0 && ep <= ranks; ++ep) {
+        if (ranks % ep != 0) continue;
+        const parallel::MeshDegrees degrees{.dp = ranks / (tp * cp), .tp = tp, .cp = cp, .ep = ep};
+        std::vector<std::string> problems;
+        CheckModelOnMesh(config, degrees, &problems);
+        if (!problems.empty()) continue;
+        layouts.push_back({degrees, tp > 1});
+        if (tp > 1 && !config.has_moe()) layouts.push_back({degrees, false});
+        if (cp > 1) layouts.push_back({degrees, tp > 1, /*gather_context=*/true});
+      }
     }
   }
   return layouts;
@@ -81,18 +87,26 @@ std::vector<Layout> Layouts(const ModelConfig& config, int ranks) {
 TEST_P(GptOnRanks, GiveTheResultsOfOneRank) {
   const int ranks = parallel::TestWorld().size();
   const ModelConfig config = GetParam().config();
-  StageShape shape = {.sequences = 2,
-                      .sequence_length = 6,
-                      .num_microbatches = ranks,
-                      .dtype = kernels::DType::kFloat64};
-  ModelFixture alone(config, {.shape = shape});
-  TwoSteps(alone);
-
+  // Lengths are multiples of 2 cp: 12 for cp up to 3, 8 for 4.
+  std::map<int64_t, std::unique_ptr<ModelFixture>> references;
   for (const Layout& layout : Layouts(config, ranks)) {
     SCOPED_TRACE(layout.degrees.ToString() + (layout.sequence_parallel ? " with" : " without") +
-                 " sequence parallelism");
-    shape.num_microbatches = layout.degrees.tp;
+                 " sequence parallelism" + (layout.gather_context ? ", keys gathered" : ""));
+    const int64_t length = layout.degrees.cp == 4 ? 8 : 12;
+    StageShape shape = {.sequences = 2,
+                        .sequence_length = length,
+                        .num_microbatches = ranks,
+                        .dtype = kernels::DType::kFloat64};
+    std::unique_ptr<ModelFixture>& reference = references[length];
+    if (reference == nullptr) {
+      reference = std::make_unique<ModelFixture>(config, FixtureOptions{.shape = shape});
+      TwoSteps(*reference);
+    }
+    const ModelFixture& alone = *reference;
+    shape.sequence_length = length / layout.degrees.cp;
+    shape.num_microbatches = layout.degrees.tp * layout.degrees.cp;
     shape.stream_ranks = layout.sequence_parallel ? layout.degrees.tp : 1;
+    shape.gather_context = layout.gather_context;
     ModelFixture fixture(
         config, {.shape = shape, .world = &parallel::TestWorld(), .degrees = layout.degrees});
     TwoSteps(fixture);

@@ -108,6 +108,50 @@ TEST_F(BatchLoaderTest, TargetsAreTheNextTokensOfTheFile) {
   }
 }
 
+// Each context rank has its chunks of every sequence; put back in their places they are the batch.
+TEST_F(BatchLoaderTest, ContextRanksHoldTheirChunksOfEverySequence) {
+  const auto whole = Open(Job(2, 1, 6, Files()));
+  for (const int cp : {2, 4}) {
+    ResolvedJob job = Job(2, 1, 6, Files());
+    job.mesh.cp = cp;
+    for (const int data_rank : {0, 1}) {
+      HostBatch wanted, part;
+      ASSERT_TRUE(whole->Load(5, data_rank, &wanted).ok());
+      std::vector<int32_t> tokens(wanted.tokens.size()), targets(wanted.tokens.size());
+      for (int rank = 0; rank < cp; ++rank) {
+        const auto loader = BatchLoader::Create(job, Split::kTrain, rank);
+        ASSERT_TRUE(loader.ok()) << loader.status();
+        ASSERT_TRUE((*loader)->Load(5, data_rank, &part).ok());
+        EXPECT_EQ(part.global_valid_tokens, 6 * kLength);
+        const int64_t length = kLength / cp;
+        ASSERT_EQ(part.tokens.size(), static_cast<size_t>(3 * length));
+        EXPECT_EQ(part.positions[0], rank * length / 2);
+        for (size_t i = 0; i < part.tokens.size(); ++i) {
+          const int64_t sequence = static_cast<int64_t>(i) / length;
+          const auto place = static_cast<size_t>(sequence * kLength + part.positions[i]);
+          tokens[place] = part.tokens[i];
+          targets[place] = part.targets[i];
+        }
+      }
+      EXPECT_EQ(tokens, wanted.tokens);
+      EXPECT_EQ(targets, wanted.targets);
+    }
+  }
+}
+
+TEST_F(BatchLoaderTest, ContextRanksShareValidationWindows) {
+  ResolvedJob job = Job(1, 2, 6, Files());
+  job.mesh.cp = 2;
+  const auto loader = BatchLoader::Create(job, Split::kValidation, 1);
+  ASSERT_TRUE(loader.ok()) << loader.status();
+  HostBatch batch;
+  ASSERT_TRUE((*loader)->LoadValidation(0, 0, 2, &batch).ok());  // of 3 windows the last is none
+  EXPECT_EQ(batch.tokens, (std::vector<int32_t>{2, 3, 4, 5, 10, 11, 12, 13, 0, 0, 0, 0}));
+  EXPECT_EQ(batch.targets,
+            (std::vector<int32_t>{3, 4, 5, 6, 11, 12, 13, 14, -100, -100, -100, -100}));
+  EXPECT_EQ(batch.global_valid_tokens, 2 * kLength);
+}
+
 TEST_F(BatchLoaderTest, EveryEpochVisitsEveryWindowOnceInAnOrderOfItsOwn) {
   const auto loader = Open(Job(1, 1, 9, Files()));  // 207 windows = 23 steps of 9
   EXPECT_EQ(loader->num_windows(), 125 + 0 + 82);

@@ -175,12 +175,12 @@ TEST(ConfigErrors, RangesNameTheBound) {
 }
 
 TEST(ConfigErrors, AxesThatAreNotSupportedAreRefused) {
-  for (const std::string axis : {"cp", "pp", "etp"}) {
+  for (const std::string axis : {"pp", "etp"}) {
     const std::vector<std::string> problems =
         ProblemsOf(kLegal, {"mesh." + axis + "=2", "mesh.dp=1"}, 2);
     ASSERT_FALSE(problems.empty());
     EXPECT_NE(problems[0].find("--set mesh." + axis), std::string::npos) << problems[0];
-    EXPECT_NE(problems[0].find("supported: dp, tp, ep"), std::string::npos) << problems[0];
+    EXPECT_NE(problems[0].find("supported: dp, tp, cp, ep"), std::string::npos) << problems[0];
   }
 }
 
@@ -199,13 +199,24 @@ TEST(ConfigErrors, TensorDegreeMustDivideTheModelAndTheTokens) {
   ExpectOne(
       ProblemsOf(kLegal,
                  {"mesh.tp=2", "train.sequence_length=31", "train.global_batch_sequences=3"}, 2),
-      {"--set train.sequence_length", "3 sequences has 93 tokens", "mesh.tp = 2",
+      {"--set train.sequence_length", "3 sequences has 93 tokens on a rank", "mesh.tp = 2",
        "mesh.sequence_parallel=false"});
   EXPECT_EQ(Joined(ProblemsOf(kLegal,
                               {"mesh.tp=2", "train.sequence_length=31",
                                "train.global_batch_sequences=3", "mesh.sequence_parallel=false"},
                               2)),
             "");
+}
+
+TEST(ConfigErrors, ContextRanksTakeTwoChunksOfEverySequence) {
+  EXPECT_EQ(Joined(ProblemsOf(kLegal, {"mesh.cp=2"}, 2)), "");
+  ExpectOne(
+      ProblemsOf(kLegal, {"mesh.cp=2", "train.sequence_length=30"}, 2),
+      {"--set train.sequence_length", "sequence_length is 30", "2 x mesh.cp = 4", "nearest is 32"});
+  // 32 positions: the nearest multiple of 10 that fits is below.
+  ExpectOne(ProblemsOf(kLegal, {"mesh.cp=5", "train.sequence_length=28"}, 5), {"nearest is 30"});
+  ExpectOne(ProblemsOf(kLegal, {"mesh.cp=20", "train.sequence_length=28"}, 20), {"lower mesh.cp"});
+  ExpectOne(ProblemsOf(kLegal, {"mesh.context_exchange=MESH"}, 1), {"RING", "ALL_GATHER"});
 }
 
 TEST(ConfigErrors, BatchNamesTheNearestMultiple) {

@@ -111,6 +111,40 @@ TEST(Parity, VocabularyNeedNotDivide) {
                        {"model.vocab_size=251", "model.layers=2"});
 }
 
+const std::string kAllGather = "mesh.context_exchange=ALL_GATHER";
+
+// Learned positions, so that both ways of placing tokens are held against one rank.
+TEST(Parity, ContextParallelDenseEqualsOneRank) {
+  const int size = parallel::TestWorld().size();
+  if (size == 1) GTEST_SKIP() << "cp wants 2 to 4 ranks";
+  const std::vector<std::string> length = {"train.sequence_length=48"};  // 2 cp = 4, 6 or 8
+  const std::string cp = "mesh.cp=" + std::to_string(size);
+  ExpectEqualToOneRank("tiny-dense.textproto", {cp}, length);
+  ExpectEqualToOneRank("tiny-dense.textproto", {cp, kAllGather}, length);
+  ExpectEqualToOneRank("tiny-dense.textproto", {cp, "zero.level=0", "schedule.microbatches=2"},
+                       {"train.sequence_length=48", "model.position=LEARNED"});
+}
+
+TEST(Parity, ContextParallelWithDataParallelEqualsOneRank) {
+  if (!Has(4)) GTEST_SKIP() << "cp2 x dp2 wants 4 ranks";
+  ExpectEqualToOneRank("tiny-dense.textproto", {"mesh.cp=2"});
+  ExpectEqualToOneRank("tiny-dense.textproto", {"mesh.cp=2", kAllGather});
+  ExpectEqualToOneRank("tiny-moe.textproto", {"mesh.cp=2", "mesh.ep=2"});
+  ExpectEqualToOneRank("tiny-moe.textproto", {"mesh.cp=2", "mesh.ep=4", kAllGather});
+}
+
+// A sequence's auxiliary loss counts choices of all its tokens, wherever they are; a batch's too.
+TEST(Parity, ContextParallelMoeEqualsOneRank) {
+  if (!Has(2) && !Has(4)) GTEST_SKIP() << "wants 2 or 4 ranks";
+  const std::string size = std::to_string(parallel::TestWorld().size());
+  const std::vector<std::string> layout = {"mesh.cp=" + size, "mesh.ep=" + size};
+  for (const std::string level : {"SEQUENCE", "BATCH"}) {
+    ExpectEqualToOneRank(
+        "tiny-moe.textproto", layout,
+        {"model.moe.aux_loss=0.1", "model.moe.aux_level=" + level, "model.moe.z_loss=0.01"});
+  }
+}
+
 TEST(Parity, MicrobatchesAndZeroLevelDoNotChangeTheLoss) {
   ExpectEqualToOneRank("tiny-moe.textproto", {"zero.level=0", "schedule.microbatches=2"},
                        {"train.global_batch_sequences=24"});

@@ -215,34 +215,49 @@ class TokenGradient {
   double auxiliary_loss_ = 0, z_loss_ = 0;
 };
 
-// fractions[e] = choices of expert e in tokens [begin, end), a token.
+// fractions[e] = scale * choices of expert e in tokens [begin, end).
 template <typename A>
-void CountFractions(const TopkRouteBackwardArgs& args, int64_t begin, int64_t end,
-                    std::vector<A>& fractions) {
-  const int64_t top_k = args.options.top_k;
-  std::fill(fractions.begin(), fractions.end(), A{0});
+void CountFractions(const TensorView& experts, int64_t begin, int64_t end, A scale, A* fractions,
+                    int64_t num_experts) {
+  const int64_t top_k = experts.shape[1];
+  std::fill_n(fractions, num_experts, A{0});
   for (int64_t choice = begin * top_k; choice < end * top_k; ++choice) {
-    fractions[static_cast<size_t>(args.experts.as<int32_t>()[choice])] += A{1};
+    const int32_t expert = experts.as<int32_t>()[choice];
+    MUSTER_CHECK(expert >= 0 && expert < num_experts)
+        << "expert " << expert << " of " << num_experts;
+    fractions[expert] += A{1};
   }
-  for (A& fraction : fractions) fraction /= static_cast<A>(end - begin);
+  for (int64_t e = 0; e < num_experts; ++e) fractions[e] *= scale;
 }
 
 template <typename A>
 void Backward(const TopkRouteBackwardArgs& args) {
-  const int64_t num_tokens = args.logits.shape[0];
+  const int64_t num_tokens = args.logits.shape[0], num_experts = args.logits.shape[1];
   const bool auxiliary = args.options.aux_coefficient != 0, own_counts = auxiliary && !args.load;
-  std::vector<A> counted(static_cast<size_t>(args.logits.shape[1]));
+  const bool of_groups = args.load && args.load.rank() == 2;
+  std::vector<A> counted(static_cast<size_t>(num_experts));
   const A* fractions = nullptr;
   if (auxiliary) fractions = own_counts ? counted.data() : args.load.as<A>();
   TokenGradient<A> gradient(args);
   for (int64_t t = 0; t < num_tokens; ++t) {
     if (own_counts && t % args.group_tokens == 0) {
-      CountFractions(args, t, t + args.group_tokens, counted);
+      CountFractions(args.experts, t, t + args.group_tokens,
+                     A{1} / static_cast<A>(args.group_tokens), counted.data(), num_experts);
     }
-    gradient.Run(t, fractions);
+    const int64_t row = auxiliary && of_groups ? t / args.group_tokens : 0;
+    gradient.Run(t, auxiliary ? fractions + row * num_experts : nullptr);
   }
   args.losses.as<double>()[0] += gradient.auxiliary_loss();
   args.losses.as<double>()[1] += gradient.z_loss();
+}
+
+template <typename A>
+void CountLoad(const GroupLoadArgs& args) {
+  const int64_t num_groups = args.out.shape[0], num_experts = args.out.shape[1];
+  for (int64_t g = 0; g < num_groups; ++g) {
+    CountFractions(args.experts, g * args.group_tokens, (g + 1) * args.group_tokens,
+                   static_cast<A>(args.scale), args.out.as<A>() + g * num_experts, num_experts);
+  }
 }
 
 }  // namespace
@@ -255,6 +270,11 @@ void TopkRouteForward(const TopkRouteForwardArgs& args) {
 void TopkRouteBackward(const TopkRouteBackwardArgs& args) {
   CheckArgs(args);
   SwitchAccumulator(args.logits.dtype, [&](auto tag) { Backward<decltype(tag)>(args); });
+}
+
+void GroupLoad(const GroupLoadArgs& args) {
+  CheckArgs(args);
+  SwitchAccumulator(args.out.dtype, [&](auto tag) { CountLoad<decltype(tag)>(args); });
 }
 
 }  // namespace muster::kernels::cpu

@@ -10,18 +10,21 @@ constexpr int kLossBlocks = 1024;
 struct BackwardTokens {
   const float *logits, *scores;
   const int32_t* experts;
-  const float *d_weights, *load;
-  const int32_t* group_counts;  // [T / |G|, E] if the loss uses the groups' own counts
+  const float *d_weights, *load;  // load: [E], or of each group
+  const int32_t* group_counts;    // [T / |G|, E] if the loss uses the groups' own counts
   float* d_logits;
   double* of_block;  // [blocks, 2]: auxiliary loss, z-loss
   int64_t num_tokens, group_tokens;
   int num_experts;
+  bool load_of_groups;
   double auxiliary, z;  // coefficients, with loss_scale and what belongs to them
   RouterOptions options;
 
   // Tokens of expert e per token of token t's group: over the experts they sum to k.
   __device__ float Fraction(int64_t t, int e) const {
-    if (load != nullptr) return load[e];
+    if (load != nullptr) {
+      return load[(load_of_groups ? t / group_tokens * num_experts : 0) + e];
+    }
     const int32_t count = group_counts[t / group_tokens * num_experts + e];
     return static_cast<float>(count) / static_cast<float>(group_tokens);
   }
@@ -37,6 +40,17 @@ struct CountGroups {
   template <int kWidth>
   __device__ void Run(int64_t choice) const {
     atomicAdd(&counts[choice / group_choices * num_experts + experts[choice]], 1);
+  }
+};
+
+struct ScaleCounts {
+  const int32_t* counts;
+  float* out;
+  float scale;
+
+  template <int kWidth>
+  __device__ void Run(int64_t at) const {
+    out[at] = static_cast<float>(counts[at]) * scale;
   }
 };
 
@@ -192,6 +206,7 @@ void TopkRouteBackward(const TopkRouteBackwardArgs& args, StreamView stream) {
                               .num_tokens = num_tokens,
                               .group_tokens = args.group_tokens,
                               .num_experts = static_cast<int>(num_experts),
+                              .load_of_groups = args.load && args.load.rank() == 2,
                               .auxiliary = args.loss_scale * double{options.aux_coefficient} *
                                            static_cast<double>(num_experts) / options.top_k,
                               .z = args.loss_scale * double{options.z_coefficient},
@@ -199,6 +214,23 @@ void TopkRouteBackward(const TopkRouteBackwardArgs& args, StreamView stream) {
   Launch(op, stream, BackwardKernel, shape, tokens);
   Launch(op, stream, AddLossesKernel, LaunchShape{.blocks = 1, .threads_x = kLossBlocks}, of_block,
          static_cast<int>(shape.blocks), Elements<double>(args.losses));
+}
+
+void GroupLoad(const GroupLoadArgs& args, StreamView stream) {
+  const char* op = "GroupLoad";
+  CheckArgs(args);
+  if (!IsFloat32(op, args.out.dtype, stream)) return;
+  const int64_t size = args.out.num_elements();
+  Scratch scratch(stream);
+  int32_t* counts = scratch.Take<int32_t>(size);
+  if (!scratch.Fits(op, stream)) return;
+  FillZeroAsync(counts, size * static_cast<int64_t>(sizeof(int32_t)), stream);
+  const CountGroups count{Elements<int32_t>(args.experts), counts,
+                          args.group_tokens * args.experts.shape[1],
+                          static_cast<int>(args.out.shape[1])};
+  RunFlat<1>(op, args.experts.num_elements(), {}, count, stream);
+  const ScaleCounts scale{counts, Elements<float>(args.out), static_cast<float>(args.scale)};
+  RunFlat<1>(op, size, {}, scale, stream);
 }
 
 }  // namespace muster::kernels::cuda

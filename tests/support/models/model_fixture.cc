@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "parallel/cp/sequence_chunks.h"
+
 namespace muster::models {
 
 using kernels::DType;
@@ -46,7 +48,9 @@ ModelFixture::ModelFixture(const ModelConfig& config, const FixtureOptions& opti
 
 void ModelFixture::MakeBatch(int vocab_size) {
   const StageShape& shape = options_.shape;
-  const int64_t T = shape.tokens(), S = shape.sequence_length;
+  // S is of whole sequences, of which this rank may hold only some tokens.
+  const int cp = options_.degrees.cp;
+  const int64_t T = shape.tokens(), S = shape.sequence_length * cp;
   const int64_t rank_sequences = shape.num_microbatches * shape.sequences;
   const kernels::PhiloxKey key = kernels::MakePhiloxKey(1, "tokens");
   const auto token = [&](int64_t sequence, int64_t t) {
@@ -65,11 +69,15 @@ void ModelFixture::MakeBatch(int vocab_size) {
     *tensor = kernels::MakeTensor(DType::kInt32, {shape.num_microbatches, T});
   }
   const int64_t first = mesh->coordinates().dp * rank_sequences;
-  for (int64_t i = 0; i < rank_sequences * S; ++i) {
-    const int64_t sequence = first + i / S, t = i % S;
-    kernels::SetValue(tokens_.view(), i, token(sequence, t));
-    kernels::SetValue(targets_.view(), i, masked(sequence, t) ? -100 : token(sequence, t + 1));
-    kernels::SetValue(positions_.view(), i, static_cast<double>(t));
+  int64_t i = 0;
+  for (int64_t sequence = first; sequence < first + rank_sequences; ++sequence) {
+    for (const auto& [begin, length] : parallel::ContextRuns(S, cp, mesh->coordinates().cp)) {
+      for (int64_t t = begin; t < begin + length; ++t, ++i) {
+        kernels::SetValue(tokens_.view(), i, token(sequence, t));
+        kernels::SetValue(targets_.view(), i, masked(sequence, t) ? -100 : token(sequence, t + 1));
+        kernels::SetValue(positions_.view(), i, static_cast<double>(t));
+      }
+    }
   }
   for (int64_t m = 0; m < shape.num_microbatches; ++m) {
     const auto row = [&](const kernels::Tensor& tensor) {
