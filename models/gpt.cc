@@ -141,6 +141,7 @@ void WholeGpt::Initialise(const parallel::ParameterList& parameters,
   const ModelConfig& config = context_.config;
   context_.parameters = &parameters;
   context_.hooks = &hooks;
+  context_.compute = compute;
   balance_.losses = facts_.losses.Slice(0, 1, 3);
   balance_.expert_load_LE = facts_.expert_load;
   balance_.dropped_L = facts_.dropped;

@@ -37,6 +37,7 @@ struct StageContext {
   parallel::ParameterList* building = nullptr;          // during construction only
   const parallel::ParameterList* parameters = nullptr;  // from Initialise on: bound to buckets
   parallel::ParameterHooks* hooks = nullptr;            // from Initialise on
+  StreamView compute;                                   // from Initialise on; of all passes
 
   parallel::TensorParallel tensor() const {
     return {mesh->Group(parallel::Axis::kTensor), shape.stream_ranks > 1};
@@ -94,14 +95,17 @@ class Weight {
             options.placement.shards.empty() ? stage.Replicated() : std::move(options.placement),
             options.init, options.weight_decay)) {}
 
-  // For the forward: work enqueued later sees this step's values.
+  // For an operator enqueued next (and one more weight beside it): this step's values.
   TensorView Use(StreamView compute) const {
     stage_.hooks->Use(id_, compute);
-    return value();
+    return (*stage_.parameters)[id_].weight;
   }
-  // For the backward, which follows a forward.
-  const TensorView& value() const { return (*stage_.parameters)[id_].weight; }
-  const TensorView& gradient() const { return (*stage_.parameters)[id_].gradient; }
+  TensorView value() const { return Use(stage_.compute); }
+  // For an operator enqueued next, which adds to it.
+  TensorView gradient() const {
+    stage_.hooks->Accumulate(id_, stage_.compute);
+    return (*stage_.parameters)[id_].gradient;
+  }
   const parallel::LocalSlice& slice() const { return (*stage_.parameters)[id_].slice; }
   // This microbatch's contributions to the gradient are all enqueued.
   void Ready(StreamView compute) const { stage_.hooks->Ready(id_, compute); }

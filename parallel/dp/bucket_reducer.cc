@@ -14,24 +14,27 @@ absl::StatusOr<std::unique_ptr<BucketReducer>> BucketReducer::Create(const Bucke
                                                                      const Mesh& mesh,
                                                                      DataParallelOptions options,
                                                                      StreamView comm) {
-  if (options.zero_level != 0 && options.zero_level != 1) {
-    return absl::InvalidArgumentError(
-        "zero_level is " + std::to_string(options.zero_level) +
-        "; this build knows 0 (replicated) and 1 (sharded optimizer)");
+  if (options.zero_level != storage.zero_level()) {
+    return absl::InvalidArgumentError("zero_level is " + std::to_string(options.zero_level) +
+                                      ", but the buckets' memory was planned for " +
+                                      std::to_string(storage.zero_level()));
   }
+  ASSIGN_OR_RETURN(std::unique_ptr<GradientPool> pool,
+                   GradientPool::Create(storage, mesh, options.overlap, comm));
   ASSIGN_OR_RETURN(Event filled, Event::Create(comm.device()));
   ASSIGN_OR_RETURN(Event reduced, Event::Create(comm.device()));
-  return std::unique_ptr<BucketReducer>(
-      new BucketReducer(storage, mesh, options, comm, std::move(filled), std::move(reduced)));
+  return std::unique_ptr<BucketReducer>(new BucketReducer(
+      storage, mesh, options, comm, std::move(pool), std::move(filled), std::move(reduced)));
 }
 
 BucketReducer::BucketReducer(const BucketStorage& storage, const Mesh& mesh,
-                             DataParallelOptions options, StreamView comm, Event filled,
-                             Event reduced)
+                             DataParallelOptions options, StreamView comm,
+                             std::unique_ptr<GradientPool> pool, Event filled, Event reduced)
     : storage_(storage),
       mesh_(mesh),
       options_(options),
       comm_(comm),
+      pool_(std::move(pool)),
       ready_(storage.layout().bucket_of.size()),
       missing_(storage.layout().buckets.size()),
       filled_(std::move(filled)),
@@ -49,19 +52,25 @@ void BucketReducer::ForgetReady() {
 
 void BucketReducer::BeginStep(StreamView compute) {
   for (size_t b = 0; b < missing_.size(); ++b) {
-    kernels::FillZeroAsync(storage_.gradients(static_cast<int>(b)), compute);
+    kernels::FillZeroAsync(storage_.held_gradients(static_cast<int>(b)), compute);
   }
+  pool_->Forget();
   ForgetReady();
 }
 
+absl::Status BucketReducer::Accumulate(ParameterId id, StreamView compute) {
+  return pool_->Accumulate(storage_.layout().bucket_of[static_cast<size_t>(id)], compute);
+}
+
 absl::Status BucketReducer::Ready(ParameterId id, StreamView compute) {
-  if (!last_microbatch_) return absl::OkStatus();
+  if (!last_microbatch_) return pool_->Ready(id, compute);
   const auto index = static_cast<size_t>(id);
   if (ready_[index]) {
     return absl::FailedPreconditionError(
         "the gradient of " + storage_.layout().parameter_names[index] +
         " was reported ready twice in one step; a shared weight is ready once, after its last use");
   }
+  RETURN_IF_ERROR(pool_->Ready(id, compute));
   ready_[index] = true;
   --missing_[static_cast<size_t>(storage_.layout().bucket_of[index])];
   if (!options_.overlap) return absl::OkStatus();
@@ -74,18 +83,32 @@ absl::Status BucketReducer::Ready(ParameterId id, StreamView compute) {
 absl::Status BucketReducer::ReduceNext(StreamView compute) {
   const int b = next_++;
   const Bucket& bucket = storage_.layout().buckets[static_cast<size_t>(b)];
-  if (bucket.group_size == 1) return absl::OkStatus();
-  compute.Record(filled_.view());
-  comm_.Wait(filled_.view());
-  const ProcessGroup& group = mesh_.Group(bucket.replica_axis);
-  const CollectiveLog::At place(group.log(), {.bucket = b});
-  const absl::Status status = options_.zero_level == 0
-                                  ? AllReduce(storage_.gradients(b), ReduceOp::kSum, group, comm_)
-                                  : ReduceScatter(storage_.gradients(b), storage_.gradient_shard(b),
-                                                  ReduceOp::kSum, group, comm_);
+  if (bucket.group_size * bucket.copies == 1) return absl::OkStatus();
+  const CollectiveLog::At place(mesh_.Group(bucket.replica_axis).log(), {.bucket = b});
+  absl::Status status = ReduceInside(b, compute);
+  if (status.ok()) status = ReduceAcross(b);
   if (!status.ok()) return kernels::Annotate(status, "reduction of " + bucket.name);
   comm_.Record(reduced_.view());
   return absl::OkStatus();
+}
+
+absl::Status BucketReducer::ReduceInside(int b, StreamView compute) {
+  if (storage_.shards_gradients(b)) return pool_->Reduce(b, compute);
+  compute.Record(filled_.view());
+  comm_.Wait(filled_.view());
+  const Axis axis = storage_.layout().buckets[static_cast<size_t>(b)].replica_axis;
+  if (options_.zero_level == 0) {
+    return AllReduce(storage_.gradients(b), ReduceOp::kSum, mesh_.Group(axis), comm_);
+  }
+  return ReduceScatter(storage_.gradients(b), storage_.gradient_shard(b), ReduceOp::kSum,
+                       mesh_.ShardGroup(axis), comm_);
+}
+
+absl::Status BucketReducer::ReduceAcross(int b) {
+  const Axis axis = storage_.layout().buckets[static_cast<size_t>(b)].replica_axis;
+  const ProcessGroup* copies = mesh_.CopyGroup(axis);
+  if (options_.zero_level == 0 || copies == nullptr) return absl::OkStatus();
+  return AllReduce(storage_.gradient_shard(b), ReduceOp::kSum, *copies, comm_);
 }
 
 absl::Status BucketReducer::Finish(StreamView compute) {

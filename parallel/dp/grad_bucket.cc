@@ -6,18 +6,12 @@
 namespace muster::parallel {
 namespace {
 
-using kernels::TensorView;
-
 int64_t RoundUp(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
 // The parameter whose gradient the backward writes last.
 ParameterId LastParameter(const Bucket& bucket) { return bucket.slices.back().parameter; }
-
-TensorView ShardOf(const TensorView& flat, const Bucket& bucket) {
-  return flat.Slice(0, bucket.shard_begin(), bucket.shard_begin() + bucket.shard_elements());
-}
 
 }  // namespace
 
@@ -26,10 +20,15 @@ BucketLayout PlanBuckets(const ParameterList& parameters, int64_t bucket_bytes,
   BucketLayout layout;
   std::map<Axis, Bucket> open;
   const auto close = [&](Bucket& bucket) {
-    const ProcessGroup& group = parameters.mesh().Group(bucket.replica_axis);
-    bucket.group_size = group.size();
-    bucket.group_rank = group.rank();
-    bucket.num_elements = RoundUp(bucket.num_elements, group.size() * kBucketAlignment);
+    const ProcessGroup& shards = parameters.mesh().ShardGroup(bucket.replica_axis);
+    bucket.group_size = shards.size();
+    bucket.group_rank = shards.rank();
+    if (const ProcessGroup* copies = parameters.mesh().CopyGroup(bucket.replica_axis)) {
+      bucket.copies = copies->size();
+      bucket.copy_rank = copies->rank();
+    }
+    const int replicas = bucket.group_size * bucket.copies;
+    bucket.num_elements = RoundUp(bucket.num_elements, replicas * kBucketAlignment);
     layout.buckets.push_back(std::move(bucket));
     bucket = Bucket();
   };
@@ -61,42 +60,6 @@ BucketLayout PlanBuckets(const ParameterList& parameters, int64_t bucket_bytes,
     layout.parameter_names.push_back(parameter.global_name);
   }
   return layout;
-}
-
-BucketStorage::BucketStorage(const BucketLayout& layout, kernels::DType weight_dtype,
-                             kernels::ArenaPlan& plan)
-    : layout_(layout),
-      weight_dtype_(weight_dtype),
-      weights_(layout.buckets.size()),
-      gradients_(layout.buckets.size()) {
-  for (size_t b = 0; b < layout.buckets.size(); ++b) {
-    const Bucket& bucket = layout.buckets[b];
-    plan.Add(&weights_[b], bucket.name + " weights", weight_dtype, {bucket.num_elements},
-             kernels::Lifetime::kPersistent);
-    plan.Add(&gradients_[b], bucket.name + " gradients", gradient_dtype(), {bucket.num_elements},
-             kernels::Lifetime::kPersistent);
-  }
-}
-
-void BucketStorage::Bind(ParameterList& parameters) const {
-  for (size_t b = 0; b < layout_.buckets.size(); ++b) {
-    MUSTER_CHECK(gradients_[b]) << layout_.buckets[b].name << " has no memory yet: allocate the "
-                                << "arena before Bind";
-    for (const BucketSlice& slice : layout_.buckets[b].slices) {
-      Parameter& parameter = parameters[slice.parameter];
-      const int64_t end = slice.offset + slice.count;
-      parameter.weight = weights_[b].Slice(0, slice.offset, end).Reshape(parameter.slice.size);
-      parameter.gradient = gradients_[b].Slice(0, slice.offset, end).Reshape(parameter.slice.size);
-    }
-  }
-}
-
-TensorView BucketStorage::weight_shard(int bucket) const {
-  return ShardOf(weights(bucket), layout_.buckets[Index(bucket)]);
-}
-
-TensorView BucketStorage::gradient_shard(int bucket) const {
-  return ShardOf(gradients(bucket), layout_.buckets[Index(bucket)]);
 }
 
 }  // namespace muster::parallel

@@ -5,6 +5,7 @@
 // groups (dense and expert ones) go to separate buckets. PlanBuckets is pure; who decides bucket
 // sizes is its `bucket_bytes`.
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -21,10 +22,13 @@ struct BucketSlice {
 struct Bucket {
   std::string name;  // "bucket 3 (dp_cp)"
   Axis replica_axis = Axis::kDenseReplica;
-  int group_size = 1;  // replicas: ranks that reduce it together
+  int group_size =
+      1;  // ranks that shard it: all replicas, or those of one block (zero.shard_ranks)
   int group_rank = 0;
+  int copies = 1;  // blocks: ranks that hold the same shard
+  int copy_rank = 0;
   std::vector<BucketSlice> slices;
-  int64_t num_elements = 0;  // padded: a multiple of group_size * kBucketAlignment
+  int64_t num_elements = 0;  // padded: a multiple of replicas x kBucketAlignment
 
   int64_t shard_elements() const { return num_elements / group_size; }
   int64_t shard_begin() const { return group_rank * shard_elements(); }
@@ -44,27 +48,63 @@ struct BucketLayout {
 BucketLayout PlanBuckets(const ParameterList& parameters, int64_t bucket_bytes,
                          kernels::DType gradient_dtype);
 
-// The memory of all buckets, gradients in the accumulator dtype of the weights. Construct, then
-// allocate the arena, then Bind. `layout` must outlive it.
+// This rank's part of a tensor of the whole bucket.
+kernels::TensorView ShardOf(const kernels::TensorView& whole, const Bucket& bucket);
+
+class BufferPool;
+
+// The memory of all buckets, gradients in the accumulator dtype of the weights. ZeRO 0 and 1 hold
+// whole buckets. From ZeRO 2 on gradients, from 3 on weights are held as shards, with a small pool
+// of buffers for whole buckets (buffer_pool.h); parameters point there while a bucket has one.
+// Of n weights of w bytes over r ranks (m = 4 with a master copy, else 0), bytes a rank holds:
+//   ZeRO 0  n (w + 4 + 8 + m)              2  n w + n (4 + 8 + m) / r + gradient pool
+//        1  n (w + 4) + n (8 + m) / r      3  n (w + 4 + 8 + m) / r + both pools
+// Construct, then allocate the arena, then Bind. `layout` must outlive it.
 class BucketStorage {
  public:
-  BucketStorage(const BucketLayout& layout, kernels::DType weight_dtype, kernels::ArenaPlan& plan);
-  // Points every parameter's weight and gradient into its bucket.
-  void Bind(ParameterList& parameters) const;
-  const kernels::TensorView& weights(int bucket) const { return weights_[Index(bucket)]; }
-  const kernels::TensorView& gradients(int bucket) const { return gradients_[Index(bucket)]; }
+  BucketStorage(const BucketLayout& layout, kernels::DType weight_dtype, kernels::ArenaPlan& plan,
+                int zero_level = 1);
+  ~BucketStorage();
+  BucketStorage(const BucketStorage&) = delete;
+  BucketStorage& operator=(const BucketStorage&) = delete;
+
+  // Points every parameter's weight and gradient into its bucket; to null what is held as shards.
+  // `parameters` must outlive this.
+  void Bind(ParameterList& parameters);
+  // Points the parameters of a bucket into `whole` [num_elements], or, if that is null, to null.
+  void PointWeights(int bucket, const kernels::TensorView& whole) const;
+  void PointGradients(int bucket, const kernels::TensorView& whole) const;
+  const ParameterList& parameters() const { return *parameters_; }
+
+  bool shards_weights(int bucket) const;
+  bool shards_gradients(int bucket) const;
+  // Whole buckets. CHECK that they are not held as shards.
+  const kernels::TensorView& weights(int bucket) const;
+  const kernels::TensorView& gradients(int bucket) const;
   // This rank's part.
   kernels::TensorView weight_shard(int bucket) const;
   kernels::TensorView gradient_shard(int bucket) const;
+  // What is held: the whole bucket, or the shard.
+  const kernels::TensorView& held_gradients(int bucket) const { return gradients_[Index(bucket)]; }
+  // A part of the shard such that over all replicas each element counts once.
+  kernels::TensorView counted_gradients(int bucket) const;
+  const BufferPool& weight_pool() const { return *weight_pool_; }
+  const BufferPool& gradient_pool() const { return *gradient_pool_; }
   const BucketLayout& layout() const { return layout_; }
   kernels::DType weight_dtype() const { return weight_dtype_; }
   kernels::DType gradient_dtype() const { return kernels::AccumulatorDType(weight_dtype_); }
+  int zero_level() const { return zero_level_; }
 
  private:
   static size_t Index(int bucket) { return static_cast<size_t>(bucket); }
+  void Point(int bucket, kernels::TensorView Parameter::*view, kernels::DType dtype,
+             const kernels::TensorView& whole) const;
   const BucketLayout& layout_;
   const kernels::DType weight_dtype_;
-  std::vector<kernels::TensorView> weights_, gradients_;
+  const int zero_level_;
+  std::vector<kernels::TensorView> weights_, gradients_;  // by bucket, what is held
+  std::unique_ptr<BufferPool> weight_pool_, gradient_pool_;
+  ParameterList* parameters_ = nullptr;
 };
 
 }  // namespace muster::parallel

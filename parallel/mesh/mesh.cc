@@ -224,6 +224,7 @@ absl::StatusOr<std::unique_ptr<Mesh>> Mesh::Create(World& world, const MeshDegre
     RETURN_IF_ERROR(stream.view().Synchronize());
     mesh->groups_.push_back(std::move(group));
   }
+  RETURN_IF_ERROR(mesh->MakeShardGroups(world, stream.view()));
   if (degrees.cp > 1) {
     ASSIGN_OR_RETURN(mesh->context_stream_, SideStream::Create(device, "context"));
   }

@@ -4,6 +4,7 @@
 //   expert part   W = pp x edp x ep x etp    (etp innermost),  dp cp tp = edp ep etp
 // A degree left out is 1, but dp fills the world. Experts are folded, not multiplied: the ranks of
 // an ep group are ranks of the dense axes.
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -34,6 +35,9 @@ const char* Name(Axis axis);
 struct MeshDegrees {
   int dp = 0;  // 0: what is left of the world
   int tp = 1, cp = 1, pp = 1, ep = 1, etp = 1;
+  // Ranks of dp x cp that shard their state among themselves (ZeRO), while such blocks of ranks
+  // replicate it; 0: all.
+  int shard = 0;
   int edp() const { return dp * cp * tp / (ep * etp); }
   int world_size() const { return pp * dp * cp * tp; }
   std::string ToString() const;  // "dp4 ep2 (edp2)", degrees of 1 left out
@@ -51,12 +55,30 @@ MeshCoordinates CoordinatesOf(int world_rank, const MeshDegrees& degrees);
 // World ranks, ascending, of the group along `axis` that contains `world_rank`.
 std::vector<int> GroupRanks(Axis axis, int world_rank, const MeshDegrees& degrees);
 
+// The ranks of a replica group (kDenseReplica, kExpertData, kStage) that shard its state, and those
+// that hold equal shards. A block is shard x tp consecutive ranks of a stage: members of the group
+// in one block shard, members at equal places of all blocks hold copies. See shard_groups.cc.
+std::vector<int> ShardRanks(Axis replica_axis, int world_rank, const MeshDegrees& degrees);
+std::vector<int> CopyRanks(Axis replica_axis, int world_rank, const MeshDegrees& degrees);
+// The rules of degrees.shard, for resolved degrees; sentences as of ResolveMesh.
+void CheckShards(const MeshDegrees& degrees, std::vector<std::string>* problems);
+
 class Mesh {
  public:
   // Makes and warms every group, in the same order on all ranks. CHECKs that degrees are resolved.
   static absl::StatusOr<std::unique_ptr<Mesh>> Create(World& world, const MeshDegrees& degrees,
                                                       kernels::Device device);
   const ProcessGroup& Group(Axis axis) const { return *groups_[static_cast<size_t>(axis)]; }
+  // Of a replica axis: the ranks that shard its state, and those that hold this rank's shard; null
+  // if it is the only one.
+  const ProcessGroup& ShardGroup(Axis replica_axis) const {
+    const auto found = shard_groups_.find(replica_axis);
+    return found == shard_groups_.end() ? Group(replica_axis) : *found->second;
+  }
+  const ProcessGroup* CopyGroup(Axis replica_axis) const {
+    const auto found = copy_groups_.find(replica_axis);
+    return found == copy_groups_.end() ? nullptr : found->second.get();
+  }
   const MeshDegrees& degrees() const { return degrees_; }
   const MeshCoordinates& coordinates() const { return coordinates_; }
   kernels::Device device() const { return device_; }
@@ -68,8 +90,10 @@ class Mesh {
   MeshDegrees degrees_;
   MeshCoordinates coordinates_;
   kernels::Device device_;
-  std::vector<std::unique_ptr<ProcessGroup>> groups_;  // indexed by Axis
-  std::unique_ptr<SideStream> context_stream_;         // null: cp 1
+  absl::Status MakeShardGroups(World& world, kernels::StreamView warm);
+  std::vector<std::unique_ptr<ProcessGroup>> groups_;                         // indexed by Axis
+  std::map<Axis, std::unique_ptr<ProcessGroup>> shard_groups_, copy_groups_;  // with degrees.shard
+  std::unique_ptr<SideStream> context_stream_;                                // null: cp 1
 };
 
 }  // namespace muster::parallel

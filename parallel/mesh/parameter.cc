@@ -48,19 +48,21 @@ void InitializeBox(const Parameter& parameter, const Box& box, kernels::TensorVi
 
 }  // namespace
 
-void InitializeWeights(const ParameterList& parameters, uint64_t seed, kernels::StreamView stream) {
-  for (const Parameter& parameter : parameters) {
-    MUSTER_CHECK(parameter.weight && parameter.weight.shape == parameter.slice.size)
-        << parameter.global_name << " has weight " << parameter.weight.ToString() << ", wanted "
-        << parameter.slice.size.ToString();
-    const kernels::TensorView flat = parameter.weight.Reshape({parameter.weight.num_elements()});
-    int64_t at = 0;
-    for (const Box& box : parameter.slice.boxes) {
-      const int64_t end = at + box.size.num_elements();
-      InitializeBox(parameter, box, flat.Slice(0, at, end).Reshape(box.size), seed, stream);
-      at = end;
-    }
+void InitializeWeight(const Parameter& parameter, uint64_t seed, kernels::StreamView stream) {
+  MUSTER_CHECK(parameter.weight && parameter.weight.shape == parameter.slice.size)
+      << parameter.global_name << " has weight " << parameter.weight.ToString() << ", wanted "
+      << parameter.slice.size.ToString();
+  const kernels::TensorView flat = parameter.weight.Reshape({parameter.weight.num_elements()});
+  int64_t at = 0;
+  for (const Box& box : parameter.slice.boxes) {
+    const int64_t end = at + box.size.num_elements();
+    InitializeBox(parameter, box, flat.Slice(0, at, end).Reshape(box.size), seed, stream);
+    at = end;
   }
+}
+
+void InitializeWeights(const ParameterList& parameters, uint64_t seed, kernels::StreamView stream) {
+  for (const Parameter& parameter : parameters) InitializeWeight(parameter, seed, stream);
 }
 
 }  // namespace muster::parallel

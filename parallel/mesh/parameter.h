@@ -23,9 +23,10 @@ struct Parameter {
   Placement placement;
   InitRule init;
   bool weight_decay = true;
-  LocalSlice slice;              // of this rank
-  kernels::TensorView weight;    // storage dtype; a view into its bucket
-  kernels::TensorView gradient;  // accumulator dtype; a view into its bucket
+  LocalSlice slice;  // of this rank
+  // Views into the bucket; without memory (null data) while a rank holds only its shard of it.
+  kernels::TensorView weight;    // storage dtype
+  kernels::TensorView gradient;  // accumulator dtype
 };
 
 using ParameterId = int;
@@ -48,15 +49,19 @@ class ParameterList {
   std::vector<Parameter> parameters_;
 };
 
-// Writes the initial values of every weight: a function of seed, global name and global index only.
+// Writes a weight's initial values: a function of seed, global name and global index only.
+void InitializeWeight(const Parameter& parameter, uint64_t seed, kernels::StreamView stream);
 void InitializeWeights(const ParameterList& parameters, uint64_t seed, kernels::StreamView stream);
 
 // What layers tell the data-parallel machinery while they run.
 class ParameterHooks {
  public:
   virtual ~ParameterHooks() = default;
-  // Before a layer reads a weight: later work on `compute` sees this step's values.
+  // Before a layer reads a weight, in any pass: the parameter's view is there, and work enqueued
+  // next on `compute` sees this step's values. It stays while one other weight is used.
   virtual void Use(ParameterId id, kernels::StreamView compute) = 0;
+  // Before a layer adds to a gradient: the parameter's view is there, for work enqueued next.
+  virtual void Accumulate(ParameterId, kernels::StreamView) {}
   // After all of this microbatch's contributions to a gradient have been enqueued on `compute`.
   virtual void Ready(ParameterId id, kernels::StreamView compute) = 0;
 };

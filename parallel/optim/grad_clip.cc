@@ -21,12 +21,14 @@ GradientClip::GradientClip(const BucketStorage& storage, const Mesh& mesh, doubl
 absl::Status GradientClip::Measure(kernels::StreamView compute) {
   const kernels::Span span(compute, "gradient norm", kOptimizer);
   kernels::FillZeroAsync(facts_.sum_of_squares, compute);
-  // Replicas divide a bucket by shards, so over the world each of its elements is squared once;
-  // padding is zero. This is the place that tensor parallelism must touch: a parameter replicated
-  // over the tensor axis lies in the buckets of all tp ranks, and only one of them may count it.
+  // Replicas divide a bucket by shards (and copies of a shard divide that), so over the world each
+  // of its elements is squared once; padding is zero. This is the place that tensor parallelism
+  // must touch: a parameter replicated over the tensor axis lies in the buckets of all tp ranks,
+  // and only one of them may count it.
   for (size_t b = 0; b < storage_.layout().buckets.size(); ++b) {
     kernels::SumOfSquares(
-        {.x = storage_.gradient_shard(static_cast<int>(b)), .out = facts_.sum_of_squares}, compute);
+        {.x = storage_.counted_gradients(static_cast<int>(b)), .out = facts_.sum_of_squares},
+        compute);
   }
   RETURN_IF_ERROR(
       AllReduce(facts_.sum_of_squares, ReduceOp::kSum, mesh_.Group(Axis::kWorld), compute));

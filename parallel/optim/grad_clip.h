@@ -1,6 +1,6 @@
 #pragma once
 // The norm of the whole gradient, and the clip coefficient, without the host: each rank squares its
-// own shard of every bucket, the sums (fp64) are added over the world, so that every element of
+// own part of every bucket, the sums (fp64) are added over the world, so that every element of
 // every parameter counts once on any layout.
 #include "absl/status/status.h"
 #include "kernels/device/stream.h"

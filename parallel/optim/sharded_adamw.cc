@@ -48,9 +48,7 @@ ShardedAdamW::ShardedAdamW(const BucketStorage& storage, const ParameterList& pa
 }
 
 TensorView ShardedAdamW::OwnedWeights(int bucket) const {
-  const Range owned =
-      OwnedRange(storage_.layout().buckets[static_cast<size_t>(bucket)], zero_level_);
-  return storage_.weights(bucket).Slice(0, owned.begin, owned.end);
+  return zero_level_ == 0 ? storage_.weights(bucket) : storage_.weight_shard(bucket);
 }
 
 TensorView ShardedAdamW::Master(int bucket) const {
@@ -72,7 +70,8 @@ void ShardedAdamW::Step(double learning_rate, int64_t update, const GradientFact
     const int bucket = static_cast<int>(b);
     const Range owned = OwnedRange(storage_.layout().buckets[b], zero_level_);
     const TensorView weights = OwnedWeights(bucket), master = Master(bucket);
-    const TensorView gradients = storage_.gradients(bucket).Slice(0, owned.begin, owned.end);
+    const TensorView gradients =
+        zero_level_ == 0 ? storage_.gradients(bucket) : storage_.gradient_shard(bucket);
     for (const BucketSlice& slice : storage_.layout().buckets[b].slices) {
       const Range range = Intersect(slice, owned);
       if (range.begin >= range.end) continue;
@@ -108,6 +107,7 @@ std::vector<OptimizerSlice> ShardedAdamW::Slices() const {
       if (range.begin >= range.end) continue;
       const int64_t begin = range.begin - owned.begin, end = range.end - owned.begin;
       slices.push_back({slice.parameter, range.begin - slice.offset, range.end - range.begin,
+                        OwnedWeights(static_cast<int>(b)).Slice(0, begin, end),
                         master.Slice(0, begin, end), states_[b].moment1.Slice(0, begin, end),
                         states_[b].moment2.Slice(0, begin, end)});
     }

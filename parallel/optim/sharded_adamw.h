@@ -1,6 +1,7 @@
 #pragma once
-// AdamW on this rank's shard of every bucket (ZeRO 1), or on whole buckets (ZeRO 0): moments, and a
-// master copy when weights are stored in bf16. Weight decay is a property of the parameter.
+// AdamW on this rank's shard of every bucket (ZeRO 1 and up), or on whole buckets (ZeRO 0):
+// moments, and a master copy when weights are stored in bf16. Weight decay is a property of the
+// parameter.
 #include <vector>
 
 #include "absl/status/status.h"
@@ -20,7 +21,7 @@ struct AdamWOptions {
 struct OptimizerSlice {
   ParameterId parameter;
   int64_t begin, count;  // elements of the parameter's local slice
-  kernels::TensorView master, moment1, moment2;
+  kernels::TensorView weight, master, moment1, moment2;
 };
 
 class ShardedAdamW {

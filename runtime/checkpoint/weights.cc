@@ -180,9 +180,12 @@ absl::Status AddGathered(const Parameter& parameter, const parallel::Mesh& mesh,
 
 absl::Status CollectOwned(const parallel::ParameterList& parameters,
                           const std::vector<NamedBuffer>& buffers, bool writes_buffers,
-                          kernels::StreamView compute, OwnedTensors* owned) {
+                          kernels::StreamView compute, parallel::ParameterHooks* hooks,
+                          OwnedTensors* owned) {
   const parallel::Mesh& mesh = parameters.mesh();
-  for (const Parameter& parameter : parameters) {
+  for (parallel::ParameterId id = 0; id < parameters.size(); ++id) {
+    const Parameter& parameter = parameters[id];
+    if (hooks != nullptr) hooks->Use(id, compute);
     if (mesh.Group(parameter.placement.replica_axis).rank() != 0) continue;
     if (const parallel::ProcessGroup* group = GroupThatCuts(parameter, mesh)) {
       RETURN_IF_ERROR(AddGathered(parameter, mesh, *group, compute, owned));
@@ -249,7 +252,7 @@ absl::Status PublishIndex(const std::vector<std::string>& lists,
 
 absl::Status SaveWeights(const std::string& directory, const parallel::ParameterList& parameters,
                          const std::vector<NamedBuffer>& buffers, parallel::World& world,
-                         kernels::StreamView compute) {
+                         kernels::StreamView compute, parallel::ParameterHooks* hooks) {
   const std::string temporary = directory + ".partial";
   absl::Status status;
   if (world.rank() == 0) {
@@ -260,7 +263,7 @@ absl::Status SaveWeights(const std::string& directory, const parallel::Parameter
   RETURN_IF_ERROR(Agree(status, world));
 
   OwnedTensors owned(parameters.mesh().device(), compute);
-  RETURN_IF_ERROR(CollectOwned(parameters, buffers, world.rank() == 0, compute, &owned));
+  RETURN_IF_ERROR(CollectOwned(parameters, buffers, world.rank() == 0, compute, hooks, &owned));
   const std::map<std::string, SafetensorsEntry>& entries = owned.entries();
   nlohmann::json list = nlohmann::json::object();
   for (const auto& [name, entry] : entries) list[name] = entry.bytes;
@@ -302,6 +305,11 @@ absl::Status LoadWeights(const std::string& directory, const parallel::Parameter
   }
   std::vector<Piece> wanted;
   for (const Parameter& parameter : parameters) {
+    if (!parameter.weight) {
+      return absl::FailedPreconditionError(
+          "weights are read where each rank holds all of them, but " + parameter.global_name +
+          " is sharded: use zero.level 0 to 2");
+    }
     for (Piece& piece : PiecesOf(parameter, parameter.slice, Flat(parameter.weight))) {
       wanted.push_back(std::move(piece));
     }

@@ -18,14 +18,15 @@ struct NamedBuffer {
   kernels::TensorView tensor;  // replicated on all ranks
 };
 
-// Collective over the world; all replicas hold current weights. `directory` appears whole, by a
-// rename, and replaces an older one in one step. Errors (on every rank): it cannot be written.
+// Collective over the world; all replicas hold current weights, or `hooks` brings each when it is
+// used (ZeRO 3). `directory` appears whole, by a rename, and replaces an older one in one step.
+// Errors (on every rank): it cannot be written.
 absl::Status SaveWeights(const std::string& directory, const parallel::ParameterList& parameters,
                          const std::vector<NamedBuffer>& buffers, parallel::World& world,
-                         kernels::StreamView compute);
+                         kernels::StreamView compute, parallel::ParameterHooks* hooks = nullptr);
 
-// Reads this rank's slice of every parameter and buffer. Errors name the file and tensor: missing,
-// of another shape or dtype, or in the files but not in the model.
+// Reads this rank's slice of every parameter, all of which are in memory, and buffer. Errors name
+// the file and tensor: missing, of another shape or dtype, or in the files but not in the model.
 absl::Status LoadWeights(const std::string& directory, const parallel::ParameterList& parameters,
                          const std::vector<NamedBuffer>& buffers, kernels::StreamView compute);
 

@@ -45,7 +45,8 @@ constexpr Bounds kBounds[] = {
     {.path = "optimizer.weight_decay", .low = 0},
     {.path = "optimizer.clip_norm", .low = 0},
     {.path = "schedule.microbatches", .low = 1},
-    {.path = "zero.level", .low = 0, .high = 1},
+    {.path = "zero.level", .low = 0, .high = 3},
+    {.path = "zero.shard_ranks", .low = 0},
     {.path = "communication.bucket_megabytes", .low = 0, .above = true},
     {.path = "communication.deadline_seconds", .low = 0, .above = true},
     {.path = "communication.test_link_latency_us", .low = 0},
@@ -108,6 +109,7 @@ class Checker {
   void CheckData(FileRules files);
   void CheckDevice();
   void CheckRecompute();
+  void CheckZero(const MeshDegrees& mesh);
   void CheckPeak();
 
  private:
@@ -324,6 +326,20 @@ void Checker::CheckRecompute() {
   }
 }
 
+void Checker::CheckZero(const MeshDegrees& mesh) {
+  const int shard = job_.zero().shard_ranks();
+  if (shard > 0 && job_.zero().level() == 0) {
+    Broken("zero.shard_ranks", absl::StrCat("zero.shard_ranks is ", shard,
+                                            ": zero.level 0 shards nothing; use zero.level 1 to 3, "
+                                            "or zero.shard_ranks 0"));
+    return;
+  }
+  if (mesh.dp < 1 || shard <= 0) return;
+  std::vector<std::string> sentences;
+  parallel::CheckShards(mesh, &sentences);
+  AddSentences(sentences);
+}
+
 void Checker::CheckDevice() {
   if (job_.device() == CUDA && !kernels::kBuiltWithCuda) {
     Broken("device", "device is CUDA: this build has no CUDA backend; use CPU");
@@ -350,6 +366,7 @@ MeshDegrees DegreesOf(const Job& job) {
   degrees.pp = mesh.pp();
   degrees.ep = mesh.ep();
   degrees.etp = mesh.etp();
+  degrees.shard = job.zero().shard_ranks();
   return degrees;
 }
 
@@ -383,6 +400,7 @@ MeshDegrees CheckJob(const Job& job, int world_size, FileRules files, const Fiel
   checker.CheckData(files);
   checker.CheckDevice();
   checker.CheckRecompute();
+  checker.CheckZero(mesh);
   checker.CheckPeak();
   return mesh;
 }

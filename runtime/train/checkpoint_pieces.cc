@@ -40,10 +40,14 @@ std::vector<SavedPiece> SavedPieces(const TrainingState& state) {
   for (const OptimizerSlice& slice : state.optimizer->Slices()) {
     const Parameter& parameter = (*state.parameters)[slice.parameter];
     int64_t begin = 0, end = slice.count;
-    if (state.optimizer->zero_level() == 0) {  // every replica has all: each saves an even part
-      const auto& replicas = state.mesh->Group(parameter.placement.replica_axis);
-      begin = slice.count * replicas.rank() / replicas.size();
-      end = slice.count * (replicas.rank() + 1) / replicas.size();
+    // Of the ranks that hold the same state each saves an even part.
+    const parallel::ProcessGroup* copies =
+        state.optimizer->zero_level() == 0
+            ? &state.mesh->Group(parameter.placement.replica_axis)
+            : state.mesh->CopyGroup(parameter.placement.replica_axis);
+    if (copies != nullptr) {
+      begin = slice.count * copies->rank() / copies->size();
+      end = slice.count * (copies->rank() + 1) / copies->size();
     }
     const std::string& name = parameter.global_name;
     for (const BoxRange& part : RangesOf(parameter, slice.begin + begin, end - begin)) {
@@ -66,7 +70,12 @@ std::vector<SavedPiece> SavedPieces(const TrainingState& state) {
 
 std::vector<WantedPiece> WantedPieces(const TrainingState& state) {
   std::vector<WantedPiece> pieces;
-  for (const Parameter& parameter : *state.parameters) {
+  const auto sharded = [&](parallel::ParameterId id) {  // ZeRO 3: no rank holds all of it
+    return state.buckets->shards_weights(state.layout.bucket_of[static_cast<size_t>(id)]);
+  };
+  for (parallel::ParameterId id = 0; id < state.parameters->size(); ++id) {
+    if (sharded(id)) continue;
+    const Parameter& parameter = (*state.parameters)[id];
     const TensorView flat = Flat(parameter.weight);
     for (const BoxRange& part : RangesOf(parameter, 0, flat.num_elements())) {
       pieces.push_back({"weight/" + parameter.global_name, part.range,
@@ -83,6 +92,7 @@ std::vector<WantedPiece> WantedPieces(const TrainingState& state) {
         pieces.push_back(
             {kind + name, part.range, dtype, tensor.Slice(0, part.at, part.at + part.range.count)});
       };
+      if (sharded(slice.parameter)) add("weight/", slice.weight);
       if (parameter.weight.dtype != dtype) add("weight/", slice.master);
       add("moment1/", slice.moment1);
       add("moment2/", slice.moment2);

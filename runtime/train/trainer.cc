@@ -86,7 +86,7 @@ absl::Status Trainer::End() {
   ledger_->Enter(State::kCheckpointStall);
   state_->gather->Finish(state_->compute());
   RETURN_IF_ERROR(SaveWeights(options_.run_directory + "/weights", *state_->parameters,
-                              state_->Buffers(), world_, state_->compute()));
+                              state_->Buffers(), world_, state_->compute(), state_->hooks.get()));
   ledger_->Enter(State::kTeardown);
   ledger_->End(stop_agreed_ ? 75 : 0);
   return ledger_->status();

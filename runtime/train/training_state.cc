@@ -146,7 +146,8 @@ absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Build(const Resolv
       *state->parameters, static_cast<int64_t>(communication.bucket_megabytes() * 1e6),
       kernels::AccumulatorDType(shape.dtype));
   ArenaPlan& plan = state->plan;
-  state->buckets = std::make_unique<parallel::BucketStorage>(state->layout, shape.dtype, plan);
+  state->buckets =
+      std::make_unique<parallel::BucketStorage>(state->layout, shape.dtype, plan, zero_level);
   state->clip = std::make_unique<parallel::GradientClip>(*state->buckets, *state->mesh,
                                                          optimizer.clip_norm(), plan);
   state->optimizer = std::make_unique<parallel::ShardedAdamW>(
@@ -171,7 +172,10 @@ absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Build(const Resolv
                                                                 options, state->comm()));
   state->hooks =
       std::make_unique<parallel::DataParallelHooks>(state->layout, *state->reducer, *state->gather);
-  parallel::InitializeWeights(*state->parameters, job.job.train().seed(), state->compute());
+  const auto initialize = [&](const parallel::Parameter& parameter) {
+    parallel::InitializeWeight(parameter, job.job.train().seed(), state->compute());
+  };
+  RETURN_IF_ERROR(state->gather->WriteWeights(initialize, state->compute()));
   state->optimizer->ReadWeights(state->compute());
   state->model->Initialise(*state->parameters, *state->hooks, state->compute());
   RETURN_IF_ERROR(state->compute().Synchronize());

@@ -16,12 +16,27 @@ namespace {
 using kernels::GetValue;
 using kernels::TensorView;
 
+std::string NameOf(const MeshDegrees& degrees, int zero_level) {
+  return degrees.ToString() + " shard " + std::to_string(degrees.shard) + " zero " +
+         std::to_string(zero_level);
+}
+
 // The arithmetic that the contract promises: fp32, each rank's microbatches in order, then the
-// ranks of the group in order.
+// ranks of the group in order; from ZeRO 2 on, of each microbatch the ranks in order.
 float ReducedGradient(const TrainingJob& job, const Parameter& parameter, int64_t index,
                       int64_t step) {
   const ProcessGroup& group = job.mesh().Group(parameter.placement.replica_axis);
   float sum = 0;
+  if (job.options().data_parallel.zero_level >= 2 && group.size() > 1) {
+    for (int m = 0; m < job.options().microbatches; ++m) {
+      float of_ranks = 0;
+      for (const int rank : group.world_ranks()) {
+        of_ranks += Contribution(parameter, index, step, rank, m, false);
+      }
+      sum += of_ranks;
+    }
+    return sum;
+  }
   for (size_t i = 0; i < group.world_ranks().size(); ++i) {
     float own = 0;
     for (int m = 0; m < job.options().microbatches; ++m) {
@@ -32,10 +47,11 @@ float ReducedGradient(const TrainingJob& job, const Parameter& parameter, int64_
   return sum;
 }
 
-// Compares the bucket range [begin, end), padding included; returns how many elements differ.
-int64_t CountWrongGradients(TrainingJob& job, int bucket, int64_t begin, int64_t end,
-                            int64_t step) {
-  std::vector<float> wanted(static_cast<size_t>(job.storage().gradients(bucket).num_elements()));
+// Compares what this rank has of a reduced bucket, padding included; returns how many elements
+// differ.
+int64_t CountWrongGradients(TrainingJob& job, int bucket, int64_t step) {
+  const Bucket& of = job.layout().buckets[static_cast<size_t>(bucket)];
+  std::vector<float> wanted(static_cast<size_t>(of.num_elements));
   for (const BucketSlice& slice : job.layout().buckets[static_cast<size_t>(bucket)].slices) {
     const Parameter& parameter = job.parameters()[slice.parameter];
     const int64_t first = RangeOf(parameter, parameter.slice).begin;
@@ -44,15 +60,20 @@ int64_t CountWrongGradients(TrainingJob& job, int bucket, int64_t begin, int64_t
           ReducedGradient(job, parameter, first + i, step);
     }
   }
-  const float* found = job.storage().gradients(bucket).as<float>();
+  const bool whole = job.options().data_parallel.zero_level == 0;
+  const TensorView found =
+      whole ? job.storage().gradients(bucket) : job.storage().gradient_shard(bucket);
+  const int64_t begin = whole ? 0 : of.shard_begin();
   int64_t wrong = 0;
-  for (int64_t i = begin; i < end; ++i) wrong += found[i] != wanted[static_cast<size_t>(i)];
+  for (int64_t i = 0; i < found.num_elements(); ++i) {
+    wrong += found.as<float>()[i] != wanted[static_cast<size_t>(begin + i)];
+  }
   return wrong;
 }
 
 TEST(BucketReducer, ReducedGradientsEqualSumOfRanks) {
   for (const MeshDegrees& degrees : JobDegrees(TestWorld().size())) {
-    for (int zero_level : {0, 1}) {
+    for (int zero_level : {0, 1, 2, 3}) {
       for (auto mode : {kernels::StreamMode::kInline, kernels::StreamMode::kQueue}) {
         SCOPED_TRACE(degrees.ToString() + " zero " + std::to_string(zero_level));
         TrainingJob job(TestWorld(), {.degrees = degrees,
@@ -62,12 +83,8 @@ TEST(BucketReducer, ReducedGradientsEqualSumOfRanks) {
           ASSERT_TRUE(job.ReduceGradients(step).ok());
           job.Synchronize();
           for (size_t b = 0; b < job.layout().buckets.size(); ++b) {
-            const Bucket& bucket = job.layout().buckets[b];
-            const int64_t begin = zero_level == 0 ? 0 : bucket.shard_begin();
-            const int64_t end =
-                zero_level == 0 ? bucket.num_elements : begin + bucket.shard_elements();
-            EXPECT_EQ(CountWrongGradients(job, static_cast<int>(b), begin, end, step), 0)
-                << bucket.name << " in step " << step;
+            EXPECT_EQ(CountWrongGradients(job, static_cast<int>(b), step), 0)
+                << job.layout().buckets[b].name << " in step " << step;
           }
         }
       }
@@ -83,23 +100,28 @@ std::vector<std::vector<double>> Train(const JobOptions& options) {
 }
 
 TEST(DataParallel, OverlapOnAndOffAreBitwiseEqual) {
-  for (const MeshDegrees& degrees : JobDegrees(TestWorld().size())) {
-    for (int zero_level : {0, 1}) {
+  for (const MeshDegrees& degrees : ShardedJobDegrees(TestWorld().size())) {
+    for (int zero_level : {0, 1, 2, 3}) {
+      if (zero_level == 0 && degrees.shard > 0) continue;
       JobOptions options{.degrees = degrees, .data_parallel = {zero_level, /*overlap=*/true}};
       const auto with_overlap = Train(options);
       options.data_parallel.overlap = false;
-      EXPECT_EQ(with_overlap, Train(options)) << degrees.ToString() << " zero " << zero_level;
+      EXPECT_EQ(with_overlap, Train(options)) << NameOf(degrees, zero_level);
     }
   }
 }
 
 TEST(DataParallel, BucketSizeDoesNotChangeBits) {
   for (const MeshDegrees& degrees : JobDegrees(TestWorld().size())) {
-    JobOptions options{.degrees = degrees, .bucket_bytes = 1};
-    const auto one_parameter_each = Train(options);
-    for (int64_t bucket_bytes : {3000, 1 << 20}) {
-      options.bucket_bytes = bucket_bytes;
-      EXPECT_EQ(one_parameter_each, Train(options)) << degrees.ToString() << " " << bucket_bytes;
+    for (int zero_level : {1, 3}) {
+      JobOptions options{
+          .degrees = degrees, .bucket_bytes = 1, .data_parallel = {.zero_level = zero_level}};
+      const auto one_parameter_each = Train(options);
+      for (int64_t bucket_bytes : {3000, 1 << 20}) {
+        options.bucket_bytes = bucket_bytes;
+        EXPECT_EQ(one_parameter_each, Train(options))
+            << NameOf(degrees, zero_level) << " " << bucket_bytes;
+      }
     }
   }
 }
@@ -107,14 +129,17 @@ TEST(DataParallel, BucketSizeDoesNotChangeBits) {
 TEST(DataParallel, QueuedComputeStreamGivesTheSameBits) {
   using std::chrono::milliseconds;
   for (const MeshDegrees& degrees : JobDegrees(TestWorld().size())) {
-    JobOptions options{.degrees = degrees, .max_norm = 1};
-    const auto inline_weights = Train(options);
-    options.compute_mode = kernels::StreamMode::kQueue;
-    options.compute_delay = milliseconds(3);
-    EXPECT_EQ(inline_weights, Train(options)) << degrees.ToString() << ", compute is late";
-    options.compute_delay = milliseconds(0);
-    options.comm_delay = milliseconds(3);
-    EXPECT_EQ(inline_weights, Train(options)) << degrees.ToString() << ", comm is late";
+    for (int zero_level : {1, 2, 3}) {
+      JobOptions options{
+          .degrees = degrees, .data_parallel = {.zero_level = zero_level}, .max_norm = 1};
+      const auto inline_weights = Train(options);
+      options.compute_mode = kernels::StreamMode::kQueue;
+      options.compute_delay = milliseconds(3);
+      EXPECT_EQ(inline_weights, Train(options)) << NameOf(degrees, zero_level) << ", late compute";
+      options.compute_delay = milliseconds(0);
+      options.comm_delay = milliseconds(3);
+      EXPECT_EQ(inline_weights, Train(options)) << NameOf(degrees, zero_level) << ", late comm";
+    }
   }
 }
 
@@ -209,7 +234,7 @@ TEST(BucketReducer, ReadyTwiceIsAnErrorOfTheStream) {
   EXPECT_NE(status.message().find("layer1.linear"), absl::string_view::npos) << status;
 }
 
-TEST(BucketReducer, RefusesUnknownZeroLevels) {
+TEST(BucketReducer, RefusesAnotherZeroLevelThanTheMemorys) {
   TrainingJob job(TestWorld(), {.degrees = JobDegrees(TestWorld().size())[0]});
   const auto reducer =
       BucketReducer::Create(job.storage(), job.mesh(), {.zero_level = 2}, job.comm());

@@ -96,7 +96,7 @@ TEST_F(GradBucket, BindPointsParametersIntoTheBuckets) {
   const ParameterId a = Add(3, 5), b = Add(2, 33);
   const BucketLayout layout = Plan(1 << 20);
   kernels::ArenaPlan plan;
-  const BucketStorage storage(layout, DType::kBFloat16, plan);
+  BucketStorage storage(layout, DType::kBFloat16, plan);
   const auto arena = kernels::Arena::Allocate(plan, {});
   ASSERT_TRUE(arena.ok());
   storage.Bind(*parameters_);

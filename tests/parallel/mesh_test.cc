@@ -113,6 +113,41 @@ TEST(Mesh, FoldsExpertsOverDenseRanksWithTpInnermost) {
   EXPECT_EQ(GroupRanks(Axis::kExpertData, 5, flat), (std::vector<int>{1, 3, 5, 7}));
 }
 
+TEST(ShardRanks, AndCopyRanksDivideReplicasIntoBlocks) {
+  MeshDegrees degrees{.dp = 4, .tp = 2, .ep = 4};
+  degrees.shard = 2;  // blocks 0-3 and 4-7 of a stage
+  EXPECT_EQ(ShardRanks(Axis::kDenseReplica, 5, degrees), (std::vector<int>{5, 7}));
+  EXPECT_EQ(CopyRanks(Axis::kDenseReplica, 5, degrees), (std::vector<int>{1, 5}));
+  EXPECT_EQ(ShardRanks(Axis::kStage, 5, degrees), (std::vector<int>{4, 5, 6, 7}));
+  EXPECT_EQ(CopyRanks(Axis::kStage, 5, degrees), (std::vector<int>{1, 5}));
+  EXPECT_EQ(ShardRanks(Axis::kExpertData, 5, degrees), (std::vector<int>{5}));
+  EXPECT_EQ(CopyRanks(Axis::kExpertData, 5, degrees), (std::vector<int>{1, 5}));
+  degrees.shard = 0;
+  EXPECT_EQ(ShardRanks(Axis::kDenseReplica, 5, degrees), (std::vector<int>{1, 3, 5, 7}));
+  EXPECT_EQ(CopyRanks(Axis::kDenseReplica, 5, degrees), (std::vector<int>{5}));
+}
+
+TEST(ShardRanks, TimesCopyRanksAreTheReplicas) {
+  for (const int shard : {1, 2, 3, 6}) {
+    const MeshDegrees degrees{.dp = 6, .tp = 2, .pp = 2, .ep = 2, .shard = shard};
+    std::vector<std::string> problems;
+    CheckShards(degrees, &problems);
+    ASSERT_TRUE(problems.empty()) << problems[0];
+    for (const Axis axis : {Axis::kDenseReplica, Axis::kExpertData, Axis::kStage}) {
+      for (int rank = 0; rank < degrees.world_size(); ++rank) {
+        std::set<int> reached;
+        for (const int copy : CopyRanks(axis, rank, degrees)) {
+          for (const int other : ShardRanks(axis, copy, degrees)) reached.insert(other);
+        }
+        const std::vector<int> all = GroupRanks(axis, rank, degrees);
+        EXPECT_EQ(reached, std::set<int>(all.begin(), all.end()));
+        EXPECT_EQ(ShardRanks(axis, rank, degrees).size() * CopyRanks(axis, rank, degrees).size(),
+                  all.size());
+      }
+    }
+  }
+}
+
 TEST(MeshDegrees, PrintWithoutOnes) {
   EXPECT_EQ((MeshDegrees{.dp = 4, .ep = 2}).ToString(), "dp4 ep2 (edp2)");
   EXPECT_EQ((MeshDegrees{.dp = 1}).ToString(), "dp1");

@@ -32,7 +32,7 @@ TEST_P(ShardedAdamWTest, EqualsUnsharded) {
     TrainingJob reference(*alone, OneRankReference(Options(degrees, 0), TestWorld().size()));
     reference.Run(3);
     const auto wanted = reference.Weights();
-    for (int zero_level : {0, 1}) {
+    for (int zero_level : {0, 1, 2, 3}) {
       TrainingJob job(TestWorld(), Options(degrees, zero_level));
       job.Run(3);
       const auto weights = job.Weights();
@@ -51,7 +51,7 @@ TEST_P(ShardedAdamWTest, StatesOfAllShardsEqualTheUnshardedState) {
     const std::unique_ptr<World> alone = World::Alone();
     TrainingJob reference(*alone, OneRankReference(Options(degrees, 0), TestWorld().size()));
     reference.Run(2);
-    TrainingJob job(TestWorld(), Options(degrees, 1));
+    TrainingJob job(TestWorld(), Options(degrees, 3));
     job.Run(2);
     int64_t num_elements = 0;
     for (const OptimizerSlice& slice : job.adamw().Slices()) {

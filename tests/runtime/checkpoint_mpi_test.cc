@@ -138,12 +138,14 @@ std::vector<std::vector<std::string>> Layouts(int ranks, bool masters) {
   std::vector<std::vector<std::string>> layouts;
   for (const int ep : {1, 2, 4}) {
     if (ranks % ep != 0) continue;
-    for (const char* zero : {"0", "1"}) {
+    for (const char* zero : {"0", "1", "3"}) {
+      if (std::string(zero) == "3" && ep == 1 && ranks > 1) continue;  // enough of them
       layouts.push_back({"mesh.ep=" + std::to_string(ep), std::string("zero.level=") + zero,
                          "train.global_batch_sequences=24", "communication.bucket_megabytes=0.01",
                          "model.layers=3", "model.hidden=16", "model.ffn_hidden=24",
                          "model.vocab_size=64", "model.moe.expert_ffn_hidden=12",
                          "model.moe.bias_update_rate=0.01", "model.moe.score=SIGMOID"});
+      if (std::string(zero) == "3" && ranks == 4) layouts.back().push_back("zero.shard_ranks=2");
       if (masters) layouts.back().push_back("precision.compute=bf16");
     }
   }

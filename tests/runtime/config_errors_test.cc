@@ -156,10 +156,12 @@ TEST(ConfigErrors, RangesNameTheBound) {
       {"optimizer { clip_norm: -1 }", "at least 0"},
       {"optimizer { warmup_steps: 9 decay_steps: 8 }", "at most optimizer.decay_steps, 8"},
       {"schedule { microbatches: 0 }", "at least 1"},
-      {"zero { level: 2 }", "at most 1"},
+      {"zero { level: 4 }", "at most 3"},
       {"communication { bucket_megabytes: 0 }", "greater than 0"},
       {"communication { deadline_seconds: 0 }", "greater than 0"},
       {"evaluate { sequences: 0 }", "at least 1"},
+      {"zero { shard_ranks: -1 }", "at least 0"},
+      {"zero { level: 0 shard_ranks: 2 }", "use zero.level 1 to 3"},
       {"recompute { moe: true }", "use recompute.mlp"},
       {"checkpoint { every_steps: -1 }", "at least 0"},
       {"checkpoint { keep: 0 }", "at least 1"},
@@ -219,6 +221,14 @@ TEST(ConfigErrors, ContextRanksTakeTwoChunksOfEverySequence) {
   ExpectOne(ProblemsOf(kLegal, {"mesh.context_exchange=MESH"}, 1), {"RING", "ALL_GATHER"});
 }
 
+TEST(ConfigErrors, ShardsMustDivideReplicasAndExperts) {
+  ExpectOne(ProblemsOf(kLegal + "zero { shard_ranks: 3 }", {}, 4),
+            {":3: ", "zero.shard_ranks = 3", "mesh.dp x mesh.cp = 4", "nearest legal: 2 or 4"});
+  ExpectOne(ProblemsOf(kLegal + "mesh { ep: 3 }\nzero { shard_ranks: 2 }",
+                       {"model.moe.experts=6", "train.global_batch_sequences=6"}, 6),
+            {"zero.shard_ranks = 2", "mesh.ep x mesh.etp = 3", "nearest legal: 1 or 3"});
+}
+
 TEST(ConfigErrors, BatchNamesTheNearestMultiple) {
   ExpectOne(ProblemsOf(kLegal + "train { global_batch_sequences: 30 } schedule { microbatches: 2 }",
                        {}, 4),
@@ -270,7 +280,7 @@ TEST(ConfigErrors, EightMistakesAreNamedTogether) {
       "train { steps: 0\n"                                       // 5: out of range
       "  global_batch: 8 }\n"                                    // 6: unknown key
       "optimizer { beta1: 1.0 }\n"                               // 7: out of range
-      "zero { level: 3 }\n"                                      // 8: out of range
+      "zero { level: 4 }\n"                                      // 8: out of range
       "mesh { tp: 0 }\n",                                        // 9: out of range
       {"log.every_steps=never"}, 2);
   EXPECT_EQ(problems.size(), 8u) << Joined(problems);

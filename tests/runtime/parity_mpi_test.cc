@@ -150,6 +150,24 @@ TEST(Parity, MicrobatchesAndZeroLevelDoNotChangeTheLoss) {
                        {"train.global_batch_sequences=24"});
 }
 
+// From level 2 on gradients are added up over ranks before they are over microbatches.
+TEST(Parity, ShardedGradientsAndWeightsEqualOneRank) {
+  for (const std::string level : {"zero.level=2", "zero.level=3"}) {
+    SCOPED_TRACE(level);
+    ExpectEqualToOneRank("tiny-dense.textproto",
+                         {level, "schedule.microbatches=2", "model.tied_embeddings=true"},
+                         {"train.global_batch_sequences=24", "model.tied_embeddings=true"});
+  }
+}
+
+TEST(Parity, BlocksThatShardAndReplicateEqualOneRank) {
+  if (!Has(4)) GTEST_SKIP() << "two blocks of two want 4 ranks";
+  for (const std::string ep : {"mesh.ep=1", "mesh.ep=2"}) {
+    SCOPED_TRACE(ep);
+    ExpectEqualToOneRank("tiny-moe.textproto", {"zero.level=3", "zero.shard_ranks=2", ep});
+  }
+}
+
 void ExpectSameBits(const TrainingRun& a, const TrainingRun& b) {
   EXPECT_EQ(a.loss_bits, b.loss_bits);
   EXPECT_EQ(a.grad_norm_bits, b.grad_norm_bits);
@@ -179,6 +197,22 @@ TEST(Parity, OverlapOnAndOffAreBitwiseEqual) {
                        With(layout, {"communication.overlap=false"}), kSteps));
 }
 
+// With one microbatch each bucket is reduced once, by the same sums at every level.
+TEST(Parity, ZeroLevelsAreBitwiseEqualInOneMicrobatch) {
+  const auto layout = With(kSmall, BestExpertLayout());
+  const TrainingRun one = Train(parallel::TestWorld(), "tiny-moe.textproto", layout, kSteps);
+  for (const std::vector<std::string>& more :
+       std::vector<std::vector<std::string>>{{"zero.level=2"},
+                                             {"zero.level=3"},
+                                             {"zero.level=2", "communication.overlap=false"},
+                                             {"zero.level=3", "communication.overlap=false"},
+                                             {"zero.level=3", "recompute.block=true"}}) {
+    SCOPED_TRACE(more[0] + " " + more.back());
+    ExpectSameBits(Train(parallel::TestWorld(), "tiny-moe.textproto", With(layout, more), kSteps),
+                   one);
+  }
+}
+
 TEST(Parity, RecomputationOnAndOffAreBitwiseEqual) {
   const auto layout = With(kSmall, BestExpertLayout());
   const TrainingRun kept = Train(parallel::TestWorld(), "tiny-moe.textproto", layout, 5);
@@ -195,6 +229,10 @@ TEST(Parity, QueuedComputeStreamIsBitwiseEqualToInline) {
   ExpectSameBits(
       Train(parallel::TestWorld(), "tiny-moe.textproto", layout, 5),
       Train(parallel::TestWorld(), "tiny-moe.textproto", layout, 5, kernels::StreamMode::kQueue));
+  const auto sharded = With(layout, {"zero.level=3", "schedule.microbatches=3"});
+  ExpectSameBits(
+      Train(parallel::TestWorld(), "tiny-moe.textproto", sharded, 5),
+      Train(parallel::TestWorld(), "tiny-moe.textproto", sharded, 5, kernels::StreamMode::kQueue));
 }
 
 TEST(Parity, BucketSizeDoesNotChangeBits) {

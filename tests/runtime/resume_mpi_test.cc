@@ -103,10 +103,10 @@ class Attempt {
   }
   void Read(Record* record) {
     const TrainingState& state = trainer_->state();
-    state.gather->Finish(state.compute());
-    MUSTER_CHECK_OK(state.compute().Synchronize());
-    for (const auto& parameter : *state.parameters) {
-      record->weights.push_back(kernels::Values(parameter.weight));
+    for (parallel::ParameterId id = 0; id < state.parameters->size(); ++id) {
+      state.hooks->Use(id, state.compute());
+      MUSTER_CHECK_OK(state.compute().Synchronize());
+      record->weights.push_back(kernels::Values((*state.parameters)[id].weight));
     }
   }
   parallel::World& world_;
@@ -119,7 +119,7 @@ std::vector<std::vector<std::string>> Layouts(int ranks) {
   std::vector<std::vector<std::string>> layouts;
   for (const int ep : {1, 2}) {
     if (ranks % ep != 0) continue;
-    for (const int zero : {0, 1}) {
+    for (const int zero : {0, 1, 3}) {
       layouts.push_back({"mesh.ep=" + std::to_string(ep), "zero.level=" + std::to_string(zero)});
     }
   }

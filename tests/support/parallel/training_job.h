@@ -32,9 +32,11 @@ struct JobOptions {
   kernels::StreamMode compute_mode = kernels::StreamMode::kInline;
   double max_norm = 0;
   int microbatches = 2;
+  int more_layers = 0;  // of equal size
   // Holds up one stream in each step, so that a missing wait for it shows.
   std::chrono::milliseconds compute_delay{0}, comm_delay{0};
   bool forward_order = false;  // gradients become ready in the order of the forward
+  bool late_ready = false;     // ... only after all of them have been added to
   // Contributions are multiples of 1/64, so sums of a few are exact in any order.
   bool exact = false;
 };
@@ -72,17 +74,20 @@ class TrainingJob {
     comm_ = std::make_unique<kernels::Stream>(
         Take(kernels::Stream::Create({}, kernels::StreamMode::kQueue, "comm")));
     kernels::ArenaPlan plan;
-    storage_ = std::make_unique<BucketStorage>(layout_, options.weight_dtype, plan);
+    storage_ = std::make_unique<BucketStorage>(layout_, options.weight_dtype, plan,
+                                               options.data_parallel.zero_level);
     const DataParallelOptions& dp = options.data_parallel;
     clip_ = std::make_unique<GradientClip>(*storage_, *mesh_, options.max_norm, plan);
     adamw_ =
         std::make_unique<ShardedAdamW>(*storage_, parameters_, dp.zero_level, AdamWOptions(), plan);
+    planned_bytes_ = plan.total_bytes();
     arena_ = Take(kernels::Arena::Allocate(plan, {}));
     storage_->Bind(parameters_);
     reducer_ = Take(BucketReducer::Create(*storage_, *mesh_, dp, comm()));
     gather_ = Take(ParamGather::Create(*storage_, *mesh_, dp, comm()));
     hooks_ = std::make_unique<DataParallelHooks>(layout_, *reducer_, *gather_);
-    InitializeWeights(parameters_, /*seed=*/1, compute());
+    MUSTER_CHECK_OK(gather_->WriteWeights(
+        [this](const Parameter& p) { InitializeWeight(p, /*seed=*/1, compute()); }, compute()));
     adamw_->ReadWeights(compute());
     MUSTER_CHECK_OK(compute().Synchronize());
   }
@@ -93,7 +98,13 @@ class TrainingJob {
     for (ParameterId i = 0; i < parameters_.size(); ++i) {
       const ParameterId id = options_.forward_order ? i : parameters_.size() - 1 - i;
       if (id == never_ready) continue;
-      compute().Enqueue([this, id, step, microbatch] { AddContributions(id, step, microbatch); });
+      hooks_->Accumulate(id, compute());
+      compute().Enqueue([this, id, step, microbatch, gradient = parameters_[id].gradient] {
+        AddContributions(id, step, microbatch, gradient.as<float>());
+      });
+      if (!options_.late_ready) hooks_->Ready(id, compute());
+    }
+    for (ParameterId id = parameters_.size() - 1; id >= 0 && options_.late_ready; --id) {
       hooks_->Ready(id, compute());
     }
   }
@@ -126,10 +137,14 @@ class TrainingJob {
     ASSERT_TRUE(comm_status.ok()) << comm_status;
   }
 
-  // By ParameterId: the values of this rank's slice.
-  std::vector<std::vector<double>> Weights() const {
+  // By ParameterId: the values of this rank's slice. Collective.
+  std::vector<std::vector<double>> Weights() {
     std::vector<std::vector<double>> weights;
-    for (const Parameter& p : parameters_) weights.push_back(kernels::Values(p.weight));
+    for (ParameterId id = 0; id < parameters_.size(); ++id) {
+      hooks_->Use(id, compute());
+      MUSTER_CHECK_OK(compute().Synchronize());
+      weights.push_back(kernels::Values(parameters_[id].weight));
+    }
     return weights;
   }
   // The part of a one-rank job's values that `other`'s rank holds.
@@ -150,6 +165,7 @@ class TrainingJob {
   DataParallelHooks& hooks() { return *hooks_; }
   GradientClip& clip() { return *clip_; }
   ShardedAdamW& adamw() { return *adamw_; }
+  int64_t planned_bytes() const { return planned_bytes_; }
   kernels::StreamView compute() const { return compute_->view(); }
   kernels::StreamView comm() const { return comm_->view(); }
 
@@ -179,12 +195,15 @@ class TrainingJob {
     parameters_.Add("layer1.bias", {1}, dense, {InitRule::Kind::kZeros}, false);
     parameters_.Add("layer1.experts", {12, 7, 5}, expert, {});
     parameters_.Add("head", {16, 37}, dense, {});
+    for (int i = 0; i < options_.more_layers; ++i) {
+      parameters_.Add("more" + std::to_string(i) + ".linear", {16, 24}, dense, {});
+      parameters_.Add("more" + std::to_string(i) + ".experts", {12, 7, 5}, expert, {});
+    }
   }
 
-  void AddContributions(ParameterId id, int64_t step, int microbatch) {
+  void AddContributions(ParameterId id, int64_t step, int microbatch, float* gradient) {
     const Parameter& parameter = parameters_[id];
     const GlobalRange mine = RangeOf(parameter, parameter.slice);
-    float* gradient = parameter.gradient.as<float>();
     const bool imitates = options_.ranks_to_imitate > 0;
     const int first = imitates ? 0 : rank_;
     const int end = imitates ? options_.ranks_to_imitate : rank_ + 1;
@@ -208,6 +227,7 @@ class TrainingJob {
   std::unique_ptr<Mesh> mesh_;
   ParameterList parameters_;
   BucketLayout layout_;
+  int64_t planned_bytes_ = 0;
   kernels::Arena arena_;
   std::unique_ptr<BucketStorage> storage_;
   std::unique_ptr<BucketReducer> reducer_;
@@ -228,6 +248,19 @@ inline std::vector<MeshDegrees> JobDegrees(int world_size) {
     degrees.dp = world_size;
     degrees.ep = ep;
     all.push_back(degrees);
+  }
+  return all;
+}
+
+// The same, and every way to divide the replicas into blocks that shard.
+inline std::vector<MeshDegrees> ShardedJobDegrees(int world_size) {
+  std::vector<MeshDegrees> all;
+  for (MeshDegrees degrees : JobDegrees(world_size)) {
+    for (degrees.shard = 0; degrees.shard <= world_size; ++degrees.shard) {
+      std::vector<std::string> problems;
+      CheckShards(degrees, &problems);
+      if (problems.empty()) all.push_back(degrees);
+    }
   }
   return all;
 }

@@ -36,13 +36,14 @@ std::vector<GradientPiece> ReducedGradients(const TrainingState& state) {
   for (size_t b = 0; b < state.layout.buckets.size(); ++b) {
     const parallel::Bucket& bucket = state.layout.buckets[b];
     const int64_t begin = bucket.shard_begin(), end = begin + bucket.shard_elements();
-    const auto* gradients = state.buckets->gradients(static_cast<int>(b)).as<float>();
+    const auto* gradients = state.buckets->gradient_shard(static_cast<int>(b)).as<float>();
     for (const parallel::BucketSlice& slice : bucket.slices) {
       const int64_t first = std::max(begin, slice.offset);
       const int64_t last = std::min(end, slice.offset + slice.count);
       if (first >= last) continue;
       const Parameter& parameter = (*state.parameters)[slice.parameter];
-      AddPieces(parameter, first - slice.offset, last - slice.offset, gradients + first, &pieces);
+      AddPieces(parameter, first - slice.offset, last - slice.offset, gradients + first - begin,
+                &pieces);
     }
   }
   return pieces;
