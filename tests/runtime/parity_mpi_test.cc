@@ -168,6 +168,14 @@ TEST(Parity, BlocksThatShardAndReplicateEqualOneRank) {
   }
 }
 
+TEST(Parity, ShardedWeightsWorkWithTensorAndContextParallelism) {
+  if (!Has(4)) GTEST_SKIP() << "wants 4 ranks";
+  for (const std::string axis : {"mesh.tp=2", "mesh.cp=2"}) {
+    SCOPED_TRACE(axis);
+    ExpectEqualToOneRank("tiny-dense.textproto", {axis, "zero.level=3", "zero.shard_ranks=2"});
+  }
+}
+
 void ExpectSameBits(const TrainingRun& a, const TrainingRun& b) {
   EXPECT_EQ(a.loss_bits, b.loss_bits);
   EXPECT_EQ(a.grad_norm_bits, b.grad_norm_bits);
@@ -210,6 +218,20 @@ TEST(Parity, ZeroLevelsAreBitwiseEqualInOneMicrobatch) {
     SCOPED_TRACE(more[0] + " " + more.back());
     ExpectSameBits(Train(parallel::TestWorld(), "tiny-moe.textproto", With(layout, more), kSteps),
                    one);
+  }
+}
+
+TEST(Parity, RecomputationKeepsBitsWithTensorAndContextParallelism) {
+  if (!Has(2) && !Has(4)) GTEST_SKIP() << "wants 2 or 4 ranks";
+  for (const std::string axis : {"mesh.tp=2", "mesh.cp=2"}) {
+    SCOPED_TRACE(axis);
+    const auto layout = With(kSmall, {axis});
+    const TrainingRun kept = Train(parallel::TestWorld(), "tiny-dense.textproto", layout, 3);
+    for (const std::string module : {"attention", "mlp", "block"}) {
+      ExpectSameBits(Train(parallel::TestWorld(), "tiny-dense.textproto",
+                           With(layout, {"recompute." + module + "=true"}), 3),
+                     kept);
+    }
   }
 }
 
