@@ -121,16 +121,18 @@ TEST(Parity, ContextParallelDenseEqualsOneRank) {
   const std::string cp = "mesh.cp=" + std::to_string(size);
   ExpectEqualToOneRank("tiny-dense.textproto", {cp}, length);
   ExpectEqualToOneRank("tiny-dense.textproto", {cp, kAllGather}, length);
-  ExpectEqualToOneRank("tiny-dense.textproto", {cp, "zero.level=0", "schedule.microbatches=2"},
+  ExpectEqualToOneRank("tiny-dense.textproto",
+                       {cp, "zero.level=0", "schedule.microbatches=2", "recompute.attention=true"},
                        {"train.sequence_length=48", "model.position=LEARNED"});
 }
 
 TEST(Parity, ContextParallelWithDataParallelEqualsOneRank) {
   if (!Has(4)) GTEST_SKIP() << "cp2 x dp2 wants 4 ranks";
   ExpectEqualToOneRank("tiny-dense.textproto", {"mesh.cp=2"});
-  ExpectEqualToOneRank("tiny-dense.textproto", {"mesh.cp=2", kAllGather});
+  ExpectEqualToOneRank("tiny-dense.textproto", {"mesh.cp=2", kAllGather, "zero.level=3"});
   ExpectEqualToOneRank("tiny-moe.textproto", {"mesh.cp=2", "mesh.ep=2"});
-  ExpectEqualToOneRank("tiny-moe.textproto", {"mesh.cp=2", "mesh.ep=4", kAllGather});
+  ExpectEqualToOneRank("tiny-moe.textproto",
+                       {"mesh.cp=2", "mesh.ep=4", kAllGather, "zero.level=2"});
 }
 
 // A sequence's auxiliary loss counts choices of all its tokens, wherever they are; a batch's too.
