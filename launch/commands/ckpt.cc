@@ -10,6 +10,7 @@
 #include "launch/exit_codes.h"
 #include "runtime/checkpoint/reader.h"
 #include "runtime/checkpoint/retention.h"
+#include "runtime/checkpoint/storage_speed.h"
 
 namespace muster::launch {
 namespace {
@@ -136,16 +137,59 @@ class Verify : public Command {
   int64_t step_ = -1;
 };
 
+class Speed : public Command {
+ public:
+  CommandText text() const override {
+    return {"speed", "how fast a directory's disk takes and gives checkpoints",
+            "Writes and reads large blocks past the page cache, where the file system can, then a\n"
+            "checkpoint of the same size; removes both.",
+            "muster ckpt speed runs/first --mb 1024"};
+  }
+  void Declare(CLI::App& app) override {
+    app.add_option("DIR", directory_, "where: a run directory, or any other")->required();
+    app.add_option("--mb", megabytes_, "how much, each time")
+        ->check(CLI::Range(1, 1 << 20))
+        ->type_name("N")
+        ->capture_default_str();
+  }
+  int Run(Console console) override {
+    const absl::StatusOr<runtime::StorageSpeed> speed =
+        runtime::MeasureStorageSpeed(directory_, megabytes_ * 1000 * 1000);
+    if (!speed.ok()) {
+      console.err << "muster ckpt speed: " << speed.status().message() << "\n";
+      return kExitFailure;
+    }
+    const auto line = [&](const char* what, double rate, double own) {
+      console.out << absl::StrFormat("%-22s %9.0f MB/s", what, rate * 1e-6);
+      if (own > 0) console.out << absl::StrFormat("  %5.1f %% of the disk's own", 100 * rate / own);
+      console.out << "\n";
+    };
+    console.out << absl::StrFormat("%.0f MB in %s, one process%s\n",
+                                   static_cast<double>(speed->bytes) * 1e-6, directory_,
+                                   speed->direct ? "" : "; reads may come from memory");
+    line("disk, write and sync", speed->disk_write, 0);
+    line("checkpoint, save", speed->save, speed->disk_write);
+    line("disk, read", speed->disk_read, 0);
+    line("checkpoint, load", speed->load, speed->disk_read);
+    return kExitDone;
+  }
+
+ private:
+  std::string directory_;
+  int64_t megabytes_ = 256;
+};
+
 class Ckpt : public Command {
  public:
   CommandText text() const override {
-    return {"ckpt", "the checkpoints of a run, and whether they are whole", "",
+    return {"ckpt", "the checkpoints of a run, whether they are whole, how fast they go", "",
             "muster ckpt verify runs/first"};
   }
   std::vector<std::unique_ptr<Command>> Parts() override {
     std::vector<std::unique_ptr<Command>> parts;
     parts.push_back(std::make_unique<List>());
     parts.push_back(std::make_unique<Verify>());
+    parts.push_back(std::make_unique<Speed>());
     return parts;
   }
   int Run(Console) override { return kExitUsage; }

@@ -2,7 +2,7 @@
 // Every system call by which a save changes the disk, in the order that makes a commit: files are
 // written and synced, then their directory, then a rename makes them visible, then its directory is
 // synced. A hook sees each call first, so that tests can end the process, or fail the call, between
-// any two of them.
+// any two of them. Large files are written past the page cache where the file system can.
 #include <functional>
 #include <string>
 #include <vector>
@@ -40,6 +40,9 @@ class Disk {
 
  private:
   absl::Status Announce(const char* call, const std::string& path) const;
+  absl::Status Write(int fd, const std::string& path, const char* data, size_t bytes) const;
+  absl::Status WriteDirect(int fd, const std::string& path,
+                           const std::vector<ByteSpan>& content) const;
   absl::Status WriteAndSync(int fd, const std::string& path,
                             const std::vector<ByteSpan>& content) const;
   DiskHook hook_;

@@ -54,6 +54,16 @@ class CkptCommand : public ::testing::Test {
   std::ostringstream out_, err_;
 };
 
+TEST_F(CkptCommand, MeasuresTheDiskAndLeavesNothingBehind) {
+  ASSERT_EQ(Ckpt({"speed", run_, "--mb", "3"}), kExitDone) << err_.str();
+  for (const char* line : {"disk, write", "checkpoint, save", "disk, read", "checkpoint, load"}) {
+    EXPECT_NE(out_.str().find(line), std::string::npos) << out_.str();
+  }
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(run_), {}), 1);
+  EXPECT_EQ(Ckpt({"speed", run_ + "/nowhere"}), kExitFailure);
+  EXPECT_NE(err_.str().find("nowhere"), std::string::npos);
+}
+
 TEST_F(CkptCommand, ListsTheNewestFirst) {
   ASSERT_EQ(Ckpt({"list", run_}), kExitDone) << err_.str();
   EXPECT_LT(out_.str().find("step-20"), out_.str().find("step-10"));

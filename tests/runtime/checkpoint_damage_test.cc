@@ -104,6 +104,28 @@ TEST(CheckpointDamage, ACutAtEvery4KiBIsFound) {
   EXPECT_TRUE(VerifyAll(directory).ok());
 }
 
+// Large files take another path through the system than small ones: in blocks, past the page cache.
+TEST(CheckpointDisk, FilesOfAnySizeAreWrittenWhole) {
+  const ScratchDirectory scratch;
+  std::mt19937_64 dice(3);
+  const size_t mib = size_t{1} << 20;
+  int number = 0;
+  for (const size_t size : {size_t{0}, size_t{5}, 4 * mib - 1, 4 * mib, 4 * mib + 1, 16 * mib,
+                            16 * mib + 4096, 33 * mib + 777}) {
+    std::string bytes(size, '\0');
+    for (size_t i = 0; i < size; i += 61) bytes[i] = static_cast<char>(dice());
+    std::vector<ByteSpan> spans;  // of sizes that align with nothing
+    for (size_t at = 0; at < size;) {
+      const size_t part = std::min(size - at, 1 + dice() % (3 * mib));
+      spans.push_back({bytes.data() + at, part});
+      at += part;
+    }
+    const std::string path = scratch.File(std::to_string(number++));
+    ASSERT_TRUE(Disk().WriteNew(path, spans).ok());
+    ASSERT_TRUE(ReadWhole(path) == bytes) << size;
+  }
+}
+
 // An attempt that saves with the run's fence, as a trainer's does.
 std::unique_ptr<ToyRun> FencedRun(const std::string& run, int attempt, DiskHook hook = nullptr) {
   return std::make_unique<ToyRun>(
