@@ -47,13 +47,6 @@ Space SpaceOf(const std::string& path) {
   return space;
 }
 
-int UsableCpus() {
-  cpu_set_t set;
-  int usable = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
-  const int quota = CpusOfQuota(ReadText("/sys/fs/cgroup/cpu.max"));
-  return quota > 0 ? std::min(usable, quota) : usable;
-}
-
 int NumaNodes() {
   int nodes = 0;
   std::error_code error;
@@ -121,6 +114,13 @@ std::string FindOnPath(std::string_view path, const std::string& name) {
       return candidate;
   }
   return "";
+}
+
+int UsableCpus() {
+  cpu_set_t set;
+  int usable = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+  const int quota = CpusOfQuota(ReadText("/sys/fs/cgroup/cpu.max"));
+  return quota > 0 ? std::min(usable, quota) : usable;
 }
 
 HostFacts ReadHostFacts() {

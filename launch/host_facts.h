@@ -33,6 +33,8 @@ struct HostFacts {
 };
 
 HostFacts ReadHostFacts();
+// CPUs that this process may use: affinity and cgroup quota, rounded up. Quick.
+int UsableCpus();
 
 // --- the parsers, pure
 // ---------------------------------------------------------------------------- First value of "key

@@ -5,6 +5,7 @@
 #include "launch/commands/data.h"
 #include "launch/commands/doctor.h"
 #include "launch/commands/hang.h"
+#include "launch/commands/launch.h"
 #include "launch/commands/report.h"
 #include "launch/commands/sample.h"
 #include "launch/commands/train.h"
@@ -14,6 +15,7 @@ namespace muster::launch {
 std::vector<std::unique_ptr<Command>> AllCommands() {
   std::vector<std::unique_ptr<Command>> commands;
   commands.push_back(MakeTrain());
+  commands.push_back(MakeLaunch());
   commands.push_back(MakeCheck());
   commands.push_back(MakeSample());
   commands.push_back(MakeData());

@@ -1,6 +1,7 @@
 #include "launch/commands/report.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 
 #include "absl/strings/str_join.h"
 #include "launch/exit_codes.h"
@@ -20,6 +21,8 @@ class Report : public Command {
   }
   void Declare(CLI::App& app) override {
     app.add_option("RUN", runs_, "run directories")->required();
+    app.add_flag("--project", project_,
+                 "what the run would keep of its time on more GPUs, with their failure rates");
     app.add_flag("--json", json_, "print one JSON object instead of text; an array for several");
   }
   int Run(Console console) override {
@@ -29,6 +32,7 @@ class Report : public Command {
       const absl::StatusOr<runtime::RunReport> report = runtime::ReportOf(run);
       if (report.ok()) {
         rendered.push_back(json_ ? runtime::RenderJson(*report) : runtime::RenderText(*report));
+        if (project_ && !json_) code = std::max(code, Project(*report, console, &rendered.back()));
         if (rendered.back().back() == '\n') rendered.back().pop_back();
         continue;
       }
@@ -44,8 +48,18 @@ class Report : public Command {
   }
 
  private:
+  static int Project(const runtime::RunReport& report, Console console, std::string* text) {
+    const absl::StatusOr<runtime::FailureModel> model = runtime::FailureModelOf(report);
+    if (model.ok()) {
+      *text += "\n" + runtime::ProjectionText(*model);
+      return kExitDone;
+    }
+    console.err << "muster report: " << model.status().message() << "\n";
+    return kExitFailure;
+  }
+
   std::vector<std::string> runs_;
-  bool json_ = false;
+  bool json_ = false, project_ = false;
 };
 
 }  // namespace

@@ -18,8 +18,11 @@
 #include "launch/job_options.h"
 #include "launch/rank_env.h"
 #include "launch/rank_log.h"
+#include "launch/rank_pulse.h"
+#include "parallel/comm/collective_log.h"
 #include "parallel/comm/collective_record.h"
 #include "parallel/comm/rendezvous.h"
+#include "runtime/goodput/rank_progress.h"
 #include "runtime/job/config.h"
 #include "runtime/job/run_directory.h"
 #include "runtime/train/trainer.h"
@@ -93,6 +96,16 @@ int ExitCodeOf(const absl::Status& status, int otherwise) {
   return absl::IsAborted(status) ? kExitDoNotRequeue : otherwise;
 }
 
+// What this rank waits for, for its supervisor: "all_reduce world #812".
+std::string Doing(const parallel::CollectiveLog& log) {
+  using State = parallel::CollectiveEntry::State;
+  for (const parallel::CollectiveEntry& entry : log.Entries()) {
+    if (entry.state != State::kEnqueued && entry.state != State::kStarted) continue;
+    return absl::StrFormat("%s %s #%d", Name(entry.kind), entry.group, entry.sequence);
+  }
+  return "";
+}
+
 class TrainCommand : public Command {
  public:
   CommandText text() const override {
@@ -132,16 +145,38 @@ class TrainCommand : public Command {
       if (env->rank == 0) console.err << runtime::Describe(problems, options_.config);
       return kExitUsage;
     }
+    const auto attempt = SupervisedAttempt(CurrentEnvironment());
+    if (!attempt.ok()) {
+      console.err << "muster train: " << attempt.status().message() << "\n";
+      return kExitUsage;
+    }
+    directory_.least_attempt = attempt->value_or(0);
     CatchStopSignals();
+    progress_.Entered(runtime::State::kInitRuntime);
+    auto pulse = StartPulse(CurrentEnvironment(), *env, &progress_);
+    if (!pulse.ok()) {
+      console.err << "muster train: " << pulse.status().message() << "\n";
+      return kExitFailure;
+    }
+    pulse_ = *std::move(pulse);
+    const int code = RunSupervised(job, start_ns, console);
+    pulse_->Leave(code);
+    return code;
+  }
+
+ private:
+  int RunSupervised(const runtime::ResolvedJob& job, int64_t start_ns, Console console) {
     auto world = parallel::World::Create(WorldOptionsOf(job.job.communication()));
     if (!world.ok()) {
       console.err << "muster train: " << world.status().message() << "\n";
       return kExitFailure;
     }
-    return RunOnWorld(job, **world, start_ns, console);
+    pulse_->SetDoing([&log = (*world)->log()] { return Doing(log); });
+    const int code = RunOnWorld(job, **world, start_ns, console);
+    pulse_->SetDoing(nullptr);
+    return code;
   }
 
- private:
   int RunOnWorld(const runtime::ResolvedJob& job, parallel::World& world, int64_t start_ns,
                  Console console) {
     kernels::SetLogRank(world.rank());
@@ -161,7 +196,9 @@ class TrainCommand : public Command {
       const std::string hang = world.HangEvidence();
       if (!hang.empty()) kernels::Log(kernels::Severity::kError, hang);
       if (log.ok()) log->reset();  // its file is complete before everything ends
-      world.Abort(ExitCodeOf(end.status(), kExitFailure));  // the others would wait for this one
+      const int code = ExitCodeOf(end.status(), kExitFailure);
+      pulse_->Leave(code);
+      world.Abort(code);  // the other ranks would wait for this one
     }
     return *end == runtime::TrainEnd::kStopped ? kExitRequeue : kExitDone;
   }
@@ -172,17 +209,17 @@ class TrainCommand : public Command {
     return runtime::PrepareRunDirectory(directory_, job, world);
   }
 
-  static absl::StatusOr<runtime::TrainEnd> TrainIn(const runtime::ResolvedJob& job,
-                                                   parallel::World& world,
-                                                   const runtime::RunDirectory& directory,
-                                                   int64_t start_ns, Console console) {
+  absl::StatusOr<runtime::TrainEnd> TrainIn(const runtime::ResolvedJob& job, parallel::World& world,
+                                            const runtime::RunDirectory& directory,
+                                            int64_t start_ns, Console console) {
     ASSIGN_OR_RETURN(std::unique_ptr<runtime::Trainer> trainer,
                      runtime::Trainer::Create(job, world,
                                               {.run_directory = directory.path,
                                                .attempt = directory.attempt,
                                                .start_from = directory.start_from,
                                                .process_start_ns = start_ns,
-                                               .stop = &stop_requested}));
+                                               .stop = &stop_requested,
+                                               .progress = &progress_}));
     const bool speaks = world.rank() == 0;
     if (speaks) console.out << Summary(job, *trainer, directory) << std::flush;
     ASSIGN_OR_RETURN(const runtime::TrainEnd end, trainer->Run());
@@ -193,6 +230,8 @@ class TrainCommand : public Command {
   JobOptions options_;
   runtime::RunDirectoryOptions directory_;
   std::string resume_ = "auto";
+  runtime::RankProgress progress_;
+  std::unique_ptr<runtime::Pulse> pulse_;
 };
 
 }  // namespace

@@ -73,12 +73,6 @@ Decision AfterFailedAttempt(const Failure& failure, const AttemptHistory& histor
 
 }  // namespace
 
-const char* Name(Action action) {
-  constexpr const char* kNames[] = {"finish",          "continue", "restart", "restart_with_spare",
-                                    "restart_smaller", "stop"};
-  return kNames[static_cast<int>(action)];
-}
-
 Decision Decide(const Failure& failure, const AttemptHistory& history,
                 const RecoveryOptions& options) {
   switch (failure.kind) {

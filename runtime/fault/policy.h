@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <string>
 
-#include "runtime/fault/failure.h"
+#include "runtime/goodput/failure.h"
 
 namespace muster::runtime {
 
@@ -25,16 +25,6 @@ struct AttemptHistory {
   int world_size = 0;
   int smaller_world_size = 0;  // the next smaller one that the config and the user allow; 0: none
 };
-
-enum class Action {
-  kFinish,            // all is done
-  kContinue,          // the job goes on; the failure is only reported
-  kRestart,           // on the same hosts
-  kRestartWithSpare,  // without the host that is blamed, with a spare one
-  kRestartSmaller,    // with fewer ranks: less data parallelism
-  kStop,              // end with exit_code
-};
-const char* Name(Action action);
 
 struct Decision {
   Action action = Action::kStop;

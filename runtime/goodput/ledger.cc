@@ -18,6 +18,7 @@
 #include "kernels/base/log.h"
 #include "kernels/device/span.h"
 #include "runtime/goodput/ledger_record.h"
+#include "runtime/goodput/rank_progress.h"
 
 namespace muster::runtime {
 namespace {
@@ -36,10 +37,12 @@ int64_t RealtimeNs() {
 
 class FileLedgerWriter final : public LedgerWriter {
  public:
-  FileLedgerWriter(int file, std::string path) : file_(file), path_(std::move(path)) {}
+  FileLedgerWriter(int file, std::string path, RankProgress* progress)
+      : file_(file), path_(std::move(path)), progress_(progress) {}
   FileLedgerWriter(const FileLedgerWriter&) = delete;
   FileLedgerWriter& operator=(const FileLedgerWriter&) = delete;
   ~FileLedgerWriter() override {
+    if (progress_ != nullptr) progress_->Attach(nullptr);
     if (!ended_) End(kNoExitCode);
     close(file_);
   }
@@ -63,6 +66,7 @@ class FileLedgerWriter final : public LedgerWriter {
     const int64_t now = MonotonicNs();
     in_step_ = false;
     Append(RecordBuilder(RecordType::kEnter, now, RealtimeNs()).PutU8(static_cast<uint8_t>(state)));
+    if (progress_ != nullptr) progress_->Entered(state);
     return now;
   }
 
@@ -72,6 +76,7 @@ class FileLedgerWriter final : public LedgerWriter {
     step_ = step;
     step_begin_ns_ = MonotonicNs();
     Append(RecordBuilder(RecordType::kStepBegin, step_begin_ns_, RealtimeNs()).PutI64(step));
+    if (progress_ != nullptr) progress_->StepBegan(step);
   }
 
   void StepEnded(const StepEnd& end) override {
@@ -88,8 +93,11 @@ class FileLedgerWriter final : public LedgerWriter {
         .PutI64(end.tokens)
         .PutU8(end.skipped ? 1 : 0)
         .PutU8(parallel::kNumTimeCategories);
-    for (const int64_t ns : TileStep(end.time_ns, now - step_begin_ns_)) record.PutI64(ns);
+    StepEnd tiled = end;
+    tiled.time_ns = TileStep(end.time_ns, now - step_begin_ns_);
+    for (const int64_t ns : tiled.time_ns) record.PutI64(ns);
     Append(record);
+    if (progress_ != nullptr) progress_->StepEnded(tiled);
   }
 
   void Checkpoint(const CheckpointEvent& event) override {
@@ -164,7 +172,8 @@ class FileLedgerWriter final : public LedgerWriter {
 
   const int file_;
   const std::string path_;
-  mutable std::mutex mutex_;  // the trainer's thread writes; a watchdog may beat
+  RankProgress* const progress_;  // may be null
+  mutable std::mutex mutex_;      // the trainer's thread writes; a watchdog may beat
   absl::Status status_;
   off_t file_bytes_ = 0;
   int64_t last_record_ns_ = 0;
@@ -197,7 +206,8 @@ std::array<int64_t, parallel::kNumTimeCategories> TileStep(
 }
 
 absl::StatusOr<std::unique_ptr<LedgerWriter>> LedgerWriter::Create(const std::string& run_directory,
-                                                                   const AttemptBegin& begin) {
+                                                                   const AttemptBegin& begin,
+                                                                   RankProgress* progress) {
   const std::string directory = AttemptDirectory(run_directory, begin.attempt);
   std::error_code error;
   std::filesystem::create_directories(directory, error);
@@ -217,9 +227,10 @@ absl::StatusOr<std::unique_ptr<LedgerWriter>> LedgerWriter::Create(const std::st
     return absl::PermissionDeniedError("cannot create the ledger " + path + ": " +
                                        std::strerror(errno));
   }
-  auto writer = std::make_unique<FileLedgerWriter>(file, path);
+  auto writer = std::make_unique<FileLedgerWriter>(file, path, progress);
   writer->Begin(begin);
   RETURN_IF_ERROR(writer->status());
+  if (progress != nullptr) progress->Attach(writer.get());
   return std::unique_ptr<LedgerWriter>(std::move(writer));
 }
 

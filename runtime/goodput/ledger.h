@@ -85,12 +85,17 @@ struct CheckpointEvent {
 std::array<int64_t, parallel::kNumTimeCategories> TileStep(
     std::array<int64_t, parallel::kNumTimeCategories> time_ns, int64_t interval_ns);
 
+class RankProgress;  // runtime/goodput/rank_progress.h
+
 // Thread-safe. A write error never stops a training run: it is logged once and kept in status().
 class LedgerWriter {
  public:
-  // Errors: the directory cannot be written; the file exists (another process has this attempt).
+  // `progress`, if given, hears of every state and step, keeps the ledger alive by its Beat, and
+  // outlives it. Errors: the directory cannot be written; the file exists (another process has this
+  // attempt).
   static absl::StatusOr<std::unique_ptr<LedgerWriter>> Create(const std::string& run_directory,
-                                                              const AttemptBegin& begin);
+                                                              const AttemptBegin& begin,
+                                                              RankProgress* progress = nullptr);
   virtual ~LedgerWriter() = default;  // closes the attempt's last state, if End was not called
   // From now on this rank is in `state` (not kStep: see StepBegin). Returns the instant
   // (CLOCK_MONOTONIC ns).

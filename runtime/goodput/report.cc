@@ -156,6 +156,31 @@ void SetFailureTimes(RunReport* report) {
   report->mean_time_to_restart_seconds = restart.value();
 }
 
+// A commit and the snapshot of the same id are marks of rank 0.
+void SetCheckpointTimes(const RunLog& log, RunReport* report) {
+  Mean to_commit;
+  for (const AttemptLog& attempt : log.attempts) {
+    if (attempt.ranks.empty()) continue;
+    std::map<std::pair<int64_t, int>, int64_t> snapshots;
+    for (const CheckpointMark& mark : attempt.ranks[0].checkpoints) {
+      const std::pair id{mark.event.id.step, mark.event.id.attempt};
+      if (mark.event.act == CheckpointAct::kSnapshot) snapshots[id] = mark.at_ns;
+      const auto snapshot = snapshots.find(id);
+      if (mark.event.act != CheckpointAct::kCommit || snapshot == snapshots.end()) continue;
+      to_commit.Add(Seconds(mark.at_ns - snapshot->second));
+    }
+  }
+  report->commits = static_cast<int>(to_commit.count);
+  report->mean_seconds_to_commit = to_commit.value();
+  const std::vector<AttributedAttempt>& attempts = report->attribution.attempts;
+  if (report->commits == 0 || attempts.empty()) return;
+  const DeviceTime& total = report->attribution.total;
+  const DeviceNs stall =
+      total.At(State::kCheckpointStall) + total.step[kKept][parallel::kCheckpoint];
+  report->mean_stall_seconds_of_checkpoint =
+      Seconds(stall) / (attempts.back().world_size * static_cast<double>(report->commits));
+}
+
 void SetLostByFailure(RunReport* report) {
   const std::vector<AttributedAttempt>& attempts = report->attribution.attempts;
   std::map<std::string, DeviceNs> lost;
@@ -185,6 +210,7 @@ absl::StatusOr<RunReport> MakeReport(const std::string& run, RunLedger ledger) {
   SetRates(&report);
   SetFailureTimes(&report);
   SetLostByFailure(&report);
+  SetCheckpointTimes(ledger.log, &report);
   return report;
 }
 
@@ -220,6 +246,23 @@ std::string HowItEnded(const AttributedAttempt& attempt) {
   }
   if (attempt.exit_code.value_or(0) == kExitRequeue) return "stopped, may be requeued";
   return attempt.exit_code ? "done" : "no rank left a ledger";
+}
+
+absl::StatusOr<FailureModel> FailureModelOf(const RunReport& report) {
+  if (report.commits == 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("a projection needs the times of a checkpoint, and ", report.run,
+                     " committed none; train with checkpoint.every_steps"));
+  }
+  FailureModel model;
+  model.commit_seconds = *report.mean_seconds_to_commit;
+  model.stall_seconds = *report.mean_stall_seconds_of_checkpoint;
+  const AttributedAttempt& first = report.attribution.attempts.front();
+  // Without a failure to learn from: what the start took.
+  model.restart_seconds = report.mean_time_to_restart_seconds.value_or(
+                              Seconds(StartUp(first.time)) / first.world_size) +
+                          report.mean_time_to_detect_seconds.value_or(0);
+  return model;
 }
 
 std::string DecimalSeconds(DeviceNs ns) {

@@ -22,6 +22,7 @@
 #include "absl/status/statusor.h"
 #include "runtime/goodput/attribution.h"
 #include "runtime/goodput/ledger_reader.h"
+#include "runtime/goodput/projection.h"
 
 namespace muster::runtime {
 
@@ -58,6 +59,9 @@ struct RunReport {
   // What failures cost, by their kind, largest first: lost steps, rework, detection, teardown and
   // the next attempt's start-up. A part of lost_by_cause, not beside it.
   std::vector<NamedDeviceNs> lost_by_failure;
+  int commits = 0;                                         // checkpoints
+  std::optional<double> mean_seconds_to_commit;            // from rank 0's snapshot
+  std::optional<double> mean_stall_seconds_of_checkpoint;  // of a device, for each commit
 };
 
 // Errors: those of Attribute.
@@ -74,6 +78,10 @@ std::string HowItEnded(const AttributedAttempt& attempt);
 
 // Seconds with all nine decimals that are not trailing zeros: "1.5", "0.000000001".
 std::string DecimalSeconds(DeviceNs ns);
+
+// The run's own times for a projection, M left open. Errors: FailedPrecondition if no checkpoint
+// was committed.
+absl::StatusOr<FailureModel> FailureModelOf(const RunReport& report);
 
 // For people, at most 100 columns.
 std::string RenderText(const RunReport& report);

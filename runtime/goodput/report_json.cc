@@ -166,6 +166,9 @@ std::string RenderJson(const RunReport& report) {
   object["mean_time_to_failure_seconds"] = OrNull(report.mean_time_to_failure_seconds);
   object["mean_time_to_detect_seconds"] = OrNull(report.mean_time_to_detect_seconds);
   object["mean_time_to_restart_seconds"] = OrNull(report.mean_time_to_restart_seconds);
+  object["checkpoints"] = {{"commits", report.commits},
+                           {"mean_seconds_to_commit", OrNull(report.mean_seconds_to_commit)},
+                           {"mean_stall_seconds", OrNull(report.mean_stall_seconds_of_checkpoint)}};
   object["attempts"] = Json::array();
   for (const AttributedAttempt& attempt : run.attempts) {
     object["attempts"].push_back(AttemptJson(attempt));

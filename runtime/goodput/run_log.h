@@ -10,7 +10,7 @@
 
 #include "absl/status/status.h"
 #include "parallel/comm/time_category.h"
-#include "runtime/fault/failure.h"
+#include "runtime/goodput/failure.h"
 #include "runtime/goodput/ledger.h"
 
 namespace muster::runtime {

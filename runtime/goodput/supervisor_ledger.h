@@ -24,8 +24,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "runtime/fault/failure.h"
-#include "runtime/fault/policy.h"
+#include "runtime/goodput/failure.h"
 
 namespace muster::runtime {
 

@@ -150,7 +150,7 @@ absl::StatusOr<RunDirectory> Claim(const fs::path& path, const RunDirectoryOptio
   const bool is_new = !HoldsRun(path);
   if (is_new) RETURN_IF_ERROR(WriteNewRun(path, options, job));
   ASSIGN_OR_RETURN(claimed.start_from, ReadOrigin(path));
-  ASSIGN_OR_RETURN(claimed.attempt, claimed.lock->BeginAttempt());
+  ASSIGN_OR_RETURN(claimed.attempt, claimed.lock->BeginAttempt(options.least_attempt));
   if (is_new) return claimed;
   ASSIGN_OR_RETURN(const Job kept, KeptJob(path));
   if (!Differences(kept, job.job).empty()) {

@@ -23,6 +23,7 @@ struct RunDirectoryOptions {
   std::string path;  // empty: runs/<job name>-<local time> below the working directory
   ResumeMode resume = ResumeMode::kAuto;
   std::string start_from;  // kFrom: a run directory, or one checkpoint, <somewhere>/step-<n>
+  int least_attempt = 0;   // of the new attempt: a supervisor's number for it
 };
 
 struct RunDirectory {

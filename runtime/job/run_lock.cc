@@ -137,9 +137,14 @@ void RunLock::Sign(const std::string& text) const {
   }
 }
 
-absl::StatusOr<int> RunLock::BeginAttempt() {
-  ASSIGN_OR_RETURN(const std::optional<int> epoch, ReadEpoch(run_directory_));
-  const int attempt = std::max(epoch.value_or(-1), NewestLedger(run_directory_)) + 1;
+absl::StatusOr<int> NextEpoch(const std::string& run_directory) {
+  ASSIGN_OR_RETURN(const std::optional<int> epoch, ReadEpoch(run_directory));
+  return std::max(epoch.value_or(-1), NewestLedger(run_directory)) + 1;
+}
+
+absl::StatusOr<int> RunLock::BeginAttempt(int at_least) {
+  ASSIGN_OR_RETURN(const int next, NextEpoch(run_directory_));
+  const int attempt = std::max(next, at_least);
   RETURN_IF_ERROR(WriteFileAtomically(EpochPath(run_directory_), absl::StrCat(attempt, "\n")));
   Sign(absl::StrCat(Signature(), ", attempt ", attempt));
   return attempt;

@@ -31,9 +31,10 @@ class RunLock {
   RunLock(const RunLock&) = delete;
   RunLock& operator=(const RunLock&) = delete;
 
-  // The number of a new attempt, above that of every earlier one; from now on earlier ones fail
+  // The number of a new attempt, above that of every earlier one and at least `at_least`, which a
+  // supervisor that counts failed starts, too, may ask for; from now on earlier ones fail
   // CheckEpoch. Durable when it returns.
-  absl::StatusOr<int> BeginAttempt();
+  absl::StatusOr<int> BeginAttempt(int at_least = 0);
 
  private:
   RunLock(std::string run_directory, int file)
@@ -42,6 +43,9 @@ class RunLock {
   const std::string run_directory_;
   const int file_;
 };
+
+// The number that the next attempt would get.
+absl::StatusOr<int> NextEpoch(const std::string& run_directory);
 
 // Errors: Aborted if a later attempt has begun; DataLoss if the epoch cannot be read. A run without
 // an epoch (a test's) has nothing to fence.

@@ -27,16 +27,17 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const ResolvedJob& job,
   Trainer& t = *trainer;
   // The measured peak is rank 0's, so that all ranks divide by the same number.
   ASSIGN_OR_RETURN(t.peak_, AgreedPeak(job, world));
-  ASSIGN_OR_RETURN(
-      t.ledger_, LedgerWriter::Create(t.options_.run_directory,
-                                      {.attempt = t.options_.attempt,
-                                       .rank = world.rank(),
-                                       .world_size = world.size(),
-                                       .peak_flops = t.peak_.flops,
-                                       .peak_label = t.peak_.label,
-                                       .host = world.host(),
-                                       .config_hash = job.hash,
-                                       .process_start_monotonic_ns = t.options_.process_start_ns}));
+  ASSIGN_OR_RETURN(t.ledger_,
+                   LedgerWriter::Create(t.options_.run_directory,
+                                        {.attempt = t.options_.attempt,
+                                         .rank = world.rank(),
+                                         .world_size = world.size(),
+                                         .peak_flops = t.peak_.flops,
+                                         .peak_label = t.peak_.label,
+                                         .host = world.host(),
+                                         .config_hash = job.hash,
+                                         .process_start_monotonic_ns = t.options_.process_start_ns},
+                                        t.options_.progress));
   t.ledger_->Enter(State::kInitModel);
   ASSIGN_OR_RETURN(t.state_, TrainingState::Build(job, world, t.options_.compute_mode));
   t.ledger_->Enter(State::kCheckpointLoad);

@@ -7,6 +7,8 @@
 #include "runtime/goodput/ledger_reader.h"
 #include "runtime/goodput/ledger_record.h"
 #include "runtime/goodput/report.h"
+#include "runtime/goodput/supervised.h"
+#include "runtime/goodput/supervisor_ledger.h"
 #include "tests/support/runtime/run_simulator.h"
 #include "tests/support/runtime/scratch_directory.h"
 
@@ -17,6 +19,14 @@ constexpr uint64_t kRuns = 3000;
 
 RunLog LogOf(const SimulatedRun& run) {
   RunLog log;
+  SupervisorLog supervisor;
+  if (!run.supervisor.empty()) {
+    const absl::StatusOr<SupervisorLog> parsed = ParseSupervisorLedger(run.supervisor);
+    EXPECT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_TRUE(parsed->damage.empty()) << parsed->damage[0];
+    EXPECT_EQ(parsed->attempts.size(), run.ledgers.size());
+    supervisor = *parsed;
+  }
   for (size_t a = 0; a < run.ledgers.size(); ++a) {
     AttemptLog& attempt = log.attempts.emplace_back();
     attempt.attempt = static_cast<int>(a);
@@ -26,7 +36,11 @@ RunLog LogOf(const SimulatedRun& run) {
       absl::StatusOr<RankLedger> ledger = ParseRankLedger(bytes);
       EXPECT_TRUE(ledger.ok()) << ledger.status();
       EXPECT_TRUE(ledger->damage.empty()) << ledger->damage[0];
+      attempt.clock_host = ledger->begin.host;
       attempt.ranks.push_back(std::move(ledger->log));
+    }
+    if (a < supervisor.attempts.size()) {
+      JoinSupervisor(supervisor, supervisor.attempts[a], &attempt);
     }
   }
   return log;
@@ -59,6 +73,7 @@ std::string Differences(const SimulatedRun& truth, const Attribution& found) {
 TEST(Conservation, SimulatedRunsAreAttributedToTheNanosecond) {
   SimulatedRun seen;  // sums over runs
   int several_attempts = 0, multi_rank = 0;
+  size_t most_attempts = 0;
   for (uint64_t seed = 1; seed <= kRuns; ++seed) {
     const SimulatedRun run = Simulate(seed);
     const absl::StatusOr<Attribution> found = Attribute(LogOf(run));
@@ -66,6 +81,7 @@ TEST(Conservation, SimulatedRunsAreAttributedToTheNanosecond) {
     ASSERT_EQ(found->total.Total(), found->allocated) << "seed " << seed;
     ASSERT_EQ(Differences(run, *found), "") << "seed " << seed;
     several_attempts += run.ledgers.size() > 1 ? 1 : 0;
+    most_attempts = std::max(most_attempts, run.ledgers.size());
     multi_rank += run.world_size > 1 ? 1 : 0;
     seen.crashes += run.crashes;
     seen.hangs += run.hangs;
@@ -73,13 +89,16 @@ TEST(Conservation, SimulatedRunsAreAttributedToTheNanosecond) {
     seen.rewinds += run.rewinds;
     seen.lost_ledgers += run.lost_ledgers;
     seen.skipped += run.skipped;
+    seen.stalls += run.stalls;
+    seen.failed_starts += run.failed_starts;
     seen.time += run.time;
   }
   // The simulation has shown what it is for.
   EXPECT_GT(several_attempts, 1000);
   EXPECT_GT(multi_rank, 2000);
-  for (const int count :
-       {seen.crashes, seen.hangs, seen.fallbacks, seen.rewinds, seen.lost_ledgers, seen.skipped}) {
+  EXPECT_EQ(most_attempts, 400u);
+  for (const int count : {seen.crashes, seen.hangs, seen.fallbacks, seen.rewinds, seen.lost_ledgers,
+                          seen.skipped, seen.stalls, seen.failed_starts}) {
     EXPECT_GT(count, 100);
   }
   EXPECT_GT(seen.time.At(StepFate::kRework), 0);
@@ -99,6 +118,9 @@ TEST(Conservation, TheSameHoldsThroughFilesAndTheReport) {
         if (run.ledgers[a][r].empty()) continue;
         WriteWhole(directory + "/" + LedgerFileName(static_cast<int>(r)), run.ledgers[a][r]);
       }
+    }
+    if (!run.supervisor.empty()) {
+      WriteWhole(scratch.path() + "/ledger/" + SupervisorFileName(0), run.supervisor);
     }
     const absl::StatusOr<RunReport> report = ReportOf(scratch.path());
     ASSERT_TRUE(report.ok()) << report.status();

@@ -5,7 +5,9 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/goodput/failure.h"
 #include "runtime/goodput/ledger_record.h"
+#include "runtime/goodput/supervisor_record.h"
 
 namespace muster::runtime {
 
@@ -60,6 +62,49 @@ class LedgerBytes {
  private:
   RecordBuilder Record(RecordType type, int64_t at_ns) const {
     return RecordBuilder(type, at_ns, at_ns + offset_ns_);
+  }
+  void Append(RecordBuilder record) { bytes_ += record.Finish(); }
+  int64_t offset_ns_;
+  std::string bytes_;
+};
+
+// The same for a supervisor's file.
+class SupervisorBytes {
+ public:
+  SupervisorBytes(const std::string& host, int64_t at_ns, int64_t realtime_offset_ns)
+      : offset_ns_(realtime_offset_ns) {
+    Append(Record(SupervisorRecord::kBegin, at_ns)
+               .PutI32(0)
+               .PutU64(0)
+               .PutI32(0)
+               .PutText("", kMaxPeakLabelBytes)
+               .PutText(host, kMaxHostBytes)
+               .PutText("", kMaxPeakLabelBytes));
+  }
+  void AttemptBegin(int64_t at_ns, int attempt, int world_size) {
+    Append(Record(SupervisorRecord::kAttemptBegin, at_ns).PutI32(attempt).PutI32(world_size));
+  }
+  void Detect(int64_t at_ns, int attempt, FailureKind kind, int64_t happened_ns) {
+    Append(Record(SupervisorRecord::kDetect, at_ns)
+               .PutI32(attempt)
+               .PutU8(static_cast<uint8_t>(kind))
+               .PutI32(0)
+               .PutI64(happened_ns)
+               .PutI64(at_ns)
+               .PutU8(0)
+               .PutText("", kMaxEvidenceBytes));
+  }
+  void Teardown(int64_t at_ns, int attempt) {
+    Append(Record(SupervisorRecord::kTeardown, at_ns).PutI32(attempt));
+  }
+  void AttemptEnd(int64_t at_ns, int attempt) {
+    Append(Record(SupervisorRecord::kAttemptEnd, at_ns).PutI32(attempt).PutI32(0).PutU8(0));
+  }
+  const std::string& bytes() const { return bytes_; }
+
+ private:
+  RecordBuilder Record(SupervisorRecord type, int64_t at_ns) const {
+    return RecordBuilder(static_cast<RecordType>(type), at_ns, at_ns + offset_ns_);
   }
   void Append(RecordBuilder record) { bytes_ += record.Finish(); }
   int64_t offset_ns_;

@@ -11,6 +11,8 @@
 namespace muster::runtime {
 namespace {
 
+constexpr int64_t kRealtimeOffsetNs = 1'700'000'000'000'000'000;
+
 using Parts = std::array<int64_t, parallel::kNumTimeCategories>;
 
 // What a rank does from `begin_ns` until its next span begins.
@@ -40,14 +42,25 @@ class Simulation {
     run_.world_size = static_cast<int>(Between(1, 6));
     num_steps_ = Between(3, 16);
     checkpoint_every_ = Between(1, 5);
+    if (seed % 150 == 0) {  // a long story of failures
+      max_attempts_ = 400;
+      num_steps_ = Between(20, 40);
+      failure_chance_ = 0.997;
+    }
+    if (seed % 2 == 0) supervisor_.emplace("host-a", clock_ - 1, kRealtimeOffsetNs);
   }
 
   SimulatedRun Run() {
-    for (int attempt = 0; attempt < 5 && !done_; ++attempt) {
-      Attempt(attempt);
+    for (int attempt = 0; attempt < max_attempts_ && !done_; ++attempt) {
+      if (supervisor_ && Chance(0.05)) {
+        FailedStart(attempt);
+      } else {
+        Attempt(attempt);
+      }
       clock_ += Between(1, 50'000'000);
     }
     Settle();
+    if (supervisor_) run_.supervisor = supervisor_->bytes();
     return std::move(run_);
   }
 
@@ -88,11 +101,14 @@ class Simulation {
     run_.skipped += executions_.back().skipped ? 1 : 0;
     int64_t last = 0;
     for (const RankPlan& plan : *plans) last = std::max(last, plan.end_ns);
-    const int64_t end = last + Between(100'000, 5'000'000);
+    int64_t end = last + Between(100'000, 5'000'000);
+    const int64_t stall = Chance(0.03) ? Between(20'000'000, 200'000'000) : 0;
+    run_.stalls += stall > 0 ? 1 : 0;
     for (RankPlan& plan : *plans) {
-      const int64_t own_end = end + Between(0, 20'000);
-      plan.spans.push_back(
-          {plan.end_ns, State::kStep, index, own_end, Split(own_end - plan.end_ns)});
+      const int64_t own_end = end + stall + Between(0, 20'000);
+      Parts parts = Split(own_end - stall - plan.end_ns);
+      parts[parallel::kData] += stall;  // all wait for the same file
+      plan.spans.push_back({plan.end_ns, State::kStep, index, own_end, parts});
       // Behind a step a rank is in no named state until it enters one.
       plan.spans.push_back({own_end, State::kUnknown, -1, -1, {}});
       plan.end_ns = own_end + (Chance(0.5) ? 0 : Between(0, 5'000));
@@ -138,7 +154,7 @@ class Simulation {
 
     int64_t last = 0;
     for (const RankPlan& plan : plans) last = std::max(last, plan.end_ns);
-    const bool fails = Chance(0.75);
+    const bool fails = Chance(failure_chance_);
     const int victim = static_cast<int>(Between(0, run_.world_size - 1));
     const bool hang = fails && Chance(0.3);
     // The victim's last instant, and the supervisor's kill of the others.
@@ -157,9 +173,60 @@ class Simulation {
     if (std::all_of(traces.begin(), traces.end(), [](const RankTrace& t) { return t.lost; })) {
       traces[victim].lost = false;
     }
-    Book(attempt, plans, traces, first_execution);
+    Watch watch;
+    watch.begin = clock_;
+    int64_t gone = fails ? kill : last;
+    for (const RankTrace& trace : traces) gone = std::max(gone, trace.last_ns);
+    watch.end = gone + Between(0, 10'000'000);
+    if (fails) {
+      // A stopped rank is silent; a killed one leaves when it dies.
+      watch.failed = death;
+      watch.kill = kill + Between(0, 1'000'000);
+      watch.end = std::max(watch.end, *watch.kill);
+    }
+    if (supervisor_) Supervise(attempt, hang ? FailureKind::kHang : FailureKind::kCrash, watch);
+    Book(attempt, plans, traces, first_execution, watch);
     Resume(committed_ns, death, traces);
-    clock_ = std::max({last, kill, clock_});
+    clock_ = std::max({last, kill, clock_, watch.end});
+  }
+
+  // What the supervisor knows of an attempt.
+  struct Watch {
+    int64_t begin = 0, end = 0;
+    std::optional<int64_t> failed, kill;
+  };
+
+  void Supervise(int attempt, FailureKind kind, const Watch& watch) {
+    supervisor_->AttemptBegin(watch.begin, attempt, run_.world_size);
+    if (watch.failed) {
+      // Stragglers and a first guess are no failure of their own.
+      const int64_t noticed = Between(*watch.failed, *watch.kill);
+      if (Chance(0.2)) {
+        supervisor_->Detect(noticed, attempt, FailureKind::kStraggler, *watch.failed);
+      }
+      if (Chance(0.2)) supervisor_->Detect(noticed, attempt, FailureKind::kError, watch.begin);
+      supervisor_->Detect(noticed, attempt, kind, *watch.failed);
+      supervisor_->Teardown(*watch.kill, attempt);
+    }
+    supervisor_->AttemptEnd(watch.end, attempt);
+  }
+
+  // No rank comes up: all is launch until that is noticed.
+  void FailedStart(int attempt) {
+    Watch watch;
+    watch.begin = clock_;
+    watch.failed = clock_ + Between(0, 20'000'000);
+    watch.kill = *watch.failed + Between(0, 5'000'000);
+    watch.end = *watch.kill + Between(0, 5'000'000);
+    Supervise(attempt, FailureKind::kLaunch, watch);
+    run_.ledgers.emplace_back(static_cast<size_t>(run_.world_size));
+    ++run_.failed_starts;
+    const DeviceNs ranks = run_.world_size;
+    run_.time.At(State::kLaunch) += ranks * (*watch.failed - watch.begin);
+    run_.time.At(State::kDetect) += ranks * (*watch.kill - *watch.failed);
+    run_.time.At(State::kTeardown) += ranks * (watch.end - *watch.kill);
+    run_.allocated += ranks * (watch.end - watch.begin);
+    clock_ = watch.end;
   }
 
   // What a rank's ledger shows of its plan.
@@ -187,12 +254,16 @@ class Simulation {
   }
 
   void Book(int attempt, const std::vector<RankPlan>& plans, const std::vector<RankTrace>& traces,
-            size_t first_execution) {
+            size_t first_execution, const Watch& watch) {
     int64_t begin = INT64_MAX, end = 0;
     for (size_t r = 0; r < plans.size(); ++r) {
       if (traces[r].lost) continue;
       begin = std::min(begin, plans[r].process_start_ns);
       end = std::max(end, traces[r].last_ns);
+    }
+    if (supervisor_) {
+      begin = watch.begin;
+      end = watch.end;
     }
     FindComplete(plans, traces, first_execution);
     std::vector<std::string>& files = run_.ledgers.emplace_back();
@@ -202,7 +273,7 @@ class Simulation {
         ++run_.lost_ledgers;
         run_.time.At(State::kUnknown) += end - begin;
       } else {
-        BookRank(plans[r], traces[r], begin, end);
+        BookRank(plans[r], traces[r], begin, end, watch);
       }
     }
     run_.allocated += DeviceNs{end - begin} * run_.world_size;
@@ -234,13 +305,22 @@ class Simulation {
     }
   }
 
-  void BookRank(const RankPlan& plan, const RankTrace& trace, int64_t begin, int64_t end) {
-    const int64_t first = trace.spans > 0 ? plan.spans[0].begin_ns : trace.last_ns;
+  void BookRank(const RankPlan& plan, const RankTrace& trace, int64_t begin, int64_t end,
+                const Watch& watch) {
+    int64_t last = trace.last_ns, kill = end;
+    if (supervisor_ && !trace.ended) {
+      // Whatever the rank was in when the job failed, from then on it is waiting for the notice.
+      const int64_t begun =
+          trace.spans > 0 ? plan.spans[trace.spans - 1].begin_ns : plan.process_start_ns;
+      last = std::max(begun, *watch.failed);
+      kill = std::max(last, *watch.kill);
+    }
+    const int64_t first = trace.spans > 0 ? plan.spans[0].begin_ns : last;
     run_.time.At(State::kLaunch) += first - begin;
     for (size_t s = 0; s < trace.spans; ++s) {
       const Span& span = plan.spans[s];
       const bool closed = s + 1 < trace.spans;
-      const int64_t until = closed ? plan.spans[s + 1].begin_ns : trace.last_ns;
+      const int64_t until = closed ? plan.spans[s + 1].begin_ns : last;
       if (span.state != State::kStep) {
         run_.time.At(span.state) += until - span.begin_ns;
       } else if (closed && executions_[span.execution].complete) {
@@ -249,7 +329,8 @@ class Simulation {
         run_.time.lost_partial += until - span.begin_ns;
       }
     }
-    run_.time.At(trace.ended ? State::kTeardown : State::kDetect) += end - trace.last_ns;
+    run_.time.At(trace.ended ? State::kTeardown : State::kDetect) += kill - last;
+    run_.time.At(State::kTeardown) += end - kill;
   }
 
   std::string Write(int attempt, int rank, const RankPlan& plan, const RankTrace& trace) {
@@ -260,7 +341,7 @@ class Simulation {
     begin.peak_flops = 1e12;
     begin.host = "host-a";
     begin.process_start_monotonic_ns = plan.process_start_ns;
-    LedgerBytes file(begin, plan.ledger_ns, 1'700'000'000'000'000'000);
+    LedgerBytes file(begin, plan.ledger_ns, kRealtimeOffsetNs);
     size_t beat = 0;
     const auto beat_until = [&](int64_t at_ns) {
       for (; beat < trace.beats.size() && trace.beats[beat] <= at_ns; ++beat) {
@@ -332,6 +413,9 @@ class Simulation {
   SimulatedRun run_;
   int64_t num_steps_ = 0, checkpoint_every_ = 1;
   int64_t clock_ = 1'000'000'000;
+  int max_attempts_ = 5;
+  double failure_chance_ = 0.75;
+  std::optional<SupervisorBytes> supervisor_;
   bool done_ = false;
   int64_t checkpoint_ = 0;             // of the step that the next attempt resumes behind
   std::vector<int64_t> checkpoints_;   // committed

@@ -40,4 +40,21 @@ struct Failure {
   int64_t happened_ns = 0, detected_ns = 0;
 };
 
+// What was done about it. The numbers stand in ledgers: only append.
+enum class Action : uint8_t {
+  kFinish,            // all is done
+  kContinue,          // the job goes on; the failure is only reported
+  kRestart,           // on the same hosts
+  kRestartWithSpare,  // without the host that is blamed, with a spare one
+  kRestartSmaller,    // with fewer ranks: less data parallelism
+  kStop,              // the supervisor ends
+};
+constexpr int kNumActions = static_cast<int>(Action::kStop) + 1;
+
+constexpr const char* Name(Action action) {
+  constexpr const char* kNames[kNumActions] = {
+      "finish", "continue", "restart", "restart_with_spare", "restart_smaller", "stop"};
+  return kNames[static_cast<int>(action)];
+}
+
 }  // namespace muster::runtime

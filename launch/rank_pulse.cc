@@ -1,0 +1,61 @@
+#include "launch/rank_pulse.h"
+
+#include <unistd.h>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/base/error.h"
+
+namespace muster::launch {
+namespace {
+
+std::string HostName() {
+  char name[256] = "";
+  gethostname(name, sizeof(name) - 1);
+  return name;
+}
+
+absl::StatusOr<std::string> Required(const Environment& environment, const char* name) {
+  const auto found = environment.find(name);
+  if (found != environment.end()) return found->second;
+  return absl::InvalidArgumentError(
+      absl::StrCat("environment variable ", runtime::kSupervisorVariable, " is set, but ", name,
+                   " is not: muster launch sets both; unset both to train without a supervisor"));
+}
+
+}  // namespace
+
+absl::StatusOr<std::optional<int>> SupervisedAttempt(const Environment& environment) {
+  const auto found = environment.find(runtime::kAttemptVariable);
+  if (found == environment.end()) return std::nullopt;
+  int attempt = -1;
+  if (absl::SimpleAtoi(found->second, &attempt) && attempt >= 0) return attempt;
+  return absl::InvalidArgumentError(absl::StrCat("environment variable ", runtime::kAttemptVariable,
+                                                 "='", found->second, "': wanted a number >= 0"));
+}
+
+absl::StatusOr<std::unique_ptr<runtime::Pulse>> StartPulse(const Environment& environment,
+                                                           const RankEnv& env,
+                                                           runtime::RankProgress* progress) {
+  runtime::PulseOptions options;
+  options.rank = env.rank;
+  options.world_size = env.size;
+  options.host = HostName();
+  const auto supervisor = environment.find(runtime::kSupervisorVariable);
+  if (supervisor != environment.end()) {
+    ASSIGN_OR_RETURN(const std::string hex, Required(environment, runtime::kSecretVariable));
+    const absl::StatusOr<runtime::RunSecret> secret = runtime::RunSecret::Parse(hex);
+    if (!secret.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat("environment variable ",
+                                                     runtime::kSecretVariable, ": ",
+                                                     std::string(secret.status().message())));
+    }
+    RETURN_IF_ERROR(Required(environment, runtime::kAttemptVariable).status());
+    ASSIGN_OR_RETURN(const std::optional<int> attempt, SupervisedAttempt(environment));
+    options.attempt = *attempt;
+    options.supervisor = {supervisor->second, *secret};
+  }
+  return runtime::Pulse::Start(std::move(options), progress);
+}
+
+}  // namespace muster::launch

@@ -1,0 +1,22 @@
+#pragma once
+// Starts a rank's heartbeat, towards the supervisor that the environment names, if any.
+#include <memory>
+#include <optional>
+
+#include "absl/status/statusor.h"
+#include "launch/rank_env.h"
+#include "runtime/fault/pulse.h"
+
+namespace muster::launch {
+
+// Call it before MPI starts, so that a rank that never comes so far is missed. Errors: a variable
+// of the supervisor is missing or malformed (its value is not quoted: it may be the secret); the
+// supervisor cannot be reached.
+absl::StatusOr<std::unique_ptr<runtime::Pulse>> StartPulse(const Environment& environment,
+                                                           const RankEnv& env,
+                                                           runtime::RankProgress* progress);
+
+// The attempt that a supervisor says this is; nullopt without one. Errors: it is no number.
+absl::StatusOr<std::optional<int>> SupervisedAttempt(const Environment& environment);
+
+}  // namespace muster::launch

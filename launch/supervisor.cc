@@ -1,0 +1,337 @@
+#include "launch/supervisor.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "kernels/base/error.h"
+#include "kernels/device/span.h"
+#include "launch/exit_codes.h"
+#include "runtime/fault/pulse.h"
+#include "runtime/job/run_lock.h"
+
+namespace muster::launch {
+
+using kernels::MonotonicNs;
+using runtime::Action;
+using runtime::Decision;
+using runtime::Failure;
+using runtime::FailureKind;
+
+namespace {
+
+constexpr int kLookEveryMs = 50;
+constexpr int64_t kStarterEndsNs = 10'000'000'000;  // after SIGKILL
+
+int64_t Ns(double seconds) { return static_cast<int64_t>(seconds * 1e9); }
+
+int CodeOf(int wait_status) {
+  return WIFSIGNALED(wait_status) ? 128 + WTERMSIG(wait_status) : WEXITSTATUS(wait_status);
+}
+
+bool Ends(Action action) { return action == Action::kFinish || action == Action::kStop; }
+
+}  // namespace
+
+// Signals come through a file descriptor, between two looks at the job, never in the middle of
+// something.
+class Supervisor::SignalGuard {
+ public:
+  SignalGuard() {
+    sigset_t mask;
+    sigemptyset(&mask);
+    for (const int number : {SIGTERM, SIGINT, SIGUSR1, SIGCHLD}) sigaddset(&mask, number);
+    pthread_sigmask(SIG_BLOCK, &mask, &before_);
+    fd_ = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
+  }
+  ~SignalGuard() {
+    if (fd_ >= 0) close(fd_);
+    pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+  }
+  SignalGuard(const SignalGuard&) = delete;
+  SignalGuard& operator=(const SignalGuard&) = delete;
+  int fd() const { return fd_; }
+
+ private:
+  sigset_t before_;
+  int fd_ = -1;
+};
+
+Supervisor::Supervisor(SupervisorOptions options, HostStart& start, std::ostream& say)
+    : options_(std::move(options)), start_(start), say_(say) {}
+
+Supervisor::~Supervisor() {
+  if (starter_ > 0) {
+    kill(-starter_, SIGKILL);
+    waitpid(starter_, nullptr, 0);
+  }
+  if (lock_ >= 0) close(lock_);
+}
+
+absl::StatusOr<std::unique_ptr<Supervisor>> Supervisor::Create(SupervisorOptions options,
+                                                               HostStart& start,
+                                                               std::ostream& say) {
+  std::unique_ptr<Supervisor> supervisor(new Supervisor(std::move(options), start, say));
+  RETURN_IF_ERROR(supervisor->Open());
+  return supervisor;
+}
+
+absl::Status Supervisor::Open() {
+  char name[256] = "";
+  gethostname(name, sizeof(name) - 1);
+  host_ = name;
+  options_.begin.host = host_;
+  std::error_code error;
+  std::filesystem::create_directories(options_.run_directory, error);
+  if (error) {
+    return absl::PermissionDeniedError(absl::StrCat("cannot make the run directory ",
+                                                    options_.run_directory, ": ", error.message()));
+  }
+  const std::string path = options_.run_directory + "/launch.lock";
+  lock_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (lock_ < 0) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("cannot open ", path, ": ", std::strerror(errno)));
+  }
+  if (flock(lock_, LOCK_EX | LOCK_NB) != 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(options_.run_directory, " has a supervisor already (it holds ", path,
+                     "); wait for its end, or choose another --run directory"));
+  }
+  ASSIGN_OR_RETURN(
+      server_, runtime::HeartbeatServer::Listen(options_.interface, runtime::RunSecret::Draw()));
+  ASSIGN_OR_RETURN(const int next_epoch, runtime::NextEpoch(options_.run_directory));
+  attempt_ = std::max(next_epoch, runtime::NextAttempt(options_.run_directory));
+  ASSIGN_OR_RETURN(ledger_,
+                   runtime::SupervisorLedger::Create(options_.run_directory, options_.begin));
+  history_.world_size = options_.num_ranks;
+  history_.spare_hosts = options_.hosts.num_spares();
+  signals_ = std::make_unique<SignalGuard>();
+  if (signals_->fd() < 0) return absl::UnavailableError("cannot listen to signals");
+  return absl::OkStatus();
+}
+
+int Supervisor::Run() {
+  while (true) {
+    const Failure failure = RunAttempt();
+    const Decision decision = Judge(failure);
+    const int exit_code = Ends(decision.action) ? decision.exit_code : failure.exit_code;
+    if (failure.kind != FailureKind::kNone) Say(decision.reason);
+    for (const int64_t end = MonotonicNs() + Ns(decision.backoff_seconds);
+         MonotonicNs() < end && stop_signals_ == 0;) {
+      Wait(kLookEveryMs);
+    }
+    // Back-off is the failed attempt's, and a request to stop ends it.
+    const bool stopped = !Ends(decision.action) && stop_signals_ > 0;
+    ledger_->AttemptEnd(attempt_, exit_code, stopped ? Action::kStop : decision.action);
+    if (stopped) return kExitRequeue;
+    if (Ends(decision.action)) return decision.exit_code;
+    Apply(decision, failure);
+  }
+}
+
+void Supervisor::Apply(const Decision& decision, const Failure& failure) {
+  ++history_.restarts;
+  ++attempt_;
+  history_.world_size = decision.world_size;
+  if (decision.action != Action::kRestartWithSpare) return;
+  const std::string spare = options_.hosts.Replace(failure.host);
+  history_.spare_hosts = options_.hosts.num_spares();
+  blamed_host_.clear();
+  Say(absl::StrCat("host ", failure.host, " is out, ", spare, " is in"));
+}
+
+// From the start of the ranks to the moment when all are gone.
+Failure Supervisor::RunAttempt() {
+  const int num_ranks = history_.world_size;
+  ledger_->AttemptBegin(attempt_, num_ranks);
+  server_->Expect(attempt_, num_ranks);
+  detector_.emplace(options_.detector, num_ranks, MonotonicNs());
+  stop_deadline_ns_ = 0;
+  StartPlan plan{.command = options_.command(num_ranks),
+                 .num_ranks = num_ranks,
+                 .hosts = options_.hosts.in_use(),
+                 .environment = {{runtime::kSupervisorVariable, server_->address()},
+                                 {runtime::kSecretVariable, server_->secret().Hex()},
+                                 {runtime::kAttemptVariable, absl::StrCat(attempt_)}}};
+  const absl::StatusOr<pid_t> started = start_.Start(plan);
+  Failure failure;
+  if (started.ok()) {
+    starter_ = *started;
+    ledger_->Spawn(attempt_, starter_);
+    Say(absl::StrFormat("attempt %d: %d ranks, started by process %d", attempt_, num_ranks,
+                        starter_));
+    failure = Watch();
+  } else {
+    failure.kind = FailureKind::kUsage;
+    failure.evidence = std::string(started.status().message());
+    failure.happened_ns = failure.detected_ns = MonotonicNs();
+  }
+  if (failure.kind != FailureKind::kNone) {
+    ledger_->Detect(attempt_, failure);  // now: this process may be next to die
+    Say(absl::StrFormat("%s: %s; noticed after %.2f s", Name(failure.kind), failure.evidence,
+                        static_cast<double>(failure.detected_ns - failure.happened_ns) * 1e-9));
+  }
+  Teardown();
+  const Failure before = failure;
+  Complete(&failure);
+  if (failure.exit_code != before.exit_code) ledger_->Detect(attempt_, failure);
+  return failure;
+}
+
+Failure Supervisor::Watch() {
+  while (true) {
+    if (std::optional<Failure> failure = Look()) return *std::move(failure);
+    Wait(kLookEveryMs);
+  }
+}
+
+// One look at the job: why it ended, if it did.
+std::optional<Failure> Supervisor::Look() {
+  for (const runtime::RankEvent& event : server_->Collect()) detector_->See(event);
+  Reap();
+  const int64_t now = MonotonicNs();
+  if (starter_ < 0) detector_->SeeExit(starter_status_, now);
+  std::optional<Failure> failure = detector_->Check(now);
+  if (!failure) NameStragglers(now, &failure);
+  HandleStop(now, &failure);
+  return failure;
+}
+
+void Supervisor::NameStragglers(int64_t now_ns, std::optional<Failure>* failure) {
+  while (const std::optional<Failure> slow = detector_->NewStraggler(now_ns)) {
+    ledger_->Detect(attempt_, *slow);
+    Say(slow->evidence);
+    if (Decide(*slow, history_, options_.recovery).action != Action::kContinue) *failure = slow;
+  }
+}
+
+// Passes a request to stop on, and ends ranks that take too long over it.
+void Supervisor::HandleStop(int64_t now_ns, std::optional<Failure>* failure) {
+  if (stop_signals_ == 0 || *failure) return;
+  if (stop_deadline_ns_ == 0) {
+    stop_deadline_ns_ = now_ns + Ns(options_.stop_grace_seconds);
+    Say("asked to stop: the ranks save and end");
+    if (starter_ > 0) kill(starter_, SIGUSR1);  // not the group: the starter passes it on
+  }
+  if (now_ns < stop_deadline_ns_ && !kill_now_) return;
+  failure->emplace();
+  (*failure)->kind = FailureKind::kPreempted;
+  (*failure)->evidence =
+      kill_now_ ? "interrupted twice: ended without a save"
+                : absl::StrFormat("the ranks did not stop within %.0f s of being asked",
+                                  options_.stop_grace_seconds);
+  (*failure)->happened_ns = (*failure)->detected_ns = now_ns;
+}
+
+void Supervisor::Wait(int milliseconds) {
+  std::array<pollfd, 2> waiting = {{{.fd = signals_->fd(), .events = POLLIN, .revents = 0},
+                                    {.fd = server_->fd(), .events = POLLIN, .revents = 0}}};
+  poll(waiting.data(), waiting.size(), milliseconds);
+  ReadSignals();
+}
+
+void Supervisor::ReadSignals() {
+  signalfd_siginfo info;
+  while (read(signals_->fd(), &info, sizeof(info)) == sizeof(info)) {
+    if (info.ssi_signo == SIGCHLD) continue;  // only wakes us up
+    if (info.ssi_signo == SIGINT && stop_signals_ > 0) kill_now_ = true;
+    ++stop_signals_;
+  }
+}
+
+void Supervisor::Reap() {
+  int status = 0;
+  if (starter_ <= 0 || waitpid(starter_, &status, WNOHANG) != starter_) return;
+  starter_ = -1;
+  starter_status_ = CodeOf(status);
+}
+
+// Ends what is left and waits until all is gone. Nothing of value is lost: a save in flight that
+// others died in cannot be committed any more.
+void Supervisor::Teardown() {
+  const auto anyone = [this] {
+    server_->Collect();
+    Reap();
+    if (starter_ > 0) return true;
+    for (int rank = 0; rank < history_.world_size; ++rank) {
+      if (server_->Connected(rank)) return true;
+    }
+    return false;
+  };
+  if (!anyone()) return;
+  ledger_->Teardown(attempt_);
+  if (starter_ > 0) kill(-starter_, SIGTERM);
+  const int64_t begin = MonotonicNs();
+  bool killed = false;
+  while (anyone()) {
+    const int64_t passed = MonotonicNs() - begin;
+    if (!killed && passed > Ns(options_.kill_grace_seconds)) {
+      killed = true;
+      KillRanks();
+    }
+    // mpirun has until here to clean up after itself.
+    if (passed > kStarterEndsNs / 2 && starter_ > 0) kill(-starter_, SIGKILL);
+    if (passed > kStarterEndsNs) {
+      Say("some ranks are still connected 10 s after they were killed; going on without them");
+      return;
+    }
+    Wait(10);
+  }
+}
+
+// Ranks lead process groups of their own and may be stopped. A process whose connection is open is
+// alive, so its number is its own.
+void Supervisor::KillRanks() {
+  for (const runtime::Frame& last : server_->Connected()) {
+    if (last.host == host_.substr(0, runtime::kFrameHostBytes)) kill(last.pid, SIGKILL);
+  }
+}
+
+// What is known once the starter has ended.
+void Supervisor::Complete(Failure* failure) const {
+  if (failure->kind != FailureKind::kCrash || failure->exit_code != 0) return;
+  failure->exit_code = starter_status_;
+  if (starter_status_ > 128) {
+    absl::StrAppend(&failure->evidence, "; ended by signal ", starter_status_ - 128);
+  }
+}
+
+Decision Supervisor::Judge(const Failure& failure) {
+  const int64_t best = std::max(best_step_, detector_->best_step());
+  const bool same_host =
+      !failure.host.empty() && failure.host == blamed_host_ && !options_.hosts.in_use().empty();
+  if (failure.kind != FailureKind::kNone) {
+    history_ = After(history_, best_step_, best, same_host);
+    history_.smaller_world_size = options_.smaller ? options_.smaller(history_.world_size) : 0;
+    blamed_host_ = failure.host;
+  }
+  best_step_ = best;
+  Decision decision = Decide(failure, history_, options_.recovery);
+  if (stop_signals_ > 0 && !Ends(decision.action)) {
+    decision = {
+        .action = Action::kStop, .exit_code = kExitRequeue, .reason = "asked to stop: no restart"};
+  }
+  return decision;
+}
+
+void Supervisor::Say(const std::string& text) const {
+  say_ << "muster launch: " << text << std::endl;
+}
+
+}  // namespace muster::launch

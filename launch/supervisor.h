@@ -1,0 +1,96 @@
+#pragma once
+// Keeps a job running: start -> watch -> name what went wrong -> end what is left -> decide ->
+// start again. It writes the ledger's other half, restarts ranks from the newest checkpoint, and
+// ends with an exit code that a scheduler can act on (launch/exit_codes.h). SIGTERM, SIGINT and
+// SIGUSR1 ask the job to save and stop; a second SIGINT kills it. If the supervisor itself dies,
+// its starter gets SIGTERM and each rank finds its connection closed: all end within 2 s, and what
+// is committed stays.
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "launch/host_start.h"
+#include "launch/hosts.h"
+#include "runtime/fault/detector.h"
+#include "runtime/fault/heartbeat_server.h"
+#include "runtime/fault/policy.h"
+#include "runtime/goodput/supervisor_ledger.h"
+
+namespace muster::launch {
+
+struct SupervisorOptions {
+  std::string run_directory;
+  int num_ranks = 1;
+  // The command line of a rank in a world of that size.
+  std::function<std::vector<std::string>(int num_ranks)> command;
+  // The largest world below `num_ranks` that may and can be used instead; 0: none. May be null.
+  std::function<int(int num_ranks)> smaller;
+  HostPool hosts;
+  std::string interface = "127.0.0.1";  // the address that ranks connect to
+  runtime::RecoveryOptions recovery;
+  runtime::DetectorOptions detector;
+  runtime::SupervisorBegin begin;
+  double stop_grace_seconds = 120;  // for a save after a request to stop
+  double kill_grace_seconds = 0.3;  // from SIGTERM to SIGKILL
+};
+
+class Supervisor {
+ public:
+  // `start` and `say` outlive it. Blocks SIGTERM, SIGINT, SIGUSR1 and SIGCHLD in this thread until
+  // its end; no other thread may run. Errors: the run directory or the address cannot be used;
+  // another supervisor has the run.
+  static absl::StatusOr<std::unique_ptr<Supervisor>> Create(SupervisorOptions options,
+                                                            HostStart& start, std::ostream& say);
+  ~Supervisor();
+  Supervisor(const Supervisor&) = delete;
+  Supervisor& operator=(const Supervisor&) = delete;
+
+  // Returns the exit code.
+  int Run();
+
+ private:
+  class SignalGuard;
+  Supervisor(SupervisorOptions options, HostStart& start, std::ostream& say);
+  absl::Status Open();
+  runtime::Failure RunAttempt();
+  runtime::Failure Watch();
+  std::optional<runtime::Failure> Look();
+  void NameStragglers(int64_t now_ns, std::optional<runtime::Failure>* failure);
+  void HandleStop(int64_t now_ns, std::optional<runtime::Failure>* failure);
+  void Wait(int milliseconds);  // for a rank, a signal or the starter's end
+  void ReadSignals();
+  void Reap();
+  void Teardown();
+  void KillRanks();
+  void Complete(runtime::Failure* failure) const;
+  runtime::Decision Judge(const runtime::Failure& failure);
+  void Apply(const runtime::Decision& decision, const runtime::Failure& failure);
+  void Say(const std::string& text) const;
+
+  SupervisorOptions options_;
+  HostStart& start_;
+  std::ostream& say_;
+  std::string host_;
+  int lock_ = -1;
+  std::unique_ptr<SignalGuard> signals_;
+  std::unique_ptr<runtime::HeartbeatServer> server_;
+  std::unique_ptr<runtime::SupervisorLedger> ledger_;
+  runtime::AttemptHistory history_;
+  std::string blamed_host_;
+  int64_t best_step_ = 0;
+  int stop_signals_ = 0;
+  bool kill_now_ = false;
+
+  // Of the attempt under way.
+  int attempt_ = 0;
+  std::optional<runtime::Detector> detector_;
+  pid_t starter_ = -1;            // -1: it has ended
+  int starter_status_ = 0;        // 128 + signal, if one ended it
+  int64_t stop_deadline_ns_ = 0;  // 0: nobody has asked the ranks to stop
+};
+
+}  // namespace muster::launch

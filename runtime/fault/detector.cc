@@ -1,0 +1,276 @@
+#include "runtime/fault/detector.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+
+namespace muster::runtime {
+namespace {
+
+constexpr size_t kRememberedSteps = 1000;
+constexpr size_t kRanksQuoted = 4;
+constexpr int64_t kMissedBeatsNs = 1'000'000'000;  // several, of a rank that beats 5 times a second
+constexpr int kDone = 0, kError = 1, kUsage = 2, kRequeue = 75, kDoNotRequeue = 93;
+
+int64_t Ns(double seconds) { return static_cast<int64_t>(seconds * 1e9); }
+
+FailureKind KindOfExit(int status) {
+  switch (status) {
+    case kDone:
+      return FailureKind::kNone;
+    case kUsage:
+      return FailureKind::kUsage;
+    case kRequeue:
+      return FailureKind::kPreempted;
+    case kDoNotRequeue:
+      return FailureKind::kHopeless;
+    case kError:
+      return FailureKind::kError;
+    default:
+      return FailureKind::kCrash;
+  }
+}
+
+}  // namespace
+
+Detector::Detector(const DetectorOptions& options, int world_size, int64_t start_ns)
+    : options_(options),
+      start_ns_(start_ns),
+      ranks_(static_cast<size_t>(world_size)),
+      straggler_(options.straggler, world_size) {}
+
+void Detector::See(const RankEvent& event) {
+  if (event.kind == RankEvent::Kind::kFrame) return SeeFrame(event);
+  if (failure_) return;
+  failure_ = Make(
+      FailureKind::kCrash, {event.rank}, event.at_ns, event.at_ns,
+      absl::StrCat("rank ", event.rank, " died without a word: ", Said(event.rank, event.at_ns)));
+}
+
+void Detector::SeeFrame(const RankEvent& event) {
+  Rank& rank = ranks_[static_cast<size_t>(event.rank)];
+  const Frame before = std::exchange(rank.last, event.frame);
+  const bool news = !rank.spoke || before.state != rank.last.state ||
+                    before.step != rank.last.step || before.steps_done != rank.last.steps_done;
+  rank.spoke = true;
+  rank.heard_ns = event.at_ns;
+  if (news) rank.changed_ns = event.at_ns;
+  if (rank.last.steps_done > before.steps_done) NoteStep(before, rank.last);
+  if (event.frame.type != Frame::Type::kGoodbye) return;
+  rank.left = true;
+  const int code = event.frame.exit_code;
+  const FailureKind kind = KindOfExit(code);
+  if (failure_ || kind == FailureKind::kNone || kind == FailureKind::kPreempted) return;
+  failure_ = Make(kind == FailureKind::kCrash ? FailureKind::kError : kind, {event.rank},
+                  event.at_ns, event.at_ns,
+                  absl::StrCat("rank ", event.rank, " left with exit code ", code, ": ",
+                               Said(event.rank, event.at_ns)));
+  failure_->exit_code = code;
+}
+
+void Detector::NoteStep(const Frame& before, const Frame& frame) {
+  // Steps between two frames have a mean; it is their number that the percentile needs.
+  const int64_t steps = frame.steps_done - before.steps_done;
+  const int64_t each = std::max(frame.last_step_ns, (frame.step_ns - before.step_ns) / steps);
+  for (int64_t i = 0; i < std::min<int64_t>(steps, 16); ++i) step_times_ns_.push_back(each);
+  while (step_times_ns_.size() > kRememberedSteps) step_times_ns_.pop_front();
+  // The step that is under way is not done; behind the last one `step` is the one that ended.
+  const int64_t ended = frame.state == State::kStep ? frame.step - 1 : frame.step;
+  best_step_ = std::max(best_step_, ended);
+  straggler_.See(frame.rank, frame.steps_done, frame.busy_ns);
+}
+
+void Detector::SeeExit(int status, int64_t now_ns) {
+  if (failure_) {
+    if (failure_->exit_code == 0) failure_->exit_code = status;
+    return;
+  }
+  FailureKind kind = KindOfExit(status);
+  const bool spoke =
+      std::any_of(ranks_.begin(), ranks_.end(), [](const Rank& rank) { return rank.spoke; });
+  const bool vague = kind == FailureKind::kCrash || kind == FailureKind::kError;
+  if (vague && !spoke) kind = FailureKind::kLaunch;
+  failure_ =
+      Make(kind, {}, now_ns, now_ns,
+           kind == FailureKind::kNone ? "" : absl::StrCat("the job ended with exit code ", status));
+  failure_->exit_code = status;
+}
+
+const std::optional<Failure>& Detector::Check(int64_t now_ns) {
+  if (failure_) return failure_;
+  failure_ = Silence(now_ns);
+  if (!failure_) failure_ = Standstill(now_ns);
+  if (!failure_) failure_ = Ending(now_ns);
+  for (size_t r = 0; r < ranks_.size() && !failure_; ++r) {
+    if (ranks_[r].last.skips_in_row < options_.max_skips_in_row) continue;
+    failure_ = Make(FailureKind::kNumerics, {}, ranks_[r].changed_ns, now_ns,
+                    absl::StrCat(ranks_[r].last.skips_in_row,
+                                 " steps in a row had a gradient that is not finite, up to step ",
+                                 ranks_[r].last.step));
+  }
+  return failure_;
+}
+
+int64_t Detector::deadline_ns() const {
+  const int64_t least = Ns(options_.least_deadline_seconds);
+  if (step_times_ns_.empty()) return least;
+  std::vector<int64_t> times(step_times_ns_.begin(), step_times_ns_.end());
+  const auto p99 = times.begin() + static_cast<std::ptrdiff_t>(times.size() * 99 / 100);
+  std::nth_element(times.begin(), p99, times.end());
+  return std::max(least,
+                  static_cast<int64_t>(options_.deadline_in_steps * static_cast<double>(*p99)));
+}
+
+std::optional<Failure> Detector::Silence(int64_t now_ns) const {
+  const std::vector<int> silent = SilentFor(deadline_ns(), now_ns);
+  if (!silent.empty()) return JudgeSilent(silent, now_ns);
+  std::vector<int> missing;
+  for (size_t r = 0; r < ranks_.size(); ++r) {
+    if (!ranks_[r].spoke) missing.push_back(static_cast<int>(r));
+  }
+  if (missing.empty() || now_ns - start_ns_ <= Ns(options_.start_deadline_seconds)) {
+    return std::nullopt;
+  }
+  return Make(FailureKind::kLaunch, missing, start_ns_, now_ns,
+              absl::StrFormat("%d of %d ranks have not spoken %.0f s after the start",
+                              missing.size(), ranks_.size(), options_.start_deadline_seconds));
+}
+
+std::vector<int> Detector::SilentFor(int64_t longer_than_ns, int64_t now_ns) const {
+  std::vector<int> silent;
+  for (size_t r = 0; r < ranks_.size(); ++r) {
+    const Rank& rank = ranks_[r];
+    if (rank.spoke && !rank.left && now_ns - rank.heard_ns > longer_than_ns) {
+      silent.push_back(static_cast<int>(r));
+    }
+  }
+  return silent;
+}
+
+// A host is lost if it is one of several and all of its ranks are silent; else some ranks hang.
+Failure Detector::JudgeSilent(const std::vector<int>& silent, int64_t now_ns) const {
+  std::map<std::string, int> ranks_of_host, silent_of_host;
+  for (const Rank& rank : ranks_) ranks_of_host[rank.last.host] += rank.spoke ? 1 : 0;
+  int64_t heard = now_ns;
+  for (const int r : silent) {
+    const Rank& rank = ranks_[static_cast<size_t>(r)];
+    heard = std::min(heard, rank.heard_ns);
+    ++silent_of_host[rank.last.host];
+  }
+  for (const auto& [host, count] : silent_of_host) {
+    if (ranks_of_host.size() < 2 || count < ranks_of_host[host]) continue;
+    return Make(FailureKind::kHostLost, silent, heard, now_ns,
+                absl::StrCat("host ", host, " is silent: ", SaidByAll(silent, now_ns)));
+  }
+  const std::string who = silent.size() == 1
+                              ? absl::StrCat("rank ", silent[0], " is")
+                              : absl::StrCat("ranks ", absl::StrJoin(silent, " "), " are");
+  return Make(
+      FailureKind::kHang, silent, heard, now_ns,
+      absl::StrFormat("%s silent for %.1f s: %s", who, static_cast<double>(now_ns - heard) * 1e-9,
+                      SaidByAll(silent, now_ns)));
+}
+
+// No rank has changed anything for too long. Those that are furthest behind are to blame.
+std::optional<Failure> Detector::Standstill(int64_t now_ns) const {
+  int64_t changed = 0, deadline = 0;
+  int64_t least_done = INT64_MAX;
+  for (const Rank& rank : ranks_) {
+    if (!rank.spoke || rank.left) return std::nullopt;  // starting, or ending
+    changed = std::max(changed, rank.changed_ns);
+    least_done = std::min(least_done, rank.last.steps_done);
+    const bool in_steps = rank.last.state == State::kStep || rank.last.state == State::kUnknown;
+    double seconds = options_.phase_deadline_seconds;
+    if (in_steps) {
+      seconds = rank.last.steps_done == 0 ? options_.start_deadline_seconds
+                                          : static_cast<double>(deadline_ns()) * 1e-9;
+    }
+    deadline = std::max(deadline, Ns(seconds));
+  }
+  if (now_ns - changed <= deadline) return std::nullopt;
+  // Ranks that also miss beats were stopped within the step: the others wait for them.
+  const std::vector<int> silent = SilentFor(kMissedBeatsNs, now_ns);
+  if (!silent.empty() && silent.size() < ranks_.size()) return JudgeSilent(silent, now_ns);
+  std::vector<int> behind;
+  for (size_t r = 0; r < ranks_.size(); ++r) {
+    if (ranks_[r].last.steps_done == least_done) behind.push_back(static_cast<int>(r));
+  }
+  const bool all = behind.size() == ranks_.size();
+  return Make(
+      FailureKind::kHang, all ? std::vector<int>{} : behind, changed, now_ns,
+      absl::StrFormat("no progress for %.1f s: %s", static_cast<double>(now_ns - changed) * 1e-9,
+                      SaidByAll(behind, now_ns)));
+}
+
+std::optional<Failure> Detector::Ending(int64_t now_ns) const {
+  int64_t first_goodbye = now_ns;
+  std::vector<int> staying;
+  for (size_t r = 0; r < ranks_.size(); ++r) {
+    if (!ranks_[r].left) staying.push_back(static_cast<int>(r));
+    if (ranks_[r].left) first_goodbye = std::min(first_goodbye, ranks_[r].heard_ns);
+  }
+  if (now_ns - first_goodbye <= Ns(options_.end_deadline_seconds)) return std::nullopt;
+  return Make(FailureKind::kHang, staying, first_goodbye, now_ns,
+              staying.empty() ? std::string("all ranks have left, but their starter does not end")
+                              : absl::StrCat("the others have left: ", SaidByAll(staying, now_ns)));
+}
+
+std::optional<Failure> Detector::NewStraggler(int64_t now_ns) {
+  const std::optional<SlowRank> slow = straggler_.Next();
+  if (!slow) return std::nullopt;
+  const Rank& rank = ranks_[static_cast<size_t>(slow->rank)];
+  return Make(FailureKind::kStraggler, {slow->rank}, rank.heard_ns, now_ns,
+              absl::StrFormat("rank %d on %s works %.0f %% longer for a step than its peers, in "
+                              "step %d",
+                              slow->rank, rank.last.host, 100 * slow->excess, rank.last.step));
+}
+
+Failure Detector::Make(FailureKind kind, std::vector<int> ranks, int64_t happened_ns,
+                       int64_t now_ns, std::string evidence) const {
+  Failure failure;
+  failure.kind = kind;
+  failure.host = HostOf(ranks);
+  failure.ranks = std::move(ranks);
+  failure.happened_ns = happened_ns;
+  failure.detected_ns = now_ns;
+  failure.evidence = std::move(evidence);
+  return failure;
+}
+
+std::string Detector::Said(int rank, int64_t now_ns) const {
+  const Rank& r = ranks_[static_cast<size_t>(rank)];
+  if (!r.spoke) return "it never spoke";
+  const std::string where =
+      r.last.state == State::kStep
+          ? absl::StrCat("in step ", r.last.step)
+          : absl::StrCat("in ", Name(r.last.state), ", ", r.last.steps_done, " steps done");
+  return absl::StrFormat("%s%s%s, %.1f s before", where, r.last.doing.empty() ? "" : ", ",
+                         r.last.doing, static_cast<double>(now_ns - r.heard_ns) * 1e-9);
+}
+
+std::string Detector::SaidByAll(const std::vector<int>& ranks, int64_t now_ns) const {
+  std::vector<std::string> texts;
+  for (size_t i = 0; i < std::min(ranks.size(), kRanksQuoted); ++i) {
+    texts.push_back(absl::StrCat("rank ", ranks[i], " ", Said(ranks[i], now_ns)));
+  }
+  if (ranks.size() > kRanksQuoted) {
+    texts.push_back(absl::StrCat("and ", ranks.size() - kRanksQuoted, " more"));
+  }
+  return absl::StrJoin(texts, "; ");
+}
+
+std::string Detector::HostOf(const std::vector<int>& ranks) const {
+  std::string host;
+  for (const int rank : ranks) {
+    const Rank& r = ranks_[static_cast<size_t>(rank)];
+    if (!r.spoke || (!host.empty() && host != r.last.host)) return "";
+    host = r.last.host;
+  }
+  return host;
+}
+
+}  // namespace muster::runtime

@@ -1,0 +1,82 @@
+#pragma once
+// Judges a running attempt by what its ranks say, and by their silence. Pure but for the clock that
+// it is handed; a supervisor feeds it and asks.
+//
+//   crash      a connection closed without a goodbye: at once
+//   error      a goodbye with an exit code that tells of an error: at once
+//   hang       a rank silent for D, or no rank of the job one step further for D, with
+//              D = max(5 s, 5 x p99 of the step time); other phases than steps have a longer one
+//   host lost  all ranks of one of several hosts silent for D
+//   hang       some ranks have left, the others or the starter do not end
+//   launch     not all ranks have spoken by the start deadline
+//   straggler  see runtime/fault/straggler.h; the job goes on
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/fault/heartbeat_server.h"
+#include "runtime/fault/straggler.h"
+#include "runtime/goodput/failure.h"
+
+namespace muster::runtime {
+
+struct DetectorOptions {
+  double least_deadline_seconds = 5, deadline_in_steps = 5;
+  // Until all ranks have spoken, and for an attempt's first step, whose usual length is not known.
+  double start_deadline_seconds = 120;
+  // Without a change of state or step, outside of steps: loading, saving, evaluation.
+  double phase_deadline_seconds = 600;
+  double end_deadline_seconds = 60;  // from the first goodbye to the starter's end
+  int max_skips_in_row = 20;         // steps with a gradient that is not finite
+  StragglerOptions straggler;
+};
+
+class Detector {
+ public:
+  Detector(const DetectorOptions& options, int world_size, int64_t start_ns);
+
+  void See(const RankEvent& event);
+  // The starter ended; `status` is its exit code, 128 + signal if a signal ended it.
+  void SeeExit(int status, int64_t now_ns);
+
+  // The failure that ends the attempt, or kNone when all ranks have left well and the starter has
+  // ended; nullopt while it runs. Once it is not nullopt it stays.
+  const std::optional<Failure>& Check(int64_t now_ns);
+  // A rank that has just been found to be slow; each is told once.
+  std::optional<Failure> NewStraggler(int64_t now_ns);
+
+  int64_t deadline_ns() const;                      // D
+  int64_t best_step() const { return best_step_; }  // the highest that a rank has ended; 0: none
+  // Where the failure's ranks are, if on one host.
+  std::string HostOf(const std::vector<int>& ranks) const;
+
+ private:
+  struct Rank {
+    bool spoke = false, left = false;
+    int64_t heard_ns = 0, changed_ns = 0;  // the last frame; the last that told something new
+    Frame last;
+  };
+  void SeeFrame(const RankEvent& event);
+  void NoteStep(const Frame& before, const Frame& frame);
+  std::optional<Failure> Silence(int64_t now_ns) const;
+  std::optional<Failure> Standstill(int64_t now_ns) const;
+  std::optional<Failure> Ending(int64_t now_ns) const;
+  Failure Make(FailureKind kind, std::vector<int> ranks, int64_t happened_ns, int64_t now_ns,
+               std::string evidence) const;
+  std::vector<int> SilentFor(int64_t longer_than_ns, int64_t now_ns) const;
+  Failure JudgeSilent(const std::vector<int>& silent, int64_t now_ns) const;
+  std::string Said(int rank, int64_t now_ns) const;
+  std::string SaidByAll(const std::vector<int>& ranks, int64_t now_ns) const;
+
+  const DetectorOptions options_;
+  const int64_t start_ns_;
+  std::vector<Rank> ranks_;
+  std::deque<int64_t> step_times_ns_;  // of the last steps
+  StragglerFinder straggler_;
+  int64_t best_step_ = 0;
+  std::optional<Failure> failure_;
+};
+
+}  // namespace muster::runtime

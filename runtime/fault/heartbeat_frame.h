@@ -1,0 +1,69 @@
+#pragma once
+// What a rank says to its supervisor: frames of one fixed size over a TCP connection that the
+// supervisor opens with a greeting. Each frame is authenticated: its last 16 bytes are HMAC-SHA256
+// (cut to 128 bits) of the rest under HMAC(run secret, nonce of the greeting), and frames are
+// numbered, so none can be forged, replayed on another connection, or left out.
+//
+// Greeting, 32 bytes: u32 magic, u32 version, 16 bytes of nonce, 8 bytes of zero.
+// Frame, 192 bytes, little-endian: see EncodeFrame.
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "runtime/goodput/ledger.h"
+
+namespace muster::runtime {
+
+constexpr size_t kGreetingBytes = 32, kFrameBytes = 192, kTagBytes = 16, kNonceBytes = 16;
+constexpr size_t kFrameHostBytes = 32, kFrameDoingBytes = 48;
+
+// 128 bits that a run's supervisor draws and its ranks learn by their environment.
+class RunSecret {
+ public:
+  static RunSecret Draw();  // from the kernel's random numbers
+  // 32 hexadecimal digits. Errors: InvalidArgument, without quoting the text.
+  static absl::StatusOr<RunSecret> Parse(std::string_view hex);
+  std::string Hex() const;
+  std::string_view bytes() const { return bytes_; }
+
+ private:
+  explicit RunSecret(std::string bytes) : bytes_(std::move(bytes)) {}
+  std::string bytes_;
+};
+
+struct Frame {
+  enum class Type : uint8_t { kHello = 1, kBeat = 2, kGoodbye = 3 };
+  Type type = Type::kBeat;
+  int32_t attempt = 0, rank = 0, world_size = 1;
+  int32_t pid = 0;
+  int32_t exit_code = 0;  // kGoodbye
+  uint64_t sequence = 0;  // of this connection, from 0
+  State state = State::kLaunch;
+  int32_t skips_in_row = 0;
+  int64_t step = 0, steps_done = 0;  // begun last; ended in this attempt
+  // Of all steps that ended in this attempt, and of the last: what this rank worked itself, and
+  // the whole step.
+  int64_t busy_ns = 0, step_ns = 0, last_busy_ns = 0, last_step_ns = 0;
+  std::string host;   // cut to 32 bytes
+  std::string doing;  // what it waits for, if it knows; cut to 48 bytes
+};
+
+using FrameBytes = std::array<char, kFrameBytes>;
+using GreetingBytes = std::array<char, kGreetingBytes>;
+
+GreetingBytes EncodeGreeting(std::string_view nonce);
+// The nonce; nullopt if it is no greeting.
+std::optional<std::string> DecodeGreeting(std::string_view bytes);
+
+// The key of one connection.
+std::string ConnectionKey(const RunSecret& secret, std::string_view nonce);
+FrameBytes EncodeFrame(const Frame& frame, std::string_view key);
+// nullopt if `bytes` is not of kFrameBytes, not authentic, or has a value out of range. The tag is
+// compared in constant time, and nothing else is looked at before it holds.
+std::optional<Frame> DecodeFrame(std::string_view bytes, std::string_view key);
+
+}  // namespace muster::runtime

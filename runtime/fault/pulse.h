@@ -1,0 +1,74 @@
+#pragma once
+// A rank's heartbeat: a thread that keeps the rank's ledger alive (a record at most 0.5 s apart)
+// and, if a supervisor started the rank, tells it how far the rank is. When the supervisor's end of
+// the connection closes, the supervisor is dead, and nobody would restart or account for this rank:
+// it ends at once. A checkpoint that is not committed by then is a leftover, one that is stays.
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "absl/status/statusor.h"
+#include "runtime/fault/heartbeat_frame.h"
+#include "runtime/goodput/rank_progress.h"
+
+namespace muster::runtime {
+
+struct SupervisorAddress {
+  std::string address;  // "127.0.0.1:40123"
+  RunSecret secret;
+};
+
+struct PulseOptions {
+  std::optional<SupervisorAddress> supervisor;  // none: only the ledger is kept alive
+  int attempt = 0, rank = 0, world_size = 1;
+  std::string host;
+  int interval_ms = 200;
+  // On the pulse's thread, when the supervisor is gone. The default says so and ends the process.
+  std::function<void()> on_supervisor_lost;
+};
+
+class Pulse {
+ public:
+  // `progress` outlives it. Errors: the supervisor cannot be reached, or does not greet, within 5
+  // s.
+  static absl::StatusOr<std::unique_ptr<Pulse>> Start(PulseOptions options, RankProgress* progress);
+  // As Leave(1), if Leave was not called: a rank that unwinds before its end.
+  ~Pulse();
+  Pulse(const Pulse&) = delete;
+  Pulse& operator=(const Pulse&) = delete;
+
+  // What the rank waits for, asked at each beat on the pulse's thread. nullptr: not known any more.
+  void SetDoing(std::function<std::string()> doing);
+  // Says goodbye with the exit code that this process will have. The supervisor then takes the
+  // closed connection for what it is. Call it once.
+  void Leave(int exit_code);
+
+ private:
+  Pulse(PulseOptions options, RankProgress* progress, int socket, std::string key);
+  void Run();
+  bool Send(Frame::Type type, int exit_code);
+  bool SupervisorIsThere(int wait_ms);
+
+  const PulseOptions options_;
+  RankProgress& progress_;
+  const int socket_;  // -1: no supervisor
+  const std::string key_;
+  uint64_t sequence_ = 0;  // the thread's, and Leave's once the thread has ended
+
+  std::mutex mutex_;  // guards what follows
+  std::condition_variable changed_;
+  std::function<std::string()> doing_;
+  bool leaving_ = false;
+  std::thread thread_;
+};
+
+// How a supervisor tells its ranks where it is: never on a command line, which others can read.
+constexpr char kSupervisorVariable[] = "MUSTER_SUPERVISOR";
+constexpr char kSecretVariable[] = "MUSTER_SUPERVISOR_SECRET";
+constexpr char kAttemptVariable[] = "MUSTER_ATTEMPT";
+
+}  // namespace muster::runtime

@@ -1,0 +1,49 @@
+#include "runtime/goodput/rank_progress.h"
+
+#include <numeric>
+
+namespace muster::runtime {
+
+void RankProgress::Entered(State state) {
+  const std::lock_guard lock(mutex_);
+  facts_.state = state;
+}
+
+void RankProgress::StepBegan(int64_t step) {
+  const std::lock_guard lock(mutex_);
+  facts_.state = State::kStep;
+  facts_.step = step;
+}
+
+void RankProgress::StepEnded(const StepEnd& end) {
+  using namespace parallel;
+  const auto& t = end.time_ns;
+  const int64_t whole = std::accumulate(t.begin(), t.end(), int64_t{0});
+  const int64_t waiting = t[kExposedDp] + t[kExposedTp] + t[kExposedCp] + t[kExposedPp] +
+                          t[kExposedEp] + t[kBubble] + t[kImbalance];
+  const std::lock_guard lock(mutex_);
+  facts_.state = State::kUnknown;
+  facts_.steps_done += 1;
+  facts_.skips_in_row = end.skipped ? facts_.skips_in_row + 1 : 0;
+  facts_.last_step_ns = whole;
+  facts_.last_busy_ns = whole - waiting;
+  facts_.step_ns += whole;
+  facts_.busy_ns += whole - waiting;
+}
+
+ProgressFacts RankProgress::facts() const {
+  const std::lock_guard lock(mutex_);
+  return facts_;
+}
+
+void RankProgress::Attach(LedgerWriter* ledger) {
+  const std::lock_guard lock(ledger_mutex_);
+  ledger_ = ledger;
+}
+
+void RankProgress::Beat() {
+  const std::lock_guard lock(ledger_mutex_);
+  if (ledger_ != nullptr) ledger_->Heartbeat();
+}
+
+}  // namespace muster::runtime

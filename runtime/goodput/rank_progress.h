@@ -1,0 +1,39 @@
+#pragma once
+// How far a rank is: written by whoever keeps its ledger, read by the thread that beats.
+#include <cstdint>
+#include <mutex>
+
+#include "runtime/goodput/ledger.h"
+
+namespace muster::runtime {
+
+struct ProgressFacts {
+  State state = State::kLaunch;
+  int skips_in_row = 0;
+  int64_t step = 0, steps_done = 0;  // begun last; ended
+  // Of all steps that ended, and of the last: this rank's own work (not waiting for other ranks),
+  // and the whole step.
+  int64_t busy_ns = 0, step_ns = 0, last_busy_ns = 0, last_step_ns = 0;
+};
+
+// Thread-safe.
+class RankProgress {
+ public:
+  void Entered(State state);
+  void StepBegan(int64_t step);
+  void StepEnded(const StepEnd& end);  // time_ns tiles the step
+  ProgressFacts facts() const;
+
+  // The ledger that Beat() keeps alive; nullptr before it ends.
+  void Attach(LedgerWriter* ledger);
+  void Beat();
+
+ private:
+  mutable std::mutex mutex_;
+  ProgressFacts facts_;
+  std::mutex
+      ledger_mutex_;  // apart: a ledger holds its own lock while it calls the functions above
+  LedgerWriter* ledger_ = nullptr;
+};
+
+}  // namespace muster::runtime

@@ -1,0 +1,366 @@
+// The supervisor against ranks that crash, hang, err, obey and disobey: real processes and sockets,
+// without MPI.
+#include "launch/supervisor.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "kernels/device/span.h"
+#include "launch/exit_codes.h"
+#include "runtime/goodput/ledger_files.h"
+#include "tests/support/launch/forked_ranks.h"
+
+namespace muster::launch {
+namespace {
+
+using runtime::FailureKind;
+
+void Sleep(int ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
+
+class SupervisorTest : public ::testing::Test {
+ protected:
+  SupervisorTest() {
+    char pattern[] = "/tmp/muster_supervisor_XXXXXX";
+    directory_ = mkdtemp(pattern);
+  }
+  ~SupervisorTest() override { std::filesystem::remove_all(directory_); }
+
+  SupervisorOptions Options(int num_ranks = 3) const {
+    SupervisorOptions options;
+    options.run_directory = directory_;
+    options.num_ranks = num_ranks;
+    options.command = [](int) { return std::vector<std::string>{"none"}; };
+    options.recovery.first_backoff_seconds = 0.05;
+    options.detector.least_deadline_seconds = 2;
+    options.stop_grace_seconds = 30;
+    return options;
+  }
+
+  int Run(ForkedRanks::Function function) { return Run(Options(), std::move(function)); }
+  int Run(SupervisorOptions options, ForkedRanks::Function function) {
+    ForkedRanks ranks(std::move(function));
+    const auto supervisor = Supervisor::Create(std::move(options), ranks, said_);
+    if (!supervisor.ok()) {
+      ADD_FAILURE() << supervisor.status();
+      return -1;
+    }
+    const int code = (*supervisor)->Run();
+    plans_ = ranks.plans();
+    ReadLedger();
+    return code;
+  }
+  void ReadLedger() {
+    const auto bytes = runtime::ReadRegularFile(directory_ + "/ledger/supervisor-0.ledger");
+    ASSERT_TRUE(bytes.ok()) << bytes.status();
+    const auto log = runtime::ParseSupervisorLedger(*bytes);
+    ASSERT_TRUE(log.ok()) << log.status();
+    EXPECT_TRUE(log->damage.empty()) << log->damage[0];
+    attempts_ = log->attempts;
+  }
+  // What the first attempt's failure was, and that it was noticed in time.
+  void ExpectFirstFailure(FailureKind kind, std::vector<int> ranks, double within_seconds = 1) {
+    ASSERT_FALSE(attempts_.empty());
+    ASSERT_TRUE(attempts_[0].failure) << said_.str();
+    const runtime::Failure& failure = *attempts_[0].failure;
+    EXPECT_EQ(failure.kind, kind) << Name(failure.kind) << ": " << failure.evidence;
+    EXPECT_EQ(failure.ranks, ranks) << failure.evidence;
+    EXPECT_LE(static_cast<double>(failure.detected_ns - failure.happened_ns) * 1e-9,
+              within_seconds);
+  }
+  // Sends a signal to this process from another one, in a while.
+  static pid_t SignalMeIn(int ms, int number, int times = 1) {
+    const pid_t parent = getpid(), child = fork();
+    if (child != 0) return child;
+    for (int i = 0; i < times; ++i) {
+      Sleep(ms);
+      kill(parent, number);
+    }
+    _exit(0);
+  }
+
+  std::string directory_;
+  std::ostringstream said_;
+  std::vector<StartPlan> plans_;
+  std::vector<runtime::SupervisedAttempt> attempts_;
+};
+
+TEST_F(SupervisorTest, AJobThatEndsWellIsDone) {
+  EXPECT_EQ(Run([](const ForkedRank& rank) {
+              rank.Steps(1, 3);
+              return 0;
+            }),
+            kExitDone);
+  ASSERT_EQ(attempts_.size(), 1u) << said_.str();
+  EXPECT_FALSE(attempts_[0].failure);
+  EXPECT_EQ(attempts_[0].action, runtime::Action::kFinish);
+  EXPECT_EQ(attempts_[0].world_size, 3);
+}
+
+TEST_F(SupervisorTest, AKilledRankIsNoticedWithinASecondAndTheJobGoesOn) {
+  EXPECT_EQ(Run([](const ForkedRank& rank) {
+              rank.Steps(1, 3);
+              if (rank.attempt == 0 && rank.rank == 1) raise(SIGKILL);
+              if (rank.attempt == 0) Sleep(60'000);  // waits for it in a collective
+              return 0;
+            }),
+            kExitDone);
+  ASSERT_EQ(attempts_.size(), 2u) << said_.str();
+  ExpectFirstFailure(FailureKind::kCrash, {1});
+  EXPECT_EQ(attempts_[0].failure->exit_code, 128 + SIGKILL);
+  EXPECT_NE(attempts_[0].failure->evidence.find("3 steps done"), std::string::npos)
+      << attempts_[0].failure->evidence;
+  EXPECT_EQ(attempts_[0].action, runtime::Action::kRestart);
+  // From the crash to the next start: detection, teardown, no back-off.
+  EXPECT_LT(attempts_[1].begin_ns - attempts_[0].failure->happened_ns, 5'000'000'000);
+}
+
+TEST_F(SupervisorTest, AStoppedRankIsNamedAndKilled) {
+  const int64_t begin = kernels::MonotonicNs();
+  EXPECT_EQ(Run([](const ForkedRank& rank) {
+              rank.Steps(1, 3);
+              if (rank.attempt == 0 && rank.rank == 2) raise(SIGSTOP);
+              if (rank.attempt == 0) Sleep(60'000);
+              return 0;
+            }),
+            kExitDone);
+  ASSERT_EQ(attempts_.size(), 2u) << said_.str();
+  ExpectFirstFailure(FailureKind::kHang, {2}, 2 + 1);  // the test's deadline, and one second
+  EXPECT_LT(kernels::MonotonicNs() - begin, 20'000'000'000);
+}
+
+TEST_F(SupervisorTest, ARankThatErrsIsNamedWithItsExitCode) {
+  EXPECT_EQ(Run([](const ForkedRank& rank) {
+              rank.Steps(1, 1);
+              if (rank.attempt == 0 && rank.rank == 0) return 1;
+              if (rank.attempt == 0) Sleep(60'000);
+              return 0;
+            }),
+            kExitDone);
+  ExpectFirstFailure(FailureKind::kError, {0});
+}
+
+TEST_F(SupervisorTest, ACrashLoopStopsAfterThreeAttemptsWithoutProgress) {
+  EXPECT_EQ(Run(Options(1),
+                [](const ForkedRank& rank) {
+                  rank.Steps(1, 4, 5);
+                  raise(SIGABRT);
+                  return 0;
+                }),
+            kExitDoNotRequeue);
+  // The first made progress, to step 4; the three after it made none.
+  EXPECT_EQ(attempts_.size(), 4u) << said_.str();
+  for (const auto& attempt : attempts_) {
+    ASSERT_TRUE(attempt.end_ns && attempt.failure);
+    EXPECT_EQ(attempt.failure->exit_code, 128 + SIGABRT);
+  }
+  EXPECT_EQ(attempts_.back().action, runtime::Action::kStop);
+}
+
+TEST_F(SupervisorTest, WhatRanksSayOfThemselvesIsNotTriedAgain) {
+  for (const int code : {kExitUsage, kExitDoNotRequeue, kExitRequeue}) {
+    EXPECT_EQ(Run([code](const ForkedRank&) { return code; }), code);
+    EXPECT_EQ(plans_.size(), 1u) << code;
+    std::filesystem::remove_all(directory_);
+  }
+}
+
+TEST_F(SupervisorTest, ARequestToStopIsPassedOnAndEndsWithRequeue) {
+  const pid_t helper = SignalMeIn(600, SIGTERM);
+  EXPECT_EQ(Run([](const ForkedRank& rank) {
+              for (int64_t step = 1; !rank.asked_to_stop(); ++step) rank.Steps(step, step, 1);
+              Sleep(300);  // saves
+              return kExitRequeue;
+            }),
+            kExitRequeue);
+  waitpid(helper, nullptr, 0);
+  ASSERT_EQ(attempts_.size(), 1u);
+  ExpectFirstFailure(FailureKind::kPreempted, {});
+}
+
+TEST_F(SupervisorTest, RanksThatDoNotStopAreEnded) {
+  SupervisorOptions options = Options();
+  options.stop_grace_seconds = 0.5;
+  const pid_t helper = SignalMeIn(600, SIGTERM);
+  EXPECT_EQ(Run(options,
+                [](const ForkedRank&) {
+                  Sleep(60'000);
+                  Sleep(60'000);
+                  return 0;
+                }),
+            kExitRequeue);
+  waitpid(helper, nullptr, 0);
+}
+
+TEST_F(SupervisorTest, ASecondInterruptWaitsForNobody) {
+  const pid_t helper = SignalMeIn(500, SIGINT, 2);
+  EXPECT_EQ(Run([](const ForkedRank&) {
+              while (true) Sleep(1'000);
+              return 0;
+            }),
+            kExitRequeue);
+  waitpid(helper, nullptr, 0);
+  EXPECT_NE(said_.str().find("interrupted twice"), std::string::npos) << said_.str();
+}
+
+TEST_F(SupervisorTest, ACrashWhileStoppingIsNotRestarted) {
+  const pid_t helper = SignalMeIn(600, SIGTERM);
+  EXPECT_EQ(Run([](const ForkedRank& rank) {
+              while (!rank.asked_to_stop()) Sleep(10);
+              if (rank.rank == 0) raise(SIGSEGV);
+              Sleep(60'000);
+              return 0;
+            }),
+            kExitRequeue);
+  waitpid(helper, nullptr, 0);
+  EXPECT_EQ(attempts_.size(), 1u) << said_.str();
+  ExpectFirstFailure(FailureKind::kCrash, {0});
+}
+
+TEST_F(SupervisorTest, AHostThatFailsTwiceIsReplacedByASpare) {
+  char name[256] = "";
+  gethostname(name, sizeof(name) - 1);
+  SupervisorOptions options = Options(2);
+  options.hosts = *HostPool::Make({{name, 2}, {"spare1", 2}}, 1, 2);
+  EXPECT_EQ(Run(options,
+                [](const ForkedRank& rank) {
+                  Sleep(300);
+                  if (rank.attempt < 2 && rank.rank == 1) raise(SIGKILL);
+                  if (rank.attempt < 2) Sleep(60'000);
+                  return 0;
+                }),
+            kExitDone);
+  ASSERT_EQ(plans_.size(), 3u) << said_.str();
+  EXPECT_EQ(plans_[1].hosts[0].name, name);
+  ASSERT_EQ(plans_[2].hosts.size(), 1u);
+  EXPECT_EQ(plans_[2].hosts[0].name, "spare1");
+  EXPECT_EQ(attempts_[1].action, runtime::Action::kRestartWithSpare);
+}
+
+TEST_F(SupervisorTest, WithoutSparesASmallerWorldGoesOn) {
+  char name[256] = "";
+  gethostname(name, sizeof(name) - 1);
+  SupervisorOptions options = Options(3);
+  options.hosts = *HostPool::Make({{name, 3}}, 0, 3);
+  options.smaller = [](int ranks) { return ranks - 1; };
+  EXPECT_EQ(Run(options,
+                [](const ForkedRank& rank) {
+                  Sleep(300);
+                  if (rank.num_ranks == 3 && rank.rank == 1) raise(SIGKILL);
+                  if (rank.num_ranks == 3) Sleep(60'000);
+                  return 0;
+                }),
+            kExitDone);
+  ASSERT_EQ(plans_.size(), 3u) << said_.str();
+  EXPECT_EQ(plans_[2].num_ranks, 2);
+  EXPECT_EQ(attempts_[2].world_size, 2);
+}
+
+TEST_F(SupervisorTest, OneRunHasOneSupervisor) {
+  ForkedRanks ranks([](const ForkedRank&) { return 0; });
+  const auto first = Supervisor::Create(Options(), ranks, said_);
+  ASSERT_TRUE(first.ok()) << first.status();
+  const auto second = Supervisor::Create(Options(), ranks, said_);
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kFailedPrecondition) << second.status();
+}
+
+TEST_F(SupervisorTest, WhenTheSupervisorDiesItsRanksEndWithinTwoSeconds) {
+  const pid_t supervisor = fork();
+  if (supervisor == 0) {
+    ForkedRanks ranks([this](const ForkedRank& rank) {
+      std::ofstream(directory_ + "/pid-" + std::to_string(rank.rank)) << getpid() << std::flush;
+      rank.Steps(1, 1);
+      if (rank.rank == 2) {
+        // Not even the pulse runs any more, nor would a handler: the starter must end this one.
+        raise(SIGSTOP);
+      }
+      while (true) Sleep(1'000);
+      return 0;
+    });
+    std::ostringstream said;
+    SupervisorOptions options = Options();
+    options.detector.least_deadline_seconds = 60;
+    auto made = Supervisor::Create(options, ranks, said);
+    _exit(made.ok() ? (*made)->Run() : 99);
+  }
+  Sleep(2'000);
+  kill(supervisor, SIGKILL);
+  const int64_t death = kernels::MonotonicNs();
+  waitpid(supervisor, nullptr, 0);
+  for (int rank = 0; rank < 3; ++rank) {
+    std::ifstream file(directory_ + "/pid-" + std::to_string(rank));
+    pid_t pid = 0;
+    file >> pid;
+    ASSERT_GT(pid, 1) << "rank " << rank << " never came up";
+    while (kill(pid, 0) == 0 && kernels::MonotonicNs() - death < 10'000'000'000) Sleep(10);
+    EXPECT_LT(kernels::MonotonicNs() - death, 2'000'000'000) << "rank " << rank;
+  }
+  // Another one takes over, with a number of its own.
+  EXPECT_EQ(runtime::NextAttempt(directory_), 1);
+}
+
+TEST(Hosts, FilesAreReadAsMpirunReadsThem) {
+  const auto hosts = ParseHosts("# the rack\nnode1 slots=8\n\nnode2:4  \nnode-3.site # last\n");
+  ASSERT_TRUE(hosts.ok()) << hosts.status();
+  EXPECT_EQ(*hosts, (std::vector<HostSlots>{{"node1", 8}, {"node2", 4}, {"node-3.site", 1}}));
+  for (const char* bad : {"", "# none", "a b c", "a slots=0", "a slots=x", "a:0", "-x", "a;rm",
+                          "a\na", "a slots=-1", "a:2 slots=2"}) {
+    EXPECT_FALSE(ParseHosts(bad).ok()) << bad;
+  }
+  EXPECT_NE(ParseHosts("ok\nno good\n").status().message().find("line 2"), absl::string_view::npos);
+}
+
+TEST(Hosts, SparesWaitAndStepIn) {
+  auto pool = HostPool::Make({{"a", 2}, {"b", 2}, {"c", 2}}, 1, 4);
+  ASSERT_TRUE(pool.ok());
+  EXPECT_EQ(pool->num_spares(), 1);
+  EXPECT_EQ(pool->num_slots(), 4);
+  EXPECT_EQ(pool->Replace("a"), "c");
+  EXPECT_EQ(pool->in_use(), (std::vector<HostSlots>{{"b", 2}, {"c", 2}}));
+  EXPECT_EQ(pool->Replace("b"), "");
+  EXPECT_EQ(pool->in_use(), (std::vector<HostSlots>{{"c", 2}}));
+  EXPECT_FALSE(HostPool::Make({{"a", 2}}, 1, 1).ok());
+  EXPECT_FALSE(HostPool::Make({{"a", 2}, {"b", 2}}, 1, 3).ok());
+}
+
+TEST(Mpirun, NoSecretIsOnItsCommandLine) {
+  StartPlan plan;
+  plan.command = {"/bin/muster", "train", "x"};
+  plan.num_ranks = 4;
+  plan.environment = {{"MUSTER_SUPERVISOR_SECRET", "5ec4e7"}, {"MUSTER_ATTEMPT", "3"}};
+  const std::vector<std::string> words = MpirunArguments(plan, {.is_root = true, .usable_cpus = 2});
+  std::string line;
+  for (const std::string& word : words) line += word + " ";
+  EXPECT_EQ(line,
+            "mpirun --allow-run-as-root --oversubscribe --bind-to none --mca mpi_yield_when_idle 1 "
+            "-x MUSTER_ATTEMPT -x MUSTER_SUPERVISOR_SECRET -np 4 /bin/muster train x ");
+  plan.hosts = {{"node1", 2}, {"node2", 2}};
+  const std::vector<std::string> hosted = MpirunArguments(plan, {});
+  EXPECT_EQ(hosted[1], "--host");
+  EXPECT_EQ(hosted[2], "node1:2,node2:2");
+}
+
+TEST(StartProcess, SaysWhatCannotBeRun) {
+  const auto started = StartProcess({"/no/such/program"}, {});
+  EXPECT_FALSE(started.ok());
+  EXPECT_NE(started.status().message().find("/no/such/program"), absl::string_view::npos);
+}
+
+TEST(StartProcess, PassesTheEnvironmentOn) {
+  const auto started = StartProcess({"sh", "-c", "test \"$MUSTER_X\" = y"}, {{"MUSTER_X", "y"}});
+  ASSERT_TRUE(started.ok()) << started.status();
+  int status = -1;
+  waitpid(*started, &status, 0);
+  EXPECT_EQ(status, 0);
+}
+
+}  // namespace
+}  // namespace muster::launch

@@ -1,0 +1,33 @@
+#pragma once
+// Starts "ranks" that are functions of the test, in processes of their own: a process that stands
+// for mpirun forks them, passes SIGUSR1 and SIGTERM on, and when one dies ends the others, as Open
+// MPI's mpirun does.
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "launch/host_start.h"
+#include "runtime/goodput/rank_progress.h"
+
+namespace muster::launch {
+
+struct ForkedRank {
+  int rank = 0, attempt = 0, num_ranks = 1;
+  runtime::RankProgress& progress;
+  std::function<bool()> asked_to_stop;
+  void Steps(int64_t first, int64_t last, int each_ms = 20) const;
+};
+
+class ForkedRanks : public HostStart {
+ public:
+  using Function = std::function<int(const ForkedRank&)>;  // returns the rank's exit code
+  explicit ForkedRanks(Function function) : function_(std::move(function)) {}
+  absl::StatusOr<pid_t> Start(const StartPlan& plan) override;
+  const std::vector<StartPlan>& plans() const { return plans_; }
+
+ private:
+  Function function_;
+  std::vector<StartPlan> plans_;
+};
+
+}  // namespace muster::launch
