@@ -132,15 +132,14 @@ void CheckModel(const ModelConfig& config, std::vector<std::string>* problems) {
 static void CheckTensorDegree(const ModelConfig& config, int tp,
                               std::vector<std::string>* problems) {
   if (tp <= 1) return;
-  if (config.has_moe()) {
-    problems->push_back(absl::StrCat(
-        "mesh.tp is ", tp, ": a model with experts is not cut over this axis yet; use 1"));
-    return;
-  }
   std::vector<std::pair<const char*, int64_t>> divided = {{"model.heads", config.heads()},
                                                           {"model.kv_heads", config.kv_heads()}};
   if (NumMoeLayers(config) < config.layers()) {
     divided.push_back({"model.ffn_hidden", config.ffn_hidden()});
+  }
+  if (config.has_moe() && config.moe().shared_experts() > 0) {
+    divided.push_back({"model.moe.shared_experts x model.moe.expert_ffn_hidden",
+                       int64_t{config.moe().shared_experts()} * config.moe().expert_ffn_hidden()});
   }
   int64_t common = 0;
   std::string names;
@@ -170,11 +169,11 @@ void CheckModelOnMesh(const ModelConfig& config, const parallel::MeshDegrees& me
   };
   CheckTensorDegree(config, mesh.tp, problems);
   only_one("pp", mesh.pp);
-  only_one("etp", mesh.etp);
   if (!config.has_moe()) {
-    if (mesh.ep != 1) {
+    for (const auto& [axis, degree] : {std::pair("ep", mesh.ep), std::pair("etp", mesh.etp)}) {
+      if (degree == 1) continue;
       problems->push_back(
-          absl::StrCat("mesh.ep is ", mesh.ep, ": a model without experts needs 1"));
+          absl::StrCat("mesh.", axis, " is ", degree, ": a model without experts needs 1"));
     }
     return;
   }
@@ -183,6 +182,12 @@ void CheckModelOnMesh(const ModelConfig& config, const parallel::MeshDegrees& me
                                      config.moe().capacity_factor(),
                                      ": places are counted per sequence, which mesh.cp = ", mesh.cp,
                                      " cuts; use 0 (dropless), or mesh.cp=1"));
+  }
+  const int hidden = config.moe().expert_ffn_hidden();
+  if (mesh.etp > 0 && hidden > 0 && hidden % mesh.etp != 0) {
+    problems->push_back(
+        absl::StrCat("mesh.etp is ", mesh.etp, ": it must divide model.moe.expert_ffn_hidden (",
+                     hidden, "); the nearest that does is ", NearestDivisors(hidden, mesh.etp)));
   }
   const int experts = config.moe().experts();
   if (mesh.ep > 0 && experts > 0 && experts % mesh.ep != 0) {

@@ -291,8 +291,9 @@ std::vector<Gpt::Buffer> WholeGpt::Buffers() const {
 std::unique_ptr<Gpt> Gpt::Create(const ModelConfig& config, const StageShape& shape,
                                  const parallel::Mesh& mesh, parallel::ParameterList& parameters) {
   const parallel::MeshDegrees& degrees = mesh.degrees();
-  MUSTER_CHECK(degrees.pp == 1 && degrees.etp == 1)
-      << "the model is not sharded over pp or etp; found mesh " << degrees.ToString();
+  MUSTER_CHECK_EQ(degrees.pp, 1) << "the model is not sharded over pp";
+  MUSTER_CHECK(!config.has_moe() || shape.stream_ranks == degrees.tp)
+      << "experts want sequence parallelism; found mesh " << degrees.ToString();
   MUSTER_CHECK(shape.num_slots >= 1 && shape.tokens() > 0);
   MUSTER_CHECK((shape.stream_ranks == 1 || shape.stream_ranks == degrees.tp) &&
                shape.tokens() % shape.stream_ranks == 0)

@@ -1,6 +1,7 @@
 #include "models/moe.h"
 
 #include <cmath>
+#include <utility>
 
 #include "kernels/base/error.h"
 #include "kernels/ops/balance.h"
@@ -8,6 +9,7 @@
 #include "kernels/ops/gelu.h"
 #include "kernels/ops/grouped_matmul.h"
 #include "kernels/ops/matmul.h"
+#include "kernels/ops/reduce.h"
 #include "kernels/ops/swiglu.h"
 #include "parallel/comm/collectives.h"
 
@@ -24,7 +26,7 @@ parallel::RouteShape RouteShapeOf(const StageContext& stage) {
   const double places = static_cast<double>(moe.capacity_factor()) *
                         static_cast<double>(S * moe.top_k()) / moe.experts();
   const double capacity = std::ceil(places * (1 - 1e-6));
-  return {.tokens = stage.shape.tokens(),
+  return {.tokens = stage.shape.stream_tokens() * stage.mesh->degrees().etp,
           .experts = moe.experts(),
           .top_k = moe.top_k(),
           .expert_ranks = stage.mesh->Group(Axis::kExpert).size(),
@@ -44,9 +46,12 @@ kernels::RouterOptions RouterOptionsOf(const MoeConfig& moe) {
           .z_coefficient = moe.z_loss()};
 }
 
-Weight::Options ExpertOptions(float std) {
+// Experts [E, ...] over ep; the hidden channels, in dim `hidden_dim`, over etp.
+Weight::Options ExpertOptions(float std, int hidden_dim, std::vector<int64_t> segments) {
   return {.init = {InitRule::Kind::kNormal, std},
-          .placement = {.shards = {{Axis::kExpert, 0}}, .replica_axis = Axis::kExpertData}};
+          .placement = {.shards = {{Axis::kExpert, 0},
+                                   {Axis::kExpertTensor, hidden_dim, std::move(segments)}},
+                        .replica_axis = Axis::kExpertData}};
 }
 
 bool Recomputed(const StageContext& stage) {
@@ -56,7 +61,9 @@ bool Recomputed(const StageContext& stage) {
 // Whether the auxiliary loss wants counts of sequences that lie on several ranks.
 bool SharesSequences(const StageContext& stage) {
   const MoeConfig& moe = stage.config.moe();
-  return stage.mesh->degrees().cp > 1 && moe.aux_loss() > 0 && moe.aux_level() == SEQUENCE;
+  const bool cut = stage.mesh->degrees().cp > 1 ||
+                   stage.shape.stream_tokens() % stage.shape.sequence_length != 0;
+  return cut && moe.aux_loss() > 0 && moe.aux_level() == SEQUENCE;
 }
 
 TensorView Row(const TensorView& matrix, int row) {
@@ -70,17 +77,21 @@ Moe::Moe(StageContext& stage, const std::string& name, int index, const BalanceS
       name_(name),
       index_(index),
       balance_(balance),
+      tokens_(stage.shape.stream_tokens()),
       route_(RouteShapeOf(stage)),
       options_(RouterOptionsOf(stage.config.moe())),
-      up_width_(UpWidth(stage.config, stage.config.moe().expert_ffn_hidden())),
+      ffn_hidden_(stage.config.moe().expert_ffn_hidden() / stage.mesh->degrees().etp),
+      up_width_(UpWidth(stage.config, ffn_hidden_)),
       router_(stage, name + ".router.weight", {route_.experts, stage.config.hidden()},
               {.init = {InitRule::Kind::kNormal, stage.config.init_std()}}),
       up_(stage, name + ".experts." + UpName(stage.config),
-          {route_.experts, up_width_, stage.config.hidden()},
-          ExpertOptions(stage.config.init_std())),
+          {route_.experts, UpWidth(stage.config, stage.config.moe().expert_ffn_hidden()),
+           stage.config.hidden()},
+          ExpertOptions(stage.config.init_std(), 1,
+                        UpSegments(stage.config, stage.config.moe().expert_ffn_hidden()))),
       down_(stage, name + ".experts.down",
             {route_.experts, stage.config.hidden(), stage.config.moe().expert_ffn_hidden()},
-            ExpertOptions(ResidualInitStd(stage.config))),
+            ExpertOptions(ResidualInitStd(stage.config), 2, {})),
       slots_(static_cast<size_t>(stage.shape.num_slots)),
       hidden_(stage, Recomputed(stage)),
       gradients_(static_cast<size_t>(stage.num_gradient_slots())) {
@@ -94,8 +105,8 @@ Moe::Moe(StageContext& stage, const std::string& name, int index, const BalanceS
 }
 
 void Moe::PlanActivations(ArenaPlan& plan) {
-  const int64_t T = route_.tokens, E = route_.experts, R = route_.received_rows();
-  const int64_t D = stage_.config.hidden(), F = stage_.config.moe().expert_ffn_hidden();
+  const int64_t T = tokens_, E = route_.experts, R = route_.received_rows();
+  const int64_t D = stage_.config.hidden(), F = ffn_hidden_;
   const DType storage = stage_.shape.dtype, accumulator = stage_.accumulator();
   for (int slot = 0; slot < stage_.shape.num_slots; ++slot) {
     Activations& kept = slots_[static_cast<size_t>(slot)];
@@ -121,8 +132,8 @@ void Moe::PlanActivations(ArenaPlan& plan) {
 }
 
 void Moe::PlanScratch(ArenaPlan& plan) {
-  const int64_t T = route_.tokens, E = route_.experts, R = route_.received_rows();
-  const int64_t D = stage_.config.hidden(), F = stage_.config.moe().expert_ffn_hidden();
+  const int64_t T = tokens_, E = route_.experts, R = route_.received_rows();
+  const int64_t D = stage_.config.hidden(), F = ffn_hidden_;
   const DType storage = stage_.shape.dtype, accumulator = stage_.accumulator();
   const auto add = [&](TensorView* view, const char* what, DType dtype, kernels::Shape shape) {
     plan.Add(view, name_ + what, dtype, shape, Lifetime::kScratch);
@@ -131,6 +142,14 @@ void Moe::PlanScratch(ArenaPlan& plan) {
   if (Widens()) {
     add(&wide_TD_, ".wide_x", accumulator, {T, D});
     add(&wide_ED_, ".wide_router", accumulator, {E, D});
+  }
+  if (expert_tensor().size() > 1) {
+    const int64_t all = route_.tokens;
+    add(&all_x_TD_, ".all_x", storage, {all, D});
+    add(&all_y_TD_, ".all_y", storage, {all, D});
+    add(&sum_TD_, ".sum", storage, {T, D});
+    add(&all_weights_TK_, ".all_weights", accumulator, {all, route_.top_k});
+    add(&all_experts_TK_, ".all_experts", DType::kInt32, {all, route_.top_k});
   }
   {
     const ArenaPlan::ScratchScope forward(plan);
@@ -150,6 +169,10 @@ void Moe::PlanScratch(ArenaPlan& plan) {
   add(&d_weights_TK_, ".d_weights", accumulator, {T, route_.top_k});
   if (SharesSequences(stage_)) {
     add(&sequence_load_BE_, ".sequence_load", accumulator, {stage_.shape.sequences, E});
+    if (stage_.tensor().sequence_parallel()) {
+      add(&stream_experts_TK_, ".stream_experts", DType::kInt32,
+          {stage_.shape.tokens(), route_.top_k});
+    }
   }
   // Inside the scope: the shared experts run while the gradients above wait for BackwardWeight.
   if (shared_) shared_->PlanScratch(plan);
@@ -182,7 +205,10 @@ absl::Status Moe::Route(const Pass& pass, TensorView x_TD) {
                              .weights = kept.weights_TK,
                              .options = options_},
                             compute);
-  RETURN_IF_ERROR(parallel::MakeRoutePlan(kept.experts_TK, route_, kept.plan, group(), compute));
+  ASSIGN_OR_RETURN(const TensorView all_experts_TK,
+                   expert_tensor().Gather(kept.experts_TK, all_experts_TK_, compute));
+  RETURN_IF_ERROR(parallel::MakeRoutePlan(all_experts_TK, route_, kept.plan, group(), compute));
+  if (expert_tensor().rank() != 0) return absl::OkStatus();  // all have counted the same choices
   kernels::AddCounts({.counts = kept.plan.counts_E, .total = Row(balance_.expert_load_LE, index_)},
                      compute);
   kernels::AddCounts(
@@ -191,11 +217,31 @@ absl::Status Moe::Route(const Pass& pass, TensorView x_TD) {
   return absl::OkStatus();
 }
 
+absl::Status Moe::DispatchAll(TensorView x_TD, const parallel::RoutePlan& plan, TensorView rows_RD,
+                              StreamView compute) {
+  ASSIGN_OR_RETURN(const TensorView all_x_TD, expert_tensor().Gather(x_TD, all_x_TD_, compute));
+  return parallel::Dispatch(all_x_TD, plan, staging_, rows_RD, group(), compute);
+}
+
+absl::Status Moe::CombineOwn(TensorView rows_RD, const parallel::RoutePlan& plan, TensorView out_TD,
+                             bool accumulate, StreamView compute) {
+  const parallel::TensorParallel tensor = expert_tensor();
+  if (tensor.size() == 1) {
+    return parallel::Combine(rows_RD, plan, staging_, out_TD, accumulate, group(), compute);
+  }
+  RETURN_IF_ERROR(parallel::Combine(rows_RD, plan, staging_, all_y_TD_, /*accumulate=*/false,
+                                    group(), compute));
+  const TensorView sum_TD = accumulate ? sum_TD_ : out_TD;
+  RETURN_IF_ERROR(tensor.Reduce(all_y_TD_, sum_TD, compute));
+  if (accumulate) kernels::Add({.a = out_TD, .b = sum_TD, .out = out_TD}, compute);
+  return absl::OkStatus();
+}
+
 absl::Status Moe::ExpertsHidden(const Pass& pass, TensorView x_TD) {
   const Activations& kept = Kept(pass);
   const Hidden& hidden = hidden_[pass];
   const StreamView compute = pass.compute;
-  RETURN_IF_ERROR(parallel::Dispatch(x_TD, kept.plan, staging_, hidden.rows_RD, group(), compute));
+  RETURN_IF_ERROR(DispatchAll(x_TD, kept.plan, hidden.rows_RD, compute));
   kernels::GroupedMatmulForward({.x = hidden.rows_RD,
                                  .w = up_.Use(compute),
                                  .y = hidden.up_R,
@@ -220,7 +266,9 @@ absl::Status Moe::ExpertsHidden(const Pass& pass, TensorView x_TD) {
 absl::Status Moe::Forward(const Pass& pass, TensorView x_TD, TensorView y_TD) {
   const Activations& kept = Kept(pass);
   RETURN_IF_ERROR(Route(pass, x_TD));
-  RETURN_IF_ERROR(parallel::DispatchWeights(kept.weights_TK, kept.plan, staging_, kept.weights_R,
+  ASSIGN_OR_RETURN(const TensorView all_weights_TK,
+                   expert_tensor().Gather(kept.weights_TK, all_weights_TK_, pass.compute));
+  RETURN_IF_ERROR(parallel::DispatchWeights(all_weights_TK, kept.plan, staging_, kept.weights_R,
                                             group(), pass.compute));
   RETURN_IF_ERROR(ExpertsHidden(pass, x_TD));
   kernels::GroupedMatmulForward({.x = hidden_[pass].activated_RF,
@@ -229,8 +277,7 @@ absl::Status Moe::Forward(const Pass& pass, TensorView x_TD, TensorView y_TD) {
                                  .offsets = kept.plan.local_offsets},
                                 pass.compute);
   if (shared_) RETURN_IF_ERROR(shared_->Forward(pass, x_TD, y_TD));
-  return parallel::Combine(y_RD_, kept.plan, staging_, y_TD, /*accumulate=*/shared_ != nullptr,
-                           group(), pass.compute);
+  return CombineOwn(y_RD_, kept.plan, y_TD, /*accumulate=*/shared_ != nullptr, pass.compute);
 }
 
 absl::Status Moe::Recompute(const Pass& pass, TensorView x_TD) {
@@ -269,8 +316,12 @@ void Moe::ExpertsBackward(const Pass& pass, TensorView d_y_RD) {
 
 absl::StatusOr<TensorView> Moe::AuxiliaryLoad(const Activations& kept, StreamView compute) {
   if (!sequence_load_BE_) return Row(balance_.load_LE, index_);
+  // The choices of all rows that this rank's tensor group holds, then of the sequences' other
+  // parts.
+  ASSIGN_OR_RETURN(const TensorView experts_TK,
+                   stage_.tensor().Gather(kept.experts_TK, stream_experts_TK_, compute));
   const parallel::ProcessGroup& context = stage_.mesh->Group(Axis::kContext);
-  kernels::GroupLoad({.experts = kept.experts_TK,
+  kernels::GroupLoad({.experts = experts_TK,
                       .out = sequence_load_BE_,
                       .group_tokens = route_.group_tokens,
                       .scale = 1.0 / static_cast<double>(route_.group_tokens * context.size())},
@@ -284,23 +335,27 @@ absl::Status Moe::RouterBackward(const Pass& pass, TensorView d_x_TD) {
   const Activations& kept = Kept(pass);
   const Gradients& gradients = Gradient(pass);
   const StreamView compute = pass.compute;
+  const TensorView partial_TK = expert_tensor().Partial(d_weights_TK_, all_weights_TK_);
   RETURN_IF_ERROR(
-      parallel::CombineWeights(d_weights_R_, kept.plan, staging_, d_weights_TK_, group(), compute));
-  // All ranks hold equally many tokens.
-  const double global_tokens = static_cast<double>(route_.tokens) * stage_.shape.num_microbatches *
-                               stage_.mesh->degrees().dp * stage_.mesh->degrees().cp;
+      parallel::CombineWeights(d_weights_R_, kept.plan, staging_, partial_TK, group(), compute));
+  RETURN_IF_ERROR(expert_tensor().Reduce(partial_TK, d_weights_TK_, compute));
+  // All ranks of the stage hold equally many tokens, and no two the same.
+  const double global_tokens = static_cast<double>(tokens_) * stage_.shape.num_microbatches *
+                               stage_.mesh->Group(Axis::kStage).size();
   ASSIGN_OR_RETURN(const TensorView load, AuxiliaryLoad(kept, compute));
-  kernels::TopkRouteBackward({.logits = kept.logits_TE,
-                              .scores = kept.scores_TE,
-                              .experts = kept.experts_TK,
-                              .d_weights = d_weights_TK_,
-                              .load = load,
-                              .d_logits = gradients.logits_TE,
-                              .losses = balance_.losses,
-                              .group_tokens = route_.group_tokens,
-                              .loss_scale = 1.0 / global_tokens,
-                              .options = options_},
-                             compute);
+  kernels::TopkRouteBackward(
+      {.logits = kept.logits_TE,
+       .scores = kept.scores_TE,
+       .experts = kept.experts_TK,
+       .d_weights = d_weights_TK_,
+       .load = load,
+       .d_logits = gradients.logits_TE,
+       .losses = balance_.losses,
+       .group_tokens = route_.group_tokens,
+       .first_token = sequence_load_BE_ ? stage_.tensor().rank() * tokens_ : 0,
+       .loss_scale = 1.0 / global_tokens,
+       .options = options_},
+      compute);
   kernels::Matmul({.a = gradients.logits_TE,
                    .b = Widen(router_.value(), wide_ED_, compute),
                    .c = Widens() ? wide_TD_ : d_x_TD},
@@ -312,12 +367,11 @@ absl::Status Moe::RouterBackward(const Pass& pass, TensorView d_x_TD) {
 absl::Status Moe::BackwardInput(const Pass& pass, TensorView d_y_TD, TensorView d_x_TD) {
   const Activations& kept = Kept(pass);
   const TensorView& d_y_RD = Gradient(pass).y_RD;
-  RETURN_IF_ERROR(parallel::Dispatch(d_y_TD, kept.plan, staging_, d_y_RD, group(), pass.compute));
+  RETURN_IF_ERROR(DispatchAll(d_y_TD, kept.plan, d_y_RD, pass.compute));
   ExpertsBackward(pass, d_y_RD);
   RETURN_IF_ERROR(RouterBackward(pass, d_x_TD));
   if (shared_) RETURN_IF_ERROR(shared_->BackwardInput(pass, d_y_TD, d_x_TD, /*accumulate=*/true));
-  return parallel::Combine(d_rows_RD_, kept.plan, staging_, d_x_TD, /*accumulate=*/true, group(),
-                           pass.compute);
+  return CombineOwn(d_rows_RD_, kept.plan, d_x_TD, /*accumulate=*/true, pass.compute);
 }
 
 absl::Status Moe::BackwardWeight(const Pass& pass, TensorView x_TD, TensorView d_y_TD) {

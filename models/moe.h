@@ -5,7 +5,12 @@
 //   scores_TE = router(x_TD);  plan = route(scores_TE)
 //   rows_RD = dispatch(x_TD, plan);  y_RD = down(activation(up(rows_RD)) * weight_R)
 //   y_TD = combine(y_RD, plan) + shared(x_TD)
-// Expert e of the model lives on rank e / (E / P) of the expert group.
+// Expert e of the model lives on rank e / (E / P) of the expert group, cut over the expert-tensor
+// group: each of its ranks has F / n hidden channels of the expert, takes the tokens of all n
+// ranks, and the outputs, partial sums, are added and divided again:
+//   x_TD -> all_x_TD -> rows_RD -> y_RD -> all_y_TD -> y_TD
+// No two ranks of a stage route the same token: with tensor parallelism, sequences must be
+// parallel.
 #include <memory>
 #include <string>
 #include <vector>
@@ -64,12 +69,22 @@ class Moe : public Layer {
   absl::Status ExpertsHidden(const Pass& pass, TensorView x_TD);
   // From d_y_RD: gradients of the rows (d_rows_RD_) and of the router weights (d_weights_R_).
   void ExpertsBackward(const Pass& pass, TensorView d_y_RD);
+  // Tokens of all ranks of the expert-tensor group to rows in expert order, and back to this rank's
+  // tokens.
+  absl::Status DispatchAll(TensorView x_TD, const parallel::RoutePlan& plan, TensorView rows_RD,
+                           StreamView compute);
+  absl::Status CombineOwn(TensorView rows_RD, const parallel::RoutePlan& plan, TensorView out_TD,
+                          bool accumulate, StreamView compute);
   // Fractions of choices per expert for the auxiliary loss; null: those of the sequences here.
   absl::StatusOr<TensorView> AuxiliaryLoad(const Activations& kept, StreamView compute);
   absl::Status RouterBackward(const Pass& pass, TensorView d_x_TD);
   bool Widens() const { return stage_.shape.dtype != stage_.accumulator(); }
   const parallel::ProcessGroup& group() const {
     return stage_.mesh->Group(parallel::Axis::kExpert);
+  }
+  // Its stream are this rank's tokens.
+  parallel::TensorParallel expert_tensor() const {
+    return {stage_.mesh->Group(parallel::Axis::kExpertTensor), /*sequence_parallel=*/true};
   }
   const Activations& Kept(const Pass& pass) const { return slots_[static_cast<size_t>(pass.slot)]; }
   const Gradients& Gradient(const Pass& pass) const {
@@ -80,9 +95,10 @@ class Moe : public Layer {
   const std::string name_;
   const int index_;
   const BalanceState& balance_;
-  const parallel::RouteShape route_;
+  const int64_t tokens_;              // T of this rank
+  const parallel::RouteShape route_;  // of the tokens of the expert-tensor group
   const kernels::RouterOptions options_;
-  const int64_t up_width_;
+  const int64_t ffn_hidden_, up_width_;  // of this rank
   Weight router_, up_, down_;
   std::unique_ptr<Mlp> shared_;  // may be null
   std::vector<Activations> slots_;
@@ -92,7 +108,10 @@ class Moe : public Layer {
   parallel::DispatchStaging staging_;
   TensorView wide_TD_, wide_ED_;  // accumulator dtype, where that is not the storage dtype
   TensorView y_RD_;
-  TensorView sequence_load_BE_;  // accumulator dtype; null unless sequences lie on several ranks
+  // With expert-tensor parallelism: of all tokens of the group, and what is added to another sum.
+  TensorView all_x_TD_, all_y_TD_, sum_TD_, all_weights_TK_, all_experts_TK_;
+  // Null unless sequences lie on several ranks: their loads, and the choices of the tensor group.
+  TensorView sequence_load_BE_, stream_experts_TK_;
   TensorView d_activated_RF_, d_rows_RD_, d_weights_R_, d_weights_TK_;
 };
 

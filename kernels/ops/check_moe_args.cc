@@ -106,12 +106,13 @@ void CheckArgs(const TopkRouteBackwardArgs& args) {
   CheckTensor(op, "d_logits", args.d_logits, accumulator, args.logits.shape);
   CheckTensor(op, "losses", args.losses, DType::kFloat64, {2});
   const bool own_counts = args.options.aux_coefficient != 0 && !args.load;
-  MUSTER_CHECK(!(own_counts || of_groups) ||
-               (args.group_tokens > 0 && num_tokens % args.group_tokens == 0))
+  MUSTER_CHECK(!own_counts || (args.group_tokens > 0 && num_tokens % args.group_tokens == 0))
       << op << ": " << num_tokens << " tokens in groups of " << args.group_tokens;
-  MUSTER_CHECK(!of_groups || args.load.shape[0] == num_tokens / args.group_tokens)
-      << op << ": argument load is " << args.load.ToString() << " for " << num_tokens
-      << " tokens in groups of " << args.group_tokens;
+  MUSTER_CHECK(!of_groups ||
+               (args.group_tokens > 0 && args.first_token >= 0 &&
+                args.first_token + num_tokens <= args.load.shape[0] * args.group_tokens))
+      << op << ": argument load is " << args.load.ToString() << " for tokens " << args.first_token
+      << " + " << num_tokens << " in groups of " << args.group_tokens;
 }
 
 void CheckArgs(const GroupLoadArgs& args) {

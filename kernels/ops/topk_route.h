@@ -47,11 +47,12 @@ struct TopkRouteBackwardArgs {
   TensorView scores;         // accumulator dtype [T, E]
   TensorView experts;        // int32 [T, k]
   TensorView d_weights;      // accumulator dtype [T, k]
-  TensorView load;           // optional, accumulator dtype [E], or [T / |G|, E]: sums to k
+  TensorView load;           // optional, accumulator dtype [E], or [groups, E]: rows sum to k
   TensorView d_logits;       // out, accumulator dtype [T, E]
   TensorView losses;         // accumulated, fp64 [2]: auxiliary loss, z-loss, with coefficients and
                              // loss_scale applied
-  int64_t group_tokens = 0;  // |G|: T is a multiple of it
+  int64_t group_tokens = 0;  // |G|: T is a multiple of it, unless load has rows for the groups
+  int64_t first_token = 0;   // token t is of group (first_token + t) / group_tokens of load
   double loss_scale = 1.0;
   RouterOptions options;
 };

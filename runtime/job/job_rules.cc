@@ -155,11 +155,10 @@ MeshDegrees Checker::CheckMesh(int world_size) {
     const std::string path = absl::StrCat("mesh.", axis);
     Broken(path,
            absl::StrCat(path, " is ", degree,
-                        ": this axis is not supported by this version (supported: dp, tp, cp, ep); "
-                        "use 1"));
+                        ": this axis is not supported by this version (supported: dp, tp, cp, ep, "
+                        "etp); use 1"));
   };
   one_only("pp", wanted.pp);
-  one_only("etp", wanted.etp);
   if (AnyBroken({"mesh"})) return {};
   std::vector<std::string> sentences;
   const MeshDegrees mesh = parallel::ResolveMesh(
@@ -174,7 +173,7 @@ void Checker::CheckModel(const MeshDegrees& mesh) {
   if (mesh.dp > 0) {
     // Axes that are not supported at all have been named by CheckMesh.
     MeshDegrees supported = mesh;
-    supported.pp = supported.etp = 1;
+    supported.pp = 1;
     models::CheckModelOnMesh(job_.model(), supported, &sentences);
   }
   std::erase_if(sentences, [&](const std::string& sentence) {
@@ -225,10 +224,24 @@ void Checker::CheckBatch(int64_t dp) {
 void Checker::CheckStreamRows(int64_t dp) {
   const int64_t tp = job_.mesh().tp(), cp = job_.mesh().cp();
   const int64_t length = job_.train().sequence_length();
-  if (tp <= 1 || dp < 1 || !job_.mesh().sequence_parallel()) return;
-  if (AnyBroken({"mesh", "schedule.microbatches", "train"})) return;
+  if (tp <= 1 || dp < 1 || AnyBroken({"mesh", "schedule.microbatches", "train"})) return;
+  if (!job_.mesh().sequence_parallel()) {
+    if (job_.model().has_moe()) {
+      Broken("mesh.sequence_parallel",
+             absl::StrCat("mesh.sequence_parallel is false: with experts and mesh.tp = ", tp,
+                          " each tensor rank must route tokens of its own; use true"));
+    }
+    return;
+  }
   const int64_t sequences =
       job_.train().global_batch_sequences() / (dp * job_.schedule().microbatches());
+  if (job_.model().moe().capacity_factor() > 0 && sequences * job_.mesh().etp() % tp != 0) {
+    Broken("model.moe.capacity_factor",
+           absl::StrCat("model.moe.capacity_factor is ", job_.model().moe().capacity_factor(),
+                        ": capacity counts whole sequences, but mesh.tp = ", tp, " cuts the ",
+                        sequences, " of a microbatch; use 0 (dropless), or ",
+                        NearestMultiple(sequences, tp), " sequences in a microbatch"));
+  }
   // What context ranks cannot cut is told by CheckContext.
   if (length % cp != 0 || sequences * (length / cp) % tp == 0) return;
   const int64_t unit = std::lcm(cp * (tp / std::gcd(tp, sequences)), cp > 1 ? 2 * cp : 1);

@@ -1,5 +1,6 @@
 // The layout does not change the mathematics: a step on n ranks, with any division of heads,
-// sequences and experts, gives the losses, loads and gradients of one rank that sees the whole batch.
+// sequences and experts, gives the losses, loads and gradients of one rank that sees the whole
+// batch.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -61,23 +62,40 @@ void TwoSteps(ModelFixture& fixture) {
 
 struct Layout {
   parallel::MeshDegrees degrees;
+  int64_t sequences = 2;  // of a microbatch
   bool sequence_parallel = false, gather_context = false;
 };
 
-// All layouts of `ranks` ranks that are legal for the model.
+// Lengths are multiples of 2 cp: 12 for cp up to 3, 8 for 4.
+int64_t LengthFor(const parallel::MeshDegrees& degrees) { return degrees.cp == 4 ? 8 : 12; }
+
+// All layouts on a mesh that are legal for the model. One sequence in a microbatch is cut by
+// sequence parallelism, two are dealt out.
+void AddLayouts(const ModelConfig& config, const parallel::MeshDegrees& degrees,
+                std::vector<Layout>* layouts) {
+  std::vector<std::string> problems;
+  CheckModelOnMesh(config, degrees, &problems);
+  if (!problems.empty()) return;
+  const bool cut = degrees.tp > 1;
+  layouts->push_back({degrees, 2, cut});
+  if (degrees.cp > 1 && degrees.etp == 1) layouts->push_back({degrees, 2, cut, true});
+  if (!cut) return;
+  if (!config.has_moe()) layouts->push_back({degrees, 2, false});
+  const bool divides = LengthFor(degrees) / degrees.cp % degrees.tp == 0;
+  if (divides && config.moe().capacity_factor() == 0) layouts->push_back({degrees, 1, true});
+}
+
 std::vector<Layout> Layouts(const ModelConfig& config, int ranks) {
   std::vector<Layout> layouts;
   for (int tp = 1; tp <= ranks; ++tp) {
     for (int cp = 1; cp <= ranks / tp; ++cp) {
-      for (int ep = 1; ranks % (tp * cp) == 0 && ep <= ranks; ++ep) {
-        if (ranks % ep != 0) continue;
-        const parallel::MeshDegrees degrees{.dp = ranks / (tp * cp), .tp = tp, .cp = cp, .ep = ep};
-        std::vector<std::string> problems;
-        CheckModelOnMesh(config, degrees, &problems);
-        if (!problems.empty()) continue;
-        layouts.push_back({degrees, tp > 1});
-        if (tp > 1 && !config.has_moe()) layouts.push_back({degrees, false});
-        if (cp > 1) layouts.push_back({degrees, tp > 1, /*gather_context=*/true});
+      if (ranks % (tp * cp) != 0) continue;
+      for (int ep = 1; ep <= ranks; ++ep) {
+        for (int etp = 1; etp <= ranks / ep; ++etp) {
+          if (ranks % (ep * etp) != 0) continue;
+          AddLayouts(config, {.dp = ranks / (tp * cp), .tp = tp, .cp = cp, .ep = ep, .etp = etp},
+                     &layouts);
+        }
       }
     }
   }
@@ -87,12 +105,12 @@ std::vector<Layout> Layouts(const ModelConfig& config, int ranks) {
 TEST_P(GptOnRanks, GiveTheResultsOfOneRank) {
   const int ranks = parallel::TestWorld().size();
   const ModelConfig config = GetParam().config();
-  // Lengths are multiples of 2 cp: 12 for cp up to 3, 8 for 4.
-  std::map<int64_t, std::unique_ptr<ModelFixture>> references;
+  std::map<int64_t, std::unique_ptr<ModelFixture>> references;  // by length
   for (const Layout& layout : Layouts(config, ranks)) {
     SCOPED_TRACE(layout.degrees.ToString() + (layout.sequence_parallel ? " with" : " without") +
-                 " sequence parallelism" + (layout.gather_context ? ", keys gathered" : ""));
-    const int64_t length = layout.degrees.cp == 4 ? 8 : 12;
+                 " sequence parallelism, sequences " + std::to_string(layout.sequences) +
+                 (layout.gather_context ? ", keys gathered" : ""));
+    const int64_t length = LengthFor(layout.degrees);
     StageShape shape = {.sequences = 2,
                         .sequence_length = length,
                         .num_microbatches = ranks,
@@ -104,7 +122,9 @@ TEST_P(GptOnRanks, GiveTheResultsOfOneRank) {
     }
     const ModelFixture& alone = *reference;
     shape.sequence_length = length / layout.degrees.cp;
-    shape.num_microbatches = layout.degrees.tp * layout.degrees.cp;
+    shape.sequences = layout.sequences;
+    shape.num_microbatches =
+        layout.degrees.tp * layout.degrees.cp * 2 / static_cast<int>(layout.sequences);
     shape.stream_ranks = layout.sequence_parallel ? layout.degrees.tp : 1;
     shape.gather_context = layout.gather_context;
     ModelFixture fixture(

@@ -136,18 +136,25 @@ absl::Status SaveOf(const TrainingState& state, parallel::World& world, const st
 // Layouts that fit `ranks` ranks.
 std::vector<std::vector<std::string>> Layouts(int ranks, bool masters) {
   std::vector<std::vector<std::string>> layouts;
+  const auto add = [&](const std::string& axes, const char* zero) {
+    layouts.push_back({axes, std::string("zero.level=") + zero, "train.global_batch_sequences=24",
+                       "communication.bucket_megabytes=0.01", "model.layers=3", "model.hidden=16",
+                       "model.ffn_hidden=24", "model.vocab_size=63",
+                       "model.moe.expert_ffn_hidden=12", "model.moe.bias_update_rate=0.01",
+                       "model.moe.score=SIGMOID"});
+    if (masters) layouts.back().push_back("precision.compute=bf16");
+  };
   for (const int ep : {1, 2, 4}) {
     if (ranks % ep != 0) continue;
     for (const char* zero : {"0", "1", "3"}) {
       if (std::string(zero) == "3" && ep == 1 && ranks > 1) continue;  // enough of them
-      layouts.push_back({"mesh.ep=" + std::to_string(ep), std::string("zero.level=") + zero,
-                         "train.global_batch_sequences=24", "communication.bucket_megabytes=0.01",
-                         "model.layers=3", "model.hidden=16", "model.ffn_hidden=24",
-                         "model.vocab_size=64", "model.moe.expert_ffn_hidden=12",
-                         "model.moe.bias_update_rate=0.01", "model.moe.score=SIGMOID"});
+      add("mesh.ep=" + std::to_string(ep), zero);
       if (std::string(zero) == "3" && ranks == 4) layouts.back().push_back("zero.shard_ranks=2");
-      if (masters) layouts.back().push_back("precision.compute=bf16");
     }
+  }
+  if (ranks % 2 == 0) {  // fused weights in several pieces, an uneven vocabulary
+    add("mesh.tp=2", "1");
+    layouts.back().push_back("mesh.etp=2");
   }
   return layouts;
 }
@@ -167,7 +174,8 @@ TEST(CheckpointOnRanks, AnyLayoutReadsAnyLayout) {
         SCOPED_TRACE("read as " + reader[0] + " " + reader[1]);
         const auto state = Build(reader, world);
         FillWithGarbage(*state);
-        const auto restored = Restore(SourceOf(shared.path()), WantedPieces(*state), world, state->compute());
+        const auto restored =
+            Restore(SourceOf(shared.path()), WantedPieces(*state), world, state->compute());
         ASSERT_TRUE(restored.ok() && restored->has_value()) << restored.status();
         EXPECT_EQ((*restored)->facts.samples, 192);
         EXPECT_EQ(CountWrong(*state, bf16), 0);
@@ -175,7 +183,8 @@ TEST(CheckpointOnRanks, AnyLayoutReadsAnyLayout) {
       // Another world size: one rank reads what all have written.
       const auto state = Build(one_rank, *alone);
       FillWithGarbage(*state);
-      const auto restored = Restore(SourceOf(shared.path()), WantedPieces(*state), *alone, state->compute());
+      const auto restored =
+          Restore(SourceOf(shared.path()), WantedPieces(*state), *alone, state->compute());
       ASSERT_TRUE(restored.ok() && restored->has_value()) << restored.status();
       EXPECT_EQ(CountWrong(*state, bf16), 0);
     }
@@ -195,7 +204,8 @@ TEST(CheckpointOnRanks, ManyReadWhatOneWrote) {
   for (const std::vector<std::string>& reader : Layouts(world.size(), false)) {
     const auto state = Build(reader, world);
     FillWithGarbage(*state);
-    const auto restored = Restore(SourceOf(shared.path()), WantedPieces(*state), world, state->compute());
+    const auto restored =
+        Restore(SourceOf(shared.path()), WantedPieces(*state), world, state->compute());
     ASSERT_TRUE(restored.ok() && restored->has_value()) << restored.status();
     EXPECT_EQ(CountWrong(*state, false), 0);
   }
@@ -209,7 +219,8 @@ TEST(CheckpointOnRanks, Bf16WeightsAreTheRoundedMasters) {
   FillWithValues(*fp32, false);
   ASSERT_TRUE(SaveOf(*fp32, world, shared.path()).ok());
   const auto bf16 = Build(Layouts(world.size(), true).front(), world);
-  const auto restored = Restore(SourceOf(shared.path()), WantedPieces(*bf16), world, bf16->compute());
+  const auto restored =
+      Restore(SourceOf(shared.path()), WantedPieces(*bf16), world, bf16->compute());
   ASSERT_TRUE(restored.ok() && restored->has_value()) << restored.status();
   int64_t wrong = 0, rounded = 0;
   ForEachElement(*bf16, [&](const WantedPiece& piece, int64_t local, int64_t global) {
@@ -266,7 +277,8 @@ TEST(CheckpointOnRanks, OneRanksDamageIsPassedByOnAll) {
   }
   ASSERT_TRUE(world.GatherText("damaged").ok());
   FillWithGarbage(*state);
-  const auto restored = Restore(SourceOf(shared.path()), WantedPieces(*state), world, state->compute());
+  const auto restored =
+      Restore(SourceOf(shared.path()), WantedPieces(*state), world, state->compute());
   ASSERT_TRUE(restored.ok() && restored->has_value()) << restored.status();
   EXPECT_EQ((*restored)->facts.step, 1);
   ASSERT_EQ((*restored)->passed_by.size(), 1u);
@@ -315,7 +327,8 @@ TEST(CheckpointOnRanks, AnotherModelIsRefusedByName) {
     std::vector<std::string> overrides = Layouts(world.size(), false).back();
     overrides.push_back(change);
     const auto other = Build(overrides, world);
-    const auto restored = Restore(SourceOf(shared.path()), WantedPieces(*other), world, other->compute());
+    const auto restored =
+        Restore(SourceOf(shared.path()), WantedPieces(*other), world, other->compute());
     EXPECT_TRUE(absl::IsFailedPrecondition(restored.status())) << change << restored.status();
     EXPECT_NE(restored.status().message().find("tensor "), std::string::npos) << restored.status();
   }

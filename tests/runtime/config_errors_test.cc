@@ -177,12 +177,12 @@ TEST(ConfigErrors, RangesNameTheBound) {
 }
 
 TEST(ConfigErrors, AxesThatAreNotSupportedAreRefused) {
-  for (const std::string axis : {"pp", "etp"}) {
+  for (const std::string axis : {"pp"}) {
     const std::vector<std::string> problems =
         ProblemsOf(kLegal, {"mesh." + axis + "=2", "mesh.dp=1"}, 2);
     ASSERT_FALSE(problems.empty());
     EXPECT_NE(problems[0].find("--set mesh." + axis), std::string::npos) << problems[0];
-    EXPECT_NE(problems[0].find("supported: dp, tp, cp, ep"), std::string::npos) << problems[0];
+    EXPECT_NE(problems[0].find("supported: dp, tp, cp, ep, etp"), std::string::npos) << problems[0];
   }
 }
 
@@ -227,6 +227,22 @@ TEST(ConfigErrors, ShardsMustDivideReplicasAndExperts) {
   ExpectOne(ProblemsOf(kLegal + "mesh { ep: 3 }\nzero { shard_ranks: 2 }",
                        {"model.moe.experts=6", "train.global_batch_sequences=6"}, 6),
             {"zero.shard_ranks = 2", "mesh.ep x mesh.etp = 3", "nearest legal: 1 or 3"});
+}
+
+TEST(ConfigErrors, ExpertsOverTensorRanksWantParallelSequences) {
+  const std::vector<std::string> moe = {"model.moe.experts=4", "mesh.tp=2"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), moe.begin(), moe.end());
+    return ProblemsOf(kLegal, more, 2);
+  };
+  EXPECT_EQ(Joined(with({"mesh.etp=2"})), "");
+  ExpectOne(with({"mesh.sequence_parallel=false"}),
+            {"--set mesh.sequence_parallel", "each tensor rank must route", "use true"});
+  ExpectOne(with({"mesh.etp=2", "model.moe.expert_ffn_hidden=7"}),
+            {"--set mesh.etp", "model.moe.expert_ffn_hidden (7)", "nearest that does is 1 or 7"});
+  ExpectOne(with({"model.moe.capacity_factor=1.5", "train.global_batch_sequences=1"}),
+            {"--set model.moe.capacity_factor", "whole sequences", "use 0 (dropless), or 2"});
+  ExpectOne(ProblemsOf(kLegal, {"mesh.etp=2"}, 2), {"--set mesh.etp", "without experts needs 1"});
 }
 
 TEST(ConfigErrors, BatchNamesTheNearestMultiple) {

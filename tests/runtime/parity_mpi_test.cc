@@ -147,6 +147,42 @@ TEST(Parity, ContextParallelMoeEqualsOneRank) {
   }
 }
 
+const std::vector<std::string> kDeepSeek = {"model.moe.shared_experts=2",
+                                            "model.moe.score=SIGMOID",
+                                            "model.layers=3",
+                                            "model.moe.bias_update_rate=0.01",
+                                            "model.moe.groups=4",
+                                            "model.moe.group_top_k=2",
+                                            "model.moe.first_dense_layers=1",
+                                            "model.moe.expert_ffn_hidden=32"};
+
+TEST(Parity, TensorParallelMoeEqualsOneRank) {
+  if (!Has(2) && !Has(4)) GTEST_SKIP() << "tp2 wants 2 or 4 ranks";
+  const std::string ep = "mesh.ep=" + std::to_string(parallel::TestWorld().size());
+  ExpectEqualToOneRank("tiny-moe.textproto", {"mesh.tp=2"});
+  ExpectEqualToOneRank("tiny-moe.textproto", {"mesh.tp=2", "mesh.ep=2"});
+  ExpectEqualToOneRank("tiny-moe.textproto", {"mesh.tp=2", ep, "recompute.moe=true"});
+  ExpectEqualToOneRank("tiny-moe.textproto", {"mesh.tp=2", ep}, kDeepSeek);
+}
+
+// Three sequences in a microbatch: the second one lies on both ranks.
+TEST(Parity, LossesOfSequencesThatTensorRanksShareEqualOneRank) {
+  if (!Has(2) && !Has(4)) GTEST_SKIP() << "tp2 wants 2 or 4 ranks";
+  const std::string microbatches = Has(2) ? "schedule.microbatches=4" : "schedule.microbatches=2";
+  ExpectEqualToOneRank("tiny-moe.textproto", {"mesh.tp=2", "mesh.ep=2", microbatches});
+}
+
+TEST(Parity, ExpertTensorParallelEqualsOneRank) {
+  if (!Has(2) && !Has(4)) GTEST_SKIP() << "etp2 wants 2 or 4 ranks";
+  ExpectEqualToOneRank("tiny-moe.textproto", {"mesh.etp=2"});
+  ExpectEqualToOneRank("tiny-moe.textproto", {"mesh.tp=2", "mesh.etp=2"}, kDeepSeek);
+  if (!Has(4)) return;
+  ExpectEqualToOneRank("tiny-moe.textproto", {"mesh.ep=2", "mesh.etp=2"});
+  ExpectEqualToOneRank("tiny-moe.textproto", {"mesh.tp=2", "mesh.ep=2", "mesh.etp=2"}, kDeepSeek);
+  ExpectEqualToOneRank("tiny-moe.textproto", {"mesh.tp=2", "mesh.cp=2", "mesh.ep=2", "mesh.etp=2",
+                                              "schedule.microbatches=4"});
+}
+
 TEST(Parity, MicrobatchesAndZeroLevelDoNotChangeTheLoss) {
   ExpectEqualToOneRank("tiny-moe.textproto", {"zero.level=0", "schedule.microbatches=2"},
                        {"train.global_batch_sequences=24"});

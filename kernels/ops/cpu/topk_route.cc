@@ -244,7 +244,7 @@ void Backward(const TopkRouteBackwardArgs& args) {
       CountFractions(args.experts, t, t + args.group_tokens,
                      A{1} / static_cast<A>(args.group_tokens), counted.data(), num_experts);
     }
-    const int64_t row = auxiliary && of_groups ? t / args.group_tokens : 0;
+    const int64_t row = auxiliary && of_groups ? (args.first_token + t) / args.group_tokens : 0;
     gradient.Run(t, auxiliary ? fractions + row * num_experts : nullptr);
   }
   args.losses.as<double>()[0] += gradient.auxiliary_loss();

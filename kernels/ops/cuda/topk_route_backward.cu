@@ -14,7 +14,7 @@ struct BackwardTokens {
   const int32_t* group_counts;    // [T / |G|, E] if the loss uses the groups' own counts
   float* d_logits;
   double* of_block;  // [blocks, 2]: auxiliary loss, z-loss
-  int64_t num_tokens, group_tokens;
+  int64_t num_tokens, group_tokens, first_token;
   int num_experts;
   bool load_of_groups;
   double auxiliary, z;  // coefficients, with loss_scale and what belongs to them
@@ -23,7 +23,7 @@ struct BackwardTokens {
   // Tokens of expert e per token of token t's group: over the experts they sum to k.
   __device__ float Fraction(int64_t t, int e) const {
     if (load != nullptr) {
-      return load[(load_of_groups ? t / group_tokens * num_experts : 0) + e];
+      return load[(load_of_groups ? (first_token + t) / group_tokens * num_experts : 0) + e];
     }
     const int32_t count = group_counts[t / group_tokens * num_experts + e];
     return static_cast<float>(count) / static_cast<float>(group_tokens);
@@ -205,6 +205,7 @@ void TopkRouteBackward(const TopkRouteBackwardArgs& args, StreamView stream) {
                               .of_block = of_block,
                               .num_tokens = num_tokens,
                               .group_tokens = args.group_tokens,
+                              .first_token = args.first_token,
                               .num_experts = static_cast<int>(num_experts),
                               .load_of_groups = args.load && args.load.rank() == 2,
                               .auxiliary = args.loss_scale * double{options.aux_coefficient} *
