@@ -41,6 +41,26 @@ foreach(folder kernels parallel models runtime launch)
   endif()
 endforeach()
 
+# What wants a GPU: `tests/run --gpu`, on a host whose ranks each find one of their own.
+if(MUSTER_WITH_CUDA)
+  add_test(NAME cuda_operators COMMAND muster_kernels_test --gtest_filter=*Cuda*)
+  add_test(NAME cuda_training COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/cuda_training_test
+                                      ${CMAKE_BINARY_DIR}/muster WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set(gpu_tests cuda_operators cuda_training)
+  execute_process(COMMAND nvidia-smi -L OUTPUT_VARIABLE gpu_list ERROR_QUIET
+                  RESULT_VARIABLE no_gpu_list)
+  string(REGEX MATCHALL "GPU [0-9]+:" gpu_names "${gpu_list}")
+  list(LENGTH gpu_names num_gpus)
+  foreach(ranks RANGE 1 ${num_gpus})
+    if(ranks GREATER 0 AND ranks LESS_EQUAL num_gpus)
+      add_test(NAME nccl_${ranks} COMMAND ${MUSTER_MPIRUN} -np ${ranks}
+               $<TARGET_FILE:muster_parallel_mpi_test> --gtest_filter=Nccl*:NewGroup*)
+      list(APPEND gpu_tests nccl_${ranks})
+    endif()
+  endforeach()
+  set_tests_properties(${gpu_tests} PROPERTIES LABELS gpu TIMEOUT 900 RUN_SERIAL ON)
+endif()
+
 # Measurements, not tests: tests/bench/<name>.cc -> <name>.
 if(MUSTER_WITH_CUDA)
   file(GLOB benches CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/bench/*_bench.cc)

@@ -46,7 +46,7 @@ struct Trace::Clock {
 };
 
 Trace::Trace(std::vector<Row> rows, std::unique_ptr<Clock> clock)
-    : rows_(std::move(rows)), clock_(std::move(clock)) {
+    : rows_(std::move(rows)), clock_(std::move(clock)), open_(rows_.size(), 0) {
   for (size_t row = 0; row < rows_.size(); ++row) {
     rows_[row].stream.AttachTrace(this, static_cast<int>(row));
   }
@@ -90,14 +90,20 @@ int Trace::Begin(StreamView stream, const char* name, TracedWork work) {
     ++dropped_;
     return -1;
   }
-  intervals_.push_back({.row = stream.trace_row(), .name = name, .work = std::move(work)});
+  const int row = stream.trace_row();
+  intervals_.push_back({.row = row,
+                        .depth = open_[static_cast<size_t>(row)]++,
+                        .name = name,
+                        .work = std::move(work)});
   clock_->Mark(2 * index, stream);
   return static_cast<int>(index);
 }
 
 void Trace::End(int index) {
   const auto i = static_cast<size_t>(index);
-  clock_->Mark(2 * i + 1, rows_[static_cast<size_t>(intervals_[i].row)].stream);
+  const auto row = static_cast<size_t>(intervals_[i].row);
+  --open_[row];
+  clock_->Mark(2 * i + 1, rows_[row].stream);
 }
 
 absl::StatusOr<std::vector<Trace::Interval>> Trace::Stop() {

@@ -32,6 +32,7 @@ class Trace {
   };
   struct Interval {
     int row = 0;
+    int depth = 0;  // how many intervals of its row it lies in
     std::string name;
     TracedWork work;
     int64_t begin_ns = 0, end_ns = 0;  // CLOCK_MONOTONIC of this host
@@ -63,6 +64,7 @@ class Trace {
   std::vector<Row> rows_;
   std::unique_ptr<Clock> clock_;
   std::vector<Interval> intervals_;
+  std::vector<int> open_;  // by row: scopes under way
   int64_t dropped_ = 0;
 };
 

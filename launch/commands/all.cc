@@ -1,5 +1,6 @@
 #include "launch/commands/all.h"
 
+#include "launch/commands/bench.h"
 #include "launch/commands/check.h"
 #include "launch/commands/ckpt.h"
 #include "launch/commands/data.h"
@@ -22,6 +23,7 @@ std::vector<std::unique_ptr<Command>> AllCommands() {
   commands.push_back(MakeCkpt());
   commands.push_back(MakeReport());
   commands.push_back(MakeHang());
+  commands.push_back(MakeBench());
   commands.push_back(MakeDoctor());
   return commands;
 }

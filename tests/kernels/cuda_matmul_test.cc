@@ -93,6 +93,11 @@ TEST_P(CudaMatmul, EqualsReference) {
   Check(33, 1, 65);
   Check(48, 70, 129);
   Check(256, 128, 320);
+  // Long odd dims, which are cut where gaps of 3 align their rows.
+  Check(40, 261, 24);
+  Check(261, 48, 24);
+  Check(24, 40, 261);
+  Check(261, 261, 261);
 }
 
 TEST_P(CudaMatmul, EmptySidesAreLegal) {

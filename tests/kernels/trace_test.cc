@@ -49,6 +49,9 @@ TEST(Trace, OperatorsLieInsideTheSpanAroundThemInTheirOrder) {
     EXPECT_EQ(intervals[0].name, "both");
     EXPECT_EQ(intervals[1].name, "Matmul");
     EXPECT_EQ(intervals[2].name, "Fill");
+    EXPECT_EQ(intervals[0].depth, 0);
+    EXPECT_EQ(intervals[1].depth, 1);
+    EXPECT_EQ(intervals[2].depth, 1);
     EXPECT_EQ(intervals[1].work.flops, 2.0 * 64 * 64 * 64);
     EXPECT_EQ(intervals[1].work.bytes, 3.0 * 64 * 64 * 4);
     EXPECT_EQ(intervals[1].work.detail, "64 x 64 x 64 NN");

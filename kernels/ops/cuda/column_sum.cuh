@@ -50,21 +50,29 @@ struct ColumnOutputs {
   float* out[kOutputs];  // null: this output is not wanted
 };
 
-// out[output][column] += sum over ranges.
+// out[output][column] += sum over ranges. Each of kRangeWarps warps adds every kRangeWarps-th range
+// of 32 columns, then the first adds the warps' sums in order. blockIdx.y: output.
 template <int kOutputs>
 __global__ void AddRangesKernel(const float* partials, int num_ranges, int64_t columns,
                                 ColumnOutputs<kOutputs> outputs) {
-  const int64_t column = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (column >= columns) return;
-#pragma unroll
-  for (int output = 0; output < kOutputs; ++output) {
-    if (outputs.out[output] == nullptr) continue;
-    const float* ranges = partials + static_cast<int64_t>(output) * num_ranges * columns + column;
-    float sum = 0;
-#pragma unroll 8
-    for (int range = 0; range < num_ranges; ++range) sum += ranges[range * columns];
-    outputs.out[output][column] += sum;
+  const int64_t column = static_cast<int64_t>(blockIdx.x) * kWarp + threadIdx.x;
+  float* out = outputs.out[blockIdx.y];
+  if (out == nullptr) return;  // the whole block
+  float sum = 0;
+  if (column < columns) {
+    const float* ranges =
+        partials + static_cast<int64_t>(blockIdx.y) * num_ranges * columns + column;
+#pragma unroll 4
+    for (int range = threadIdx.y; range < num_ranges; range += kRangeWarps) {
+      sum += ranges[range * columns];
+    }
   }
+  __shared__ float of_warp[kRangeWarps][kWarp];
+  of_warp[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y != 0 || column >= columns) return;
+  for (int warp = 1; warp < kRangeWarps; ++warp) sum += of_warp[warp][threadIdx.x];
+  out[column] += sum;
 }
 
 // Adds the column sums of `term` to `outputs`. `bases` are the [rows, columns] tensors of T that
@@ -81,8 +89,8 @@ void SumColumns(const char* op, const Term& term, int64_t rows, int64_t columns,
     float* partials = scratch.Take<float>(Term::kOutputs * shape.blocks_y * columns);
     if (!scratch.Fits(op, stream)) return;
     Launch(op, stream, SumRangesKernel<width(), Term>, shape, term, rows, columns, partials);
-    Launch(op, stream, AddRangesKernel<Term::kOutputs>, AddRangesShape(columns), partials,
-           shape.blocks_y, columns, outputs);
+    Launch(op, stream, AddRangesKernel<Term::kOutputs>, AddRangesShape(columns, Term::kOutputs),
+           partials, shape.blocks_y, columns, outputs);
   });
 }
 

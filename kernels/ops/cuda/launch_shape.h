@@ -14,6 +14,7 @@ constexpr int kFlatThreads = 256;        // of a block of an elementwise operato
 constexpr int kMaxThreads = 1024;        // of any block
 constexpr int kColumnWarps = 8;          // of a block that sums columns: it takes every eighth row
 constexpr int64_t kColumnBlocks = 1024;  // aimed at when columns are summed
+constexpr int kRangeWarps = 32;          // of a block that adds the parts of such a sum
 
 struct LaunchShape {
   int64_t blocks = 0;  // 0: there is nothing to do
@@ -93,7 +94,12 @@ constexpr LaunchShape ColumnSumShape(int64_t rows, int64_t columns, int width) {
           .blocks_y = static_cast<int>(std::min(wanted, useful))};
 }
 
-// One block a tile of columns, one thread a column: the second stage.
-constexpr LaunchShape AddRangesShape(int64_t columns) { return FlatShape(columns); }
+// The second stage: a block for 32 columns of each output, whose warps share the ranges.
+constexpr LaunchShape AddRangesShape(int64_t columns, int num_outputs) {
+  return {.blocks = CeilDiv(columns, int64_t{kWarp}),
+          .threads_x = kWarp,
+          .threads_y = kRangeWarps,
+          .blocks_y = num_outputs};
+}
 
 }  // namespace muster::kernels::cuda

@@ -1,0 +1,50 @@
+#pragma once
+// Times work on a stream of one device, and the two ceilings that most of it runs under: square
+// matrix products and a copy, measured in the same run on random data.
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/device/span.h"
+#include "kernels/device/stream.h"
+#include "kernels/tensor/tensor.h"
+
+namespace muster::launch {
+
+struct Ceilings {
+  double matmul_flops = 0;  // FLOP/s of kernels::MeasureMatmulRate
+  double copy_bytes = 0;    // bytes/s read and written by a copy within the device's memory
+};
+absl::StatusOr<Ceilings> MeasureCeilings(kernels::Device device, kernels::DType dtype);
+
+class Stopwatch {
+ public:
+  static absl::StatusOr<std::unique_ptr<Stopwatch>> Create(kernels::Device device);
+  kernels::StreamView stream() const { return stream_.view(); }
+
+  // Median seconds of `run`, which enqueues on stream(), after three warm-ups: 5 to 15 runs, as
+  // many as half a second allows. Errors: the stream's.
+  absl::StatusOr<double> Median(const std::function<void()>& run) { return MedianOf(5, 15, run); }
+  // The same with `runs` runs: ranks that run collectives must agree on it.
+  absl::StatusOr<double> MedianOf(size_t runs, const std::function<void()>& run) {
+    return MedianOf(runs, runs, run);
+  }
+  // Standard normal values, or zeros; freed with the stopwatch. Errors: out of memory.
+  absl::StatusOr<kernels::TensorView> Random(kernels::DType dtype, kernels::Shape shape);
+  absl::StatusOr<kernels::TensorView> Zeros(kernels::DType dtype, kernels::Shape shape);
+  void FreeTensors() { tensors_.clear(); }  // nothing may be enqueued that uses them
+
+ private:
+  absl::StatusOr<double> MedianOf(size_t fewest, size_t most, const std::function<void()>& run);
+  explicit Stopwatch(kernels::Stream stream) : stream_(std::move(stream)) {}
+  kernels::Stream stream_;
+  std::unique_ptr<kernels::Timeline> timeline_;
+  std::vector<kernels::Tensor> tensors_;
+};
+
+// "NVIDIA H200", or "cpu".
+std::string DeviceText(kernels::Device device);
+
+}  // namespace muster::launch
