@@ -223,7 +223,8 @@ class StepCommand : public BenchCommand {
     }
     ASSIGN_OR_RETURN(const std::unique_ptr<parallel::World> world, parallel::World::Create({}));
     ASSIGN_OR_RETURN(const runtime::RunDirectory directory,
-                     runtime::PrepareRunDirectory(run_, job, *world));
+                     runtime::PrepareRunDirectory(
+                         {.path = run_, .resume = runtime::ResumeMode::kNever}, job, *world));
     return BenchStep(job, *world, directory.path, steps_);
   }
 
