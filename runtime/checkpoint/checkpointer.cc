@@ -92,14 +92,6 @@ absl::Status Checkpointer::Save(const CheckpointFacts& facts) {
   RETURN_IF_ERROR(Finish());
   const int64_t begin_ns = kernels::MonotonicNs();
   flying_ = {.facts = facts, .wait_seconds = static_cast<double>(begin_ns - wait_begin_ns) * 1e-9};
-  const absl::Status prepared = world_.rank() == 0 ? Prepare(PartialName(facts)) : absl::OkStatus();
-  ASSIGN_OR_RETURN(flying_.status, Agree(prepared, world_));
-  if (!flying_.status.ok()) {
-    if (!prepared.ok()) kernels::Log(kernels::Severity::kError, std::string(prepared.message()));
-    last_ = flying_;
-    if (world_.rank() == 0 && options_.ended) options_.ended(last_);
-    return absl::IsAborted(last_.status) ? last_.status : absl::OkStatus();
-  }
   copied_ = begun_ = ended_ = give_up_ = false;
   Snapshot();
   writer_ = std::thread([this] { WriteBehind(); });
@@ -116,14 +108,14 @@ absl::Status Checkpointer::CheckFence() const {
   return options_.fence ? options_.fence() : absl::OkStatus();
 }
 
-// On rank 0: an empty directory for the save.
+// On rank 0's writer: an empty directory for the save.
 absl::Status Checkpointer::Prepare(const std::string& partial) {
   RETURN_IF_ERROR(CheckFence());
   std::error_code error;
   std::filesystem::create_directories(directory_, error);
   if (error) return absl::UnavailableError("cannot make " + directory_ + ": " + error.message());
   RETURN_IF_ERROR(RemoveLeftovers(disk_, directory_, flying_.facts.attempt));
-  return disk_.MakeDirectory(directory_ + "/" + partial);
+  return disk_.MakeDirectory(partial);
 }
 
 void Checkpointer::Snapshot() {
@@ -150,7 +142,7 @@ void Checkpointer::WriteBehind() {
   const int64_t begin_ns = kernels::MonotonicNs();
   absl::Status status = WriteOwn(partial);
   flying_.write_seconds = Since(begin_ns);
-  if (!status.ok()) {
+  if (!status.ok() && !absl::IsCancelled(status)) {
     kernels::Log(kernels::Severity::kError,
                  "step " + std::to_string(flying_.facts.step) +
                      " is not saved; training goes on: " + std::string(status.message()));
@@ -168,7 +160,13 @@ void Checkpointer::WriteBehind() {
   changed_.notify_all();
 }
 
+// Rank 0 makes the directory; the others see it appear. No other save of this attempt has its name.
 absl::Status Checkpointer::WriteOwn(const std::string& partial) {
+  if (world_.rank() == 0) {
+    RETURN_IF_ERROR(Prepare(partial));
+  } else if (!WaitFor([&] { return Exists(partial); })) {
+    return absl::CancelledError("rank 0 made no directory");
+  }
   std::vector<HostPiece> pieces;
   for (size_t i = 0; i < pieces_.size(); ++i) {
     pieces.push_back({pieces_[i].tensor, pieces_[i].data.dtype, pieces_[i].range,
@@ -182,18 +180,21 @@ absl::Status Checkpointer::WriteOwn(const std::string& partial) {
 }
 
 // False: some rank has failed, so there is nothing to wait for.
-bool Checkpointer::WaitForRecords(const std::string& partial) {
-  int rank = 0;
+bool Checkpointer::WaitFor(const std::function<bool()>& is_there) {
   for (std::unique_lock lock(mutex_); !give_up_;) {
-    while (rank < world_.size() && Exists(partial + "/" + RecordName(rank))) ++rank;
-    if (rank == world_.size()) return true;
+    if (is_there()) return true;
     changed_.wait_for(lock, kLookAgain);
   }
   return false;
 }
 
 absl::Status Checkpointer::Commit(const std::string& partial) {
-  if (!WaitForRecords(partial)) return absl::CancelledError("another rank wrote no shard");
+  int rank = 0;
+  const bool all = WaitFor([&] {
+    while (rank < world_.size() && Exists(partial + "/" + RecordName(rank))) ++rank;
+    return rank == world_.size();
+  });
+  if (!all) return absl::CancelledError("another rank wrote no shard");
   const std::string name = PartialName(flying_.facts);
   const absl::StatusOr<Manifest> whole =
       CommitCheckpoint(disk_, directory_, name, world_.size(), [this] { return CheckFence(); });

@@ -1,9 +1,9 @@
 #pragma once
 // Checkpoints of a running job. A save copies the state to host memory in the order of the compute
-// stream, which is all that training waits for; a thread of each rank then writes its shard, and
-// rank 0's, once every rank's shard is durable, commits the whole (runtime/checkpoint/commit.h) and
-// removes old ones. One save is in flight at a time: the next one, and Finish, wait for it. Host
-// memory for the copy is taken once.
+// stream, which is all that training waits for: no disk, no other rank; a thread of each rank then
+// writes its shard, and rank 0's, once every rank's shard is durable, commits the whole
+// (runtime/checkpoint/commit.h) and removes old ones. One save is in flight at a time: the next
+// one, and Finish, wait for it. Host memory for the copy is taken once.
 //
 // facts.attempt names the directory of a save in flight, so that what is left of an earlier attempt
 // can neither write into it nor be taken for it.
@@ -88,7 +88,7 @@ class Checkpointer {
   void Snapshot();
   void WriteBehind();
   absl::Status WriteOwn(const std::string& partial);
-  bool WaitForRecords(const std::string& partial);
+  bool WaitFor(const std::function<bool()>& is_there);
   absl::Status Commit(const std::string& partial);
   absl::Status CheckFence() const;
   void RemoveOld(int64_t newest);
