@@ -71,6 +71,8 @@ if(MUSTER_WITH_CUDA)
   endforeach()
 endif()
 
+include(tests/fuzz/fuzz.cmake)
+
 file(GLOB scripts CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/end_to_end/*_test.sh)
 foreach(script IN LISTS scripts)
   get_filename_component(name ${script} NAME_WE)
