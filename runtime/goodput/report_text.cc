@@ -11,6 +11,7 @@ namespace {
 
 constexpr int kKept = static_cast<int>(StepFate::kProductive);
 constexpr size_t kNameColumns = 30, kSecondsColumns = 18, kShareColumns = 11;
+constexpr int64_t kShownGapNs = 5'000'000;  // shorter ones would be printed as 0.00 s
 constexpr size_t kMaxStepRows = 12;
 
 double Seconds(DeviceNs ns) { return static_cast<double>(ns) / 1e9; }
@@ -145,7 +146,7 @@ std::string AttemptsText(const RunReport& report) {
                     PadLeft(steps, 15), "  ", HowItEnded(attempt), "\n");
     if (Failed(attempt) && attempt.failure) text += Remark(attempt.failure->evidence);
     for (const Failure& slow : attempt.stragglers) text += Remark(slow.evidence);
-    if (attempt.gap_before_ns > 0) {
+    if (attempt.gap_before_ns >= kShownGapNs) {
       absl::StrAppend(&text, std::string(11, ' '), "began ",
                       DurationText(Seconds(attempt.gap_before_ns)),
                       " after the attempt before ended (not allocated, not counted)\n");
