@@ -162,13 +162,7 @@ static void CheckTensorDegree(const ModelConfig& config, int tp,
 
 void CheckModelOnMesh(const ModelConfig& config, const parallel::MeshDegrees& mesh,
                       std::vector<std::string>* problems) {
-  const auto only_one = [problems](const char* degree, int value) {
-    if (value == 1) return;
-    problems->push_back(absl::StrCat("mesh.", degree, " is ", value,
-                                     ": layers are not sharded over this axis yet; use 1"));
-  };
   CheckTensorDegree(config, mesh.tp, problems);
-  only_one("pp", mesh.pp);
   if (!config.has_moe()) {
     for (const auto& [axis, degree] : {std::pair("ep", mesh.ep), std::pair("etp", mesh.etp)}) {
       if (degree == 1) continue;

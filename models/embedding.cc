@@ -6,15 +6,16 @@ namespace muster::models {
 
 using parallel::InitRule;
 
-parallel::Placement VocabularyPlacement() {
-  return {.shards = {{.axis = parallel::Axis::kTensor, .dim = 0, .uneven = true}}};
+parallel::Placement VocabularyPlacement(const StageContext& stage) {
+  return {.shards = {{.axis = parallel::Axis::kTensor, .dim = 0, .uneven = true}},
+          .tie = stage.table_tie};
 }
 
 Embedding::Embedding(StageContext& stage)
     : stage_(stage),
       table_(stage, "embedding.weight", {stage.config.vocab_size(), stage.config.hidden()},
              {.init = {InitRule::Kind::kNormal, stage.config.init_std()},
-              .placement = VocabularyPlacement()}) {
+              .placement = VocabularyPlacement(stage)}) {
   if (stage.config.position() == LEARNED) {
     positions_.emplace(stage, "position_embedding.weight",
                        kernels::Shape{stage.config.max_positions(), stage.config.hidden()},

@@ -28,6 +28,6 @@ class Embedding {
 };
 
 // The placement of a [V, D] table over the tensor group.
-parallel::Placement VocabularyPlacement();
+parallel::Placement VocabularyPlacement(const StageContext& stage);
 
 }  // namespace muster::models

@@ -5,12 +5,8 @@
 #include "kernels/ops/balance.h"
 #include "kernels/ops/cast.h"
 #include "kernels/ops/rope.h"
-#include "models/block.h"
 #include "models/config.h"
-#include "models/embedding.h"
-#include "models/layer.h"
-#include "models/norm.h"
-#include "models/output.h"
+#include "models/gpt_stage.h"
 
 namespace muster::models {
 namespace {
@@ -22,153 +18,129 @@ bool UsesLoad(const ModelConfig& config) {
   return config.has_moe() && config.moe().aux_loss() > 0 && config.moe().aux_level() == BATCH;
 }
 
-class WholeGpt : public Gpt {
+// The stages of one rank.
+class StagedGpt : public Gpt {
  public:
-  WholeGpt(const ModelConfig& config, const StageShape& shape, const parallel::Mesh& mesh,
-           parallel::ParameterList& parameters);
+  StagedGpt(const ModelConfig& config, const StageShape& shape,
+            const std::vector<StageSpec>& stages, const parallel::Mesh& mesh,
+            parallel::ParameterList& parameters);
   void PlanMemory(ArenaPlan& plan) override;
   void Initialise(const parallel::ParameterList& parameters, parallel::ParameterHooks& hooks,
                   StreamView compute) override;
   void BeginStep(std::vector<MicrobatchTokens> microbatches, int64_t global_valid_tokens,
                  StreamView compute) override;
 
-  absl::Status Forward(int microbatch, TensorView in, TensorView out, StreamView compute) override;
-  absl::Status Backward(int microbatch, TensorView d_out, TensorView d_in,
-                        StreamView compute) override;
-  absl::Status BackwardInput(int microbatch, TensorView d_out, TensorView d_in,
-                             StreamView compute) override;
-  absl::Status BackwardWeight(int microbatch, StreamView compute) override;
-
-  absl::Status Evaluate(int microbatch, StreamView compute) override;
-  absl::StatusOr<TensorView> Logits(int microbatch, StreamView compute) override;
+  absl::Status Forward(int stage, int microbatch, TensorView in, TensorView out,
+                       StreamView compute) override {
+    return Of(stage).Forward(microbatch, in, out, compute);
+  }
+  absl::Status Evaluate(int stage, int microbatch, TensorView in, TensorView out,
+                        StreamView compute) override {
+    return Of(stage).Evaluate(microbatch, in, out, compute);
+  }
+  absl::Status Backward(int stage, int microbatch, TensorView d_out, TensorView d_in,
+                        StreamView compute) override {
+    return Of(stage).Backward(microbatch, d_out, d_in, compute);
+  }
+  absl::Status BackwardInput(int stage, int microbatch, TensorView d_out, TensorView d_in,
+                             StreamView compute) override {
+    return Of(stage).BackwardInput(microbatch, d_out, d_in, compute);
+  }
+  absl::Status BackwardWeight(int stage, int microbatch, StreamView compute) override {
+    return Of(stage).BackwardWeight(microbatch, compute);
+  }
+  absl::StatusOr<TensorView> Logits(int microbatch, StreamView compute) override {
+    return stages_.front()->Logits(microbatch, compute);
+  }
   void UpdateBalance(TensorView global_load, StreamView compute) override;
   const StepFacts& facts() const override { return facts_; }
   std::vector<Buffer> Buffers() const override;
 
  private:
-  Pass PassOf(int microbatch, StreamView compute) const;
-  const MicrobatchTokens& Tokens(int microbatch) const {
-    return microbatches_[static_cast<size_t>(microbatch)];
-  }
-  // Embedding to final norm, whose y is what the output projection reads.
-  absl::Status RunBlocks(int microbatch, const Pass& pass);
   void PlanBalance(ArenaPlan& plan);
-  // The gradient of the residual stream below block `block`, or above the last one.
-  TensorView& StreamGradient(const Pass& pass, size_t block);
-  TensorView CrossEntropyLoss() const { return facts_.losses.Slice(0, 0, 1); }
+  GptStage& Of(int stage);
 
-  StageContext context_;
-  BalanceState balance_;
-  TensorView rope_table_;  // [max positions, C / 2, 2]
-  // In the order of the forward, which is that of the parameters.
-  Embedding embedding_;
-  std::vector<std::unique_ptr<Block>> blocks_;
-  NormLayer final_norm_;
-  Output output_;
-
+  const ModelConfig config_;
+  const StageShape shape_;
+  RankState rank_;
+  std::vector<std::unique_ptr<GptStage>> stages_;
   StepFacts facts_;
-  std::vector<MicrobatchTokens> microbatches_;
-  double loss_scale_ = 0;
-  TensorView delta_TD_;  // scratch
-  // [gradient slots][blocks + 1] with split_backward, where layers read them again for their
-  // weights; else one that each block overwrites.
-  std::vector<std::vector<TensorView>> d_stream_TD_;
 };
 
-std::vector<std::unique_ptr<Block>> MakeBlocks(StageContext& context, const TensorView& rope_table,
-                                               const BalanceState& balance) {
-  std::vector<std::unique_ptr<Block>> blocks;
-  int moe_layer = 0;
-  for (int layer = 0; layer < context.config.layers(); ++layer) {
-    blocks.push_back(std::make_unique<Block>(context, layer, moe_layer, rope_table, balance));
-    moe_layer += IsMoeLayer(context.config, layer);
+StagedGpt::StagedGpt(const ModelConfig& config, const StageShape& shape,
+                     const std::vector<StageSpec>& stages, const parallel::Mesh& mesh,
+                     parallel::ParameterList& parameters)
+    : config_(config), shape_(shape) {
+  const Weight* table = nullptr;
+  for (const StageSpec& spec : stages) {
+    stages_.push_back(
+        std::make_unique<GptStage>(config_, shape_, spec, mesh, rank_, table, parameters));
+    if (spec.first) table = stages_.back()->table();
   }
-  return blocks;
 }
 
-WholeGpt::WholeGpt(const ModelConfig& config, const StageShape& shape, const parallel::Mesh& mesh,
-                   parallel::ParameterList& parameters)
-    : context_{.config = config, .shape = shape, .mesh = &mesh, .building = &parameters},
-      embedding_(context_),
-      blocks_(MakeBlocks(context_, rope_table_, balance_)),
-      final_norm_(context_, "norm"),
-      output_(context_, config.tied_embeddings() ? &embedding_.table() : nullptr),
-      d_stream_TD_(static_cast<size_t>(context_.num_gradient_slots()),
-                   std::vector<TensorView>(shape.split_backward ? blocks_.size() + 1 : 1)) {
-  context_.building = nullptr;
+GptStage& StagedGpt::Of(int stage) {
+  for (const std::unique_ptr<GptStage>& mine : stages_) {
+    if (mine->spec().stage == stage) return *mine;
+  }
+  MUSTER_CHECK(false) << "stage " << stage << " is not on this rank";
+  return *stages_.front();
 }
 
-void WholeGpt::PlanBalance(ArenaPlan& plan) {
-  const ModelConfig& config = context_.config;
-  const kernels::Shape shape = {NumMoeLayers(config), config.moe().experts()};
-  const DType accumulator = context_.accumulator();
+void StagedGpt::PlanBalance(ArenaPlan& plan) {
+  const kernels::Shape shape = {NumMoeLayers(config_), config_.moe().experts()};
+  const DType accumulator = kernels::AccumulatorDType(shape_.dtype);
+  BalanceState& balance = rank_.balance;
   plan.Add(&facts_.expert_load, "expert_load", DType::kInt64, shape, Lifetime::kPersistent);
   plan.Add(&facts_.dropped, "dropped", DType::kInt64, {shape[0]}, Lifetime::kPersistent);
-  if (UsesBias(config)) {
-    plan.Add(&balance_.bias_LE, "balance_bias", accumulator, shape, Lifetime::kPersistent);
+  if (UsesBias(config_)) {
+    plan.Add(&balance.bias_LE, "balance_bias", accumulator, shape, Lifetime::kPersistent);
   }
-  if (UsesLoad(config)) {
-    plan.Add(&balance_.load_LE, "balance_load", accumulator, shape, Lifetime::kPersistent);
+  if (UsesLoad(config_)) {
+    plan.Add(&balance.load_LE, "balance_load", accumulator, shape, Lifetime::kPersistent);
   }
 }
 
-void WholeGpt::PlanMemory(ArenaPlan& plan) {
-  const ModelConfig& config = context_.config;
-  const StageShape& shape = context_.shape;
+void StagedGpt::PlanMemory(ArenaPlan& plan) {
   plan.Add(&facts_.losses, "losses", DType::kFloat64, {3}, Lifetime::kPersistent);
-  if (config.has_moe()) PlanBalance(plan);
-  if (config.position() == ROPE) {
-    plan.Add(&rope_table_, "rope_table", context_.accumulator(),
-             {config.max_positions(), config.head_size() / 2, 2}, Lifetime::kPersistent);
+  if (config_.has_moe()) PlanBalance(plan);
+  if (config_.position() == ROPE) {
+    plan.Add(&rank_.rope_table, "rope_table", kernels::AccumulatorDType(shape_.dtype),
+             {config_.max_positions(), config_.head_size() / 2, 2}, Lifetime::kPersistent);
   }
-  const ArenaPlan::ScratchScope scratch(plan);
-  const kernels::Shape stream_shape = {shape.stream_tokens(), config.hidden()};
-  plan.Add(&delta_TD_, "delta", shape.dtype, stream_shape, Lifetime::kScratch);
-  for (size_t slot = 0; slot < d_stream_TD_.size(); ++slot) {
-    for (TensorView& d_stream_TD : d_stream_TD_[slot]) {
-      plan.Add(&d_stream_TD, SlotName("d_stream", static_cast<int>(slot)), shape.dtype,
-               stream_shape, context_.gradient_lifetime());
-    }
-  }
-  embedding_.PlanMemory(plan);
-  for (const std::unique_ptr<Block>& block : blocks_) block->PlanMemory(plan);
-  final_norm_.PlanMemory(plan);
-  output_.PlanMemory(plan);
+  for (const std::unique_ptr<GptStage>& stage : stages_) stage->PlanMemory(plan);
 }
 
-void WholeGpt::Initialise(const parallel::ParameterList& parameters,
-                          parallel::ParameterHooks& hooks, StreamView compute) {
-  const ModelConfig& config = context_.config;
-  context_.parameters = &parameters;
-  context_.hooks = &hooks;
-  context_.compute = compute;
-  balance_.losses = facts_.losses.Slice(0, 1, 3);
-  balance_.expert_load_LE = facts_.expert_load;
-  balance_.dropped_L = facts_.dropped;
-  if (rope_table_) {
-    kernels::RopeTable({.table = rope_table_, .theta = config.rope_theta()}, compute);
+void StagedGpt::Initialise(const parallel::ParameterList& parameters,
+                           parallel::ParameterHooks& hooks, StreamView compute) {
+  for (const std::unique_ptr<GptStage>& stage : stages_) stage->Initialise(parameters, hooks, compute);
+  rank_.losses = facts_.losses;
+  BalanceState& balance = rank_.balance;
+  balance.losses = facts_.losses.Slice(0, 1, 3);
+  balance.expert_load_LE = facts_.expert_load;
+  balance.dropped_L = facts_.dropped;
+  if (rank_.rope_table) {
+    kernels::RopeTable({.table = rank_.rope_table, .theta = config_.rope_theta()}, compute);
   }
-  if (balance_.bias_LE) kernels::Fill({.x = balance_.bias_LE, .value = 0}, compute);
-  if (balance_.load_LE) {
+  if (balance.bias_LE) kernels::Fill({.x = balance.bias_LE, .value = 0}, compute);
+  if (balance.load_LE) {
     // Until a step has been counted, experts pass as evenly loaded.
-    const double even = static_cast<double>(config.moe().top_k()) / config.moe().experts();
-    kernels::Fill({.x = balance_.load_LE, .value = even}, compute);
+    const double even = static_cast<double>(config_.moe().top_k()) / config_.moe().experts();
+    kernels::Fill({.x = balance.load_LE, .value = even}, compute);
   }
 }
 
-void WholeGpt::BeginStep(std::vector<MicrobatchTokens> microbatches, int64_t global_valid_tokens,
-                         StreamView compute) {
+void StagedGpt::BeginStep(std::vector<MicrobatchTokens> microbatches, int64_t global_valid_tokens,
+                          StreamView compute) {
   for (const MicrobatchTokens& batch : microbatches) {
     for (const TensorView& ids : {batch.tokens, batch.targets, batch.positions}) {
-      MUSTER_CHECK(ids.dtype == DType::kInt32 &&
-                   ids.shape == kernels::Shape({context_.shape.tokens()}))
-          << "a microbatch wants int32 [" << context_.shape.tokens() << "], found "
-          << ids.ToString();
+      MUSTER_CHECK(ids.dtype == DType::kInt32 && ids.shape == kernels::Shape({shape_.tokens()}))
+          << "a microbatch wants int32 [" << shape_.tokens() << "], found " << ids.ToString();
     }
   }
   MUSTER_CHECK(global_valid_tokens > 0) << "a step without a single target";
-  microbatches_ = std::move(microbatches);
-  loss_scale_ = 1.0 / static_cast<double>(global_valid_tokens);
+  rank_.microbatches = std::move(microbatches);
+  rank_.loss_scale = 1.0 / static_cast<double>(global_valid_tokens);
   kernels::FillZeroAsync(facts_.losses, compute);
   if (facts_.expert_load) {
     kernels::FillZeroAsync(facts_.expert_load, compute);
@@ -176,111 +148,28 @@ void WholeGpt::BeginStep(std::vector<MicrobatchTokens> microbatches, int64_t glo
   }
 }
 
-Pass WholeGpt::PassOf(int microbatch, StreamView compute) const {
-  MUSTER_CHECK(microbatch >= 0 && microbatch < static_cast<int>(microbatches_.size()))
-      << "microbatch " << microbatch << " of " << microbatches_.size();
-  return {.slot = microbatch % context_.shape.num_slots,
-          .positions = Tokens(microbatch).positions,
-          .compute = compute};
-}
-
-TensorView& WholeGpt::StreamGradient(const Pass& pass, size_t block) {
-  std::vector<TensorView>& gradients =
-      d_stream_TD_[static_cast<size_t>(context_.GradientSlot(pass.slot))];
-  return gradients[gradients.size() > 1 ? block : 0];
-}
-
-absl::Status WholeGpt::RunBlocks(int microbatch, const Pass& pass) {
-  TensorView h_TD = blocks_.front()->input_TD(pass.slot), delta_TD;
-  RETURN_IF_ERROR(embedding_.Forward(pass, Tokens(microbatch).tokens, h_TD));
-  for (const std::unique_ptr<Block>& block : blocks_) {
-    RETURN_IF_ERROR(block->Forward(pass, h_TD, delta_TD, delta_TD_));
-    h_TD = block->h_TD(pass.slot);
-    delta_TD = delta_TD_;
-  }
-  final_norm_.Forward(pass, h_TD, delta_TD);
-  return absl::OkStatus();
-}
-
-absl::Status WholeGpt::Forward(int microbatch, TensorView, TensorView, StreamView compute) {
-  const Pass pass = PassOf(microbatch, compute);
-  RETURN_IF_ERROR(RunBlocks(microbatch, pass));
-  return output_.ForwardBackward(final_norm_.y_TD(pass.slot), Tokens(microbatch).targets,
-                                 loss_scale_, CrossEntropyLoss(), compute);
-}
-
-absl::Status WholeGpt::Backward(int microbatch, TensorView, TensorView, StreamView compute) {
-  const Pass pass = PassOf(microbatch, compute);
-  const TensorView d_TD = StreamGradient(pass, blocks_.size());
-  output_.Ready(compute);
-  final_norm_.Backward(pass, final_norm_.y_TD(pass.slot), {}, d_TD);
-  final_norm_.Ready(compute);
-  for (size_t block = blocks_.size(); block-- > 0;) {
-    RETURN_IF_ERROR(blocks_[block]->Backward(pass, d_TD));
-  }
-  return embedding_.BackwardWeight(pass, Tokens(microbatch).tokens, d_TD);
-}
-
-absl::Status WholeGpt::BackwardInput(int microbatch, TensorView, TensorView, StreamView compute) {
-  if (!context_.shape.split_backward) {
-    return absl::FailedPreconditionError(
-        "BackwardInput was called of a stage planned for Backward; set "
-        "StageShape::split_backward for this schedule");
-  }
-  const Pass pass = PassOf(microbatch, compute);
-  final_norm_.Backward(pass, final_norm_.y_TD(pass.slot), {}, StreamGradient(pass, blocks_.size()));
-  for (size_t block = blocks_.size(); block-- > 0;) {
-    RETURN_IF_ERROR(blocks_[block]->BackwardInput(pass, StreamGradient(pass, block + 1),
-                                                  StreamGradient(pass, block)));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status WholeGpt::BackwardWeight(int microbatch, StreamView compute) {
-  const Pass pass = PassOf(microbatch, compute);
-  output_.Ready(compute);
-  final_norm_.Ready(compute);
-  for (size_t block = blocks_.size(); block-- > 0;) {
-    RETURN_IF_ERROR(blocks_[block]->BackwardWeight(pass, StreamGradient(pass, block + 1)));
-  }
-  return embedding_.BackwardWeight(pass, Tokens(microbatch).tokens, StreamGradient(pass, 0));
-}
-
-absl::Status WholeGpt::Evaluate(int microbatch, StreamView compute) {
-  const Pass pass = PassOf(microbatch, compute);
-  RETURN_IF_ERROR(RunBlocks(microbatch, pass));
-  return output_.Forward(final_norm_.y_TD(pass.slot), Tokens(microbatch).targets, loss_scale_,
-                         CrossEntropyLoss(), compute);
-}
-
-absl::StatusOr<TensorView> WholeGpt::Logits(int microbatch, StreamView compute) {
-  const Pass pass = PassOf(microbatch, compute);
-  RETURN_IF_ERROR(RunBlocks(microbatch, pass));
-  return output_.Logits(final_norm_.y_TD(pass.slot), compute);
-}
-
-void WholeGpt::UpdateBalance(TensorView global_load, StreamView compute) {
-  if (!balance_.load_LE && !balance_.bias_LE) return;
+void StagedGpt::UpdateBalance(TensorView global_load, StreamView compute) {
+  if (!rank_.balance.load_LE && !rank_.balance.bias_LE) return;
   kernels::UpdateBalance({.counts = global_load,
-                          .load = balance_.load_LE,
-                          .bias = balance_.bias_LE,
-                          .top_k = context_.config.moe().top_k(),
-                          .rate = context_.config.moe().bias_update_rate()},
+                          .load = rank_.balance.load_LE,
+                          .bias = rank_.balance.bias_LE,
+                          .top_k = config_.moe().top_k(),
+                          .rate = config_.moe().bias_update_rate()},
                          compute);
 }
 
-std::vector<Gpt::Buffer> WholeGpt::Buffers() const {
+std::vector<Gpt::Buffer> StagedGpt::Buffers() const {
   std::vector<Buffer> buffers;
   int row = 0;
-  for (int layer = 0; layer < context_.config.layers(); ++layer) {
-    if (!IsMoeLayer(context_.config, layer)) continue;
+  for (int layer = 0; layer < config_.layers(); ++layer) {
+    if (!IsMoeLayer(config_, layer)) continue;
     const std::string prefix = "layers." + std::to_string(layer) + ".moe.";
     const auto add = [&](const char* name, const TensorView& rows) {
       if (!rows) return;
       buffers.push_back({prefix + name, rows.Slice(0, row, row + 1).Reshape({rows.shape[1]})});
     };
-    add("balance_bias", balance_.bias_LE);
-    add("balance_load", balance_.load_LE);
+    add("balance_bias", rank_.balance.bias_LE);
+    add("balance_load", rank_.balance.load_LE);
     ++row;
   }
   return buffers;
@@ -289,9 +178,9 @@ std::vector<Gpt::Buffer> WholeGpt::Buffers() const {
 }  // namespace
 
 std::unique_ptr<Gpt> Gpt::Create(const ModelConfig& config, const StageShape& shape,
-                                 const parallel::Mesh& mesh, parallel::ParameterList& parameters) {
+                                 const parallel::Mesh& mesh, parallel::ParameterList& parameters,
+                                 const std::vector<StageSpec>& stages) {
   const parallel::MeshDegrees& degrees = mesh.degrees();
-  MUSTER_CHECK_EQ(degrees.pp, 1) << "the model is not sharded over pp";
   MUSTER_CHECK(!config.has_moe() || shape.stream_ranks == degrees.tp)
       << "experts want sequence parallelism; found mesh " << degrees.ToString();
   MUSTER_CHECK(shape.num_slots >= 1 && shape.tokens() > 0);
@@ -299,7 +188,10 @@ std::unique_ptr<Gpt> Gpt::Create(const ModelConfig& config, const StageShape& sh
                shape.tokens() % shape.stream_ranks == 0)
       << shape.tokens() << " tokens over " << shape.stream_ranks << " ranks of mesh "
       << degrees.ToString();
-  return std::make_unique<WholeGpt>(config, shape, mesh, parameters);
+  MUSTER_CHECK(degrees.pp == 1 || !stages.empty()) << "a pipeline without its stages";
+  const StageSpec whole = {.num_layers = config.layers(), .num_slots = shape.num_slots};
+  return std::make_unique<StagedGpt>(
+      config, shape, stages.empty() ? std::vector<StageSpec>{whole} : stages, mesh, parameters);
 }
 
 }  // namespace muster::models

@@ -34,6 +34,7 @@ struct StageContext {
   ModelConfig config;
   StageShape shape;
   const parallel::Mesh* mesh = nullptr;
+  parallel::Tie table_tie = parallel::Tie::kNone;       // of the embedding's table
   parallel::ParameterList* building = nullptr;          // during construction only
   const parallel::ParameterList* parameters = nullptr;  // from Initialise on: bound to buckets
   parallel::ParameterHooks* hooks = nullptr;            // from Initialise on

@@ -43,10 +43,10 @@ TensorView Rows(const TensorView& x, int64_t begin, int64_t end) { return x.Slic
 Output::Output(StageContext& stage, const Weight* tied)
     : stage_(stage), tied_(tied), chunk_tokens_(ChunkTokens(stage)) {
   if (tied == nullptr) {
-    weight_.emplace(stage, "output.weight",
+    weight_.emplace(stage, stage.config.tied_embeddings() ? "embedding.weight" : "output.weight",
                     kernels::Shape{stage.config.vocab_size(), stage.config.hidden()},
                     Weight::Options{.init = {InitRule::Kind::kNormal, stage.config.init_std()},
-                                    .placement = VocabularyPlacement()});
+                                    .placement = VocabularyPlacement(stage)});
   }
 }
 

@@ -16,7 +16,8 @@ namespace muster::models {
 
 class Output {
  public:
-  // `tied`: the embedding's table, which makes itself Ready; or null.
+  // `tied`: the embedding's table, which makes itself Ready; or null, where the table is not tied
+  // or on another rank, of which this weight is then a copy (StageContext::table_tie).
   Output(StageContext& stage, const Weight* tied);
   Output(const Output&) = delete;
   Output& operator=(const Output&) = delete;

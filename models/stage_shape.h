@@ -1,6 +1,7 @@
 #pragma once
 // The sizes for which a stage plans its memory.
 #include <cstdint>
+#include <vector>
 
 #include "kernels/base/dtype.h"
 
@@ -20,7 +21,7 @@ struct StageShape {
   int64_t sequences = 1;                            // of one microbatch on this rank
   int64_t sequence_length = 0;                      // S on this rank; T = sequences * S
   int num_microbatches = 1;                         // a step, on this rank
-  int num_slots = 1;                                // microbatches alive at once
+  int num_slots = 1;                                // microbatches alive at once in a stage
   kernels::DType dtype = kernels::DType::kFloat32;  // of weights and activations
   // The schedule calls BackwardInput and BackwardWeight apart: output gradients are kept between.
   bool split_backward = false;
@@ -33,7 +34,22 @@ struct StageShape {
   // parallelism, else 1. A divisor of tokens().
   int stream_ranks = 1;
   int64_t tokens() const { return sequences * sequence_length; }
+  // Rows of the residual stream on this rank, between blocks and so between stages.
   int64_t stream_tokens() const { return tokens() / stream_ranks; }
 };
+
+// One stage of a pipeline: layers [first_layer, first_layer + num_layers), after the embedding in
+// the first stage, before the final norm and the output projection in the last.
+struct StageSpec {
+  int stage = 0;  // of the pipeline
+  int first_layer = 0, num_layers = 0;
+  bool first = true, last = true;
+  int num_slots = 1;       // microbatches alive at once
+  bool tie_parts = false;  // tied embeddings: the other user of the table is on another rank
+};
+
+// Layers of each stage: `chosen` if it is not empty, else as even as possible, the earlier stages
+// with one more (the last one has the output projection to do).
+std::vector<int> LayersOfStages(int layers, int num_stages, const std::vector<int>& chosen);
 
 }  // namespace muster::models

@@ -18,7 +18,7 @@ ParameterId LastParameter(const Bucket& bucket) { return bucket.slices.back().pa
 BucketLayout PlanBuckets(const ParameterList& parameters, int64_t bucket_bytes,
                          kernels::DType gradient_dtype) {
   BucketLayout layout;
-  std::map<Axis, Bucket> open;
+  std::map<std::pair<Axis, Tie>, Bucket> open;
   const auto close = [&](Bucket& bucket) {
     const ProcessGroup& shards = parameters.mesh().ShardGroup(bucket.replica_axis);
     bucket.group_size = shards.size();
@@ -34,7 +34,8 @@ BucketLayout PlanBuckets(const ParameterList& parameters, int64_t bucket_bytes,
   };
   for (ParameterId id = parameters.size() - 1; id >= 0; --id) {
     const Parameter& parameter = parameters[id];
-    Bucket& bucket = open[parameter.placement.replica_axis];
+    Bucket& bucket = open[{parameter.placement.replica_axis, parameter.placement.tie}];
+    bucket.tie = parameter.placement.tie;
     bucket.replica_axis = parameter.placement.replica_axis;
     const int64_t offset = RoundUp(bucket.num_elements, kBucketAlignment);
     const int64_t count = parameter.slice.size.num_elements();
@@ -42,7 +43,7 @@ BucketLayout PlanBuckets(const ParameterList& parameters, int64_t bucket_bytes,
     bucket.num_elements = offset + count;
     if (bucket.num_elements * kernels::SizeOf(gradient_dtype) >= bucket_bytes) close(bucket);
   }
-  for (auto& [axis, bucket] : open) {
+  for (auto& [key, bucket] : open) {
     if (!bucket.slices.empty()) close(bucket);
   }
   std::sort(layout.buckets.begin(), layout.buckets.end(),

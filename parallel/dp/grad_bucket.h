@@ -2,8 +2,9 @@
 // Buckets: contiguous runs of gradients (and of weights, in the same layout) that are reduced,
 // updated and gathered as one. Parameters enter in backward order (the reverse of the list), so a
 // bucket is complete as early as the backward can make it. Parameters whose replicas are different
-// groups (dense and expert ones) go to separate buckets. PlanBuckets is pure; who decides bucket
-// sizes is its `bucket_bytes`.
+// groups (dense and expert ones) go to separate buckets, and a weight that is tied to another stage
+// goes to one of its own, which is then the same on the ranks of both stages. PlanBuckets is pure;
+// who decides bucket sizes is its `bucket_bytes`.
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -22,6 +23,7 @@ struct BucketSlice {
 struct Bucket {
   std::string name;  // "bucket 3 (dp_cp)"
   Axis replica_axis = Axis::kDenseReplica;
+  Tie tie = Tie::kNone;
   int group_size =
       1;  // ranks that shard it: all replicas, or those of one block (zero.shard_ranks)
   int group_rank = 0;

@@ -18,11 +18,17 @@ struct Shard {
   bool uneven = false;
 };
 
+// A weight that the first and the last pipeline stage both use (tied embeddings) lives on the ranks
+// of both. Their gradients are added up (parallel/pp/tied_weight.h); what counts or stores a
+// parameter once leaves copies out.
+enum class Tie { kNone, kOwner, kCopy };
+
 struct Placement {
   std::vector<Shard> shards;  // empty: replicated
   // The ranks that hold copies of the slice and whose gradients are added up: what tells one class
   // of buckets from another.
   Axis replica_axis = Axis::kDenseReplica;
+  Tie tie = Tie::kNone;
 };
 
 // Elements [begin, begin + size) of each dim of a global tensor.

@@ -26,6 +26,8 @@ absl::Status GradientClip::Measure(kernels::StreamView compute) {
   // must touch: a parameter replicated over the tensor axis lies in the buckets of all tp ranks,
   // and only one of them may count it.
   for (size_t b = 0; b < storage_.layout().buckets.size(); ++b) {
+    // A tied weight's gradient is the same on both of its stages.
+    if (storage_.layout().buckets[b].tie == Tie::kCopy) continue;
     kernels::SumOfSquares(
         {.x = storage_.counted_gradients(static_cast<int>(b)), .out = facts_.sum_of_squares},
         compute);

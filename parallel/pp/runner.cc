@@ -1,52 +1,72 @@
 #include "parallel/pp/runner.h"
 
+#include <algorithm>
+
 #include "kernels/base/error.h"
 
 namespace muster::parallel {
 namespace {
 
-bool AddsToGradients(const Action& action) {
-  return action.kind == Action::Kind::kBackward || action.kind == Action::Kind::kBackwardWeight;
-}
+using kernels::StreamView;
+using kernels::TensorView;
+using Kind = Action::Kind;
 
-absl::Status RunAction(const Action& action, Stage& stage, kernels::StreamView compute) {
-  // The only stage of a pipeline reads tokens and computes the loss: no hidden state comes or goes.
-  const kernels::TensorView none;
+absl::Status RunAction(const Action& action, TensorView in, TensorView out, Stage& stage,
+                       StreamView compute) {
   switch (action.kind) {
-    case Action::Kind::kForward:
-      return stage.Forward(action.microbatch, none, none, compute);
-    case Action::Kind::kBackward:
-      return stage.Backward(action.microbatch, none, none, compute);
-    case Action::Kind::kBackwardInput:
-      return stage.BackwardInput(action.microbatch, none, none, compute);
-    case Action::Kind::kBackwardWeight:
-      return stage.BackwardWeight(action.microbatch, compute);
+    case Kind::kForward:
+      return stage.Forward(action.stage, action.microbatch, in, out, compute);
+    case Kind::kEvaluate:
+      return stage.Evaluate(action.stage, action.microbatch, in, out, compute);
+    case Kind::kBackward:
+      return stage.Backward(action.stage, action.microbatch, in, out, compute);
+    case Kind::kBackwardInput:
+      return stage.BackwardInput(action.stage, action.microbatch, in, out, compute);
+    case Kind::kBackwardWeight:
+      return stage.BackwardWeight(action.stage, action.microbatch, compute);
   }
   return absl::InternalError("unknown kind of action");
 }
 
+absl::Status RunStep(const ProgramStep& step, Channels* channels, Stage& stage,
+                     MicrobatchObserver& observer, StreamView compute) {
+  const TensorView in = step.input ? channels->Await(step.input, compute) : TensorView();
+  const TensorView out = step.output ? channels->Claim(step.output, compute) : TensorView();
+  if (IsWeightGradient(step.action)) {
+    observer.BeforeBackward(step.action.microbatch, step.last_contribution);
+  }
+  RETURN_IF_ERROR(RunAction(step.action, in, out, stage, compute));
+  if (step.input) RETURN_IF_ERROR(channels->Read(step.input, compute));
+  return step.output ? channels->Written(step.output, compute) : absl::OkStatus();
+}
+
 }  // namespace
 
-absl::Status RunSchedule(const std::vector<Action>& actions, Stage& stage,
-                         MicrobatchObserver& observer, kernels::StreamView compute) {
-  size_t last_contribution = actions.size();
-  for (size_t i = 0; i < actions.size(); ++i) {
-    if (actions[i].stage != 0) {
-      return absl::InvalidArgumentError("action " + ToString(actions[i]) + " is of stage " +
-                                        std::to_string(actions[i].stage) +
-                                        "; this runner executes pipelines of one stage, stage 0");
-    }
-    if (AddsToGradients(actions[i])) last_contribution = i;
+PipelineRun PlanRun(const Schedule& schedule, const std::vector<ChannelPlan>& planned, int rank) {
+  PipelineRun run;
+  for (const ChannelPlan& plan : planned) {
+    run.channels.push_back({plan.flow, plan.source, plan.destination, {}});
   }
-  for (size_t i = 0; i < actions.size(); ++i) {
-    if (AddsToGradients(actions[i])) {
-      observer.BeforeBackward(actions[i].microbatch, i == last_contribution);
-    }
-    const absl::Status status = RunAction(actions[i], stage, compute);
+  for (ChannelPlan& carried : PlanChannels(schedule)) {
+    const auto same =
+        std::find_if(run.channels.begin(), run.channels.end(),
+                     [&](const ChannelPlan& plan) { return plan.Name() == carried.Name(); });
+    MUSTER_CHECK(same != run.channels.end()) << "no channel for " << carried.Name();
+    *same = std::move(carried);
+  }
+  run.program = MakeProgram(schedule, run.channels, rank);
+  return run;
+}
+
+absl::Status RunSchedule(const PipelineRun& run, Channels* channels, Stage& stage,
+                         MicrobatchObserver& observer, StreamView compute) {
+  if (channels != nullptr) RETURN_IF_ERROR(channels->Begin(run.channels));
+  for (size_t i = 0; i < run.program.size(); ++i) {
+    const absl::Status status = RunStep(run.program[i], channels, stage, observer, compute);
     if (!status.ok()) {
-      return kernels::Annotate(status, "action " + ToString(actions[i]) + " (" +
+      return kernels::Annotate(status, "action " + ToString(run.program[i].action) + " (" +
                                            std::to_string(i + 1) + " of " +
-                                           std::to_string(actions.size()) + ")");
+                                           std::to_string(run.program.size()) + ")");
     }
   }
   return absl::OkStatus();

@@ -1,24 +1,36 @@
 #pragma once
-// Executes one rank's actions of a schedule on its stage.
+// Executes one rank's list of a schedule on its stages. One runner for every list: what makes the
+// schedules differ is data.
 #include <vector>
 
 #include "absl/status/status.h"
 #include "kernels/device/stream.h"
-#include "parallel/pp/schedule.h"
+#include "parallel/pp/channels.h"
+#include "parallel/pp/message_plan.h"
 #include "parallel/pp/stage.h"
 
 namespace muster::parallel {
 
-// Called before each kBackward and kBackwardWeight: is it the last that adds to the gradients?
+// Called before each kBackward and kBackwardWeight: is it the last that adds to the gradients of
+// its stage?
 class MicrobatchObserver {
  public:
   virtual ~MicrobatchObserver() = default;
   virtual void BeforeBackward(int microbatch, bool last) = 0;
 };
 
-// Runs the actions of a pipeline of one stage. Errors: InvalidArgument for an action of another
-// stage; the stage's own, annotated with the action.
-absl::Status RunSchedule(const std::vector<Action>& actions, Stage& stage,
+// A schedule as one rank runs it: its list, and every channel's messages.
+struct PipelineRun {
+  Program program;
+  std::vector<ChannelPlan> channels;
+};
+// `schedule` has passed CheckSchedule. Channels are numbered as in `planned`, those of the schedule
+// that Channels was made for, which has all of them.
+PipelineRun PlanRun(const Schedule& schedule, const std::vector<ChannelPlan>& planned, int rank);
+
+// Enqueues all actions of `run`. `channels` may be null for a pipeline of one stage. Errors: the
+// stage's own, annotated with the action; a message that could not be started.
+absl::Status RunSchedule(const PipelineRun& run, Channels* channels, Stage& stage,
                          MicrobatchObserver& observer, kernels::StreamView compute);
 
 }  // namespace muster::parallel

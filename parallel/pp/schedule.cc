@@ -2,30 +2,77 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/error.h"
 
 namespace muster::parallel {
+namespace {
+
+using Kind = Action::Kind;
+
+template <typename Visit>
+void ForEach(const Schedule& schedule, Visit visit) {
+  for (size_t rank = 0; rank < schedule.size(); ++rank) {
+    for (const Action& action : schedule[rank]) visit(static_cast<int>(rank), action);
+  }
+}
+
+// The index in its list of the last action of each (stage, microbatch).
+std::map<std::pair<int, int>, size_t> LastUses(const std::vector<Action>& actions) {
+  std::map<std::pair<int, int>, size_t> last_use;
+  for (size_t i = 0; i < actions.size(); ++i) {
+    last_use[{actions[i].stage, actions[i].microbatch}] = i;
+  }
+  return last_use;
+}
+
+}  // namespace
 
 std::string ToString(const Action& action) {
-  const char* kind = "?";
-  switch (action.kind) {
-    case Action::Kind::kForward:
-      kind = "F";
-      break;
-    case Action::Kind::kBackward:
-      kind = "B";
-      break;
-    case Action::Kind::kBackwardInput:
-      kind = "I";
-      break;
-    case Action::Kind::kBackwardWeight:
-      kind = "W";
-      break;
-  }
-  return absl::StrCat(kind, action.stage, ".", action.microbatch);
+  constexpr char kLetters[] = {'F', 'B', 'I', 'W', 'E'};
+  return absl::StrCat(std::string(1, kLetters[static_cast<int>(action.kind)]), action.stage, ".",
+                      action.microbatch);
+}
+
+bool IsForward(const Action& action) {
+  return action.kind == Kind::kForward || action.kind == Kind::kEvaluate;
+}
+bool IsInputGradient(const Action& action) {
+  return action.kind == Kind::kBackward || action.kind == Kind::kBackwardInput;
+}
+bool IsWeightGradient(const Action& action) {
+  return action.kind == Kind::kBackward || action.kind == Kind::kBackwardWeight;
+}
+
+int NumStages(const Schedule& schedule) {
+  int most = -1;
+  ForEach(schedule, [&](int, const Action& action) { most = std::max(most, action.stage); });
+  return most + 1;
+}
+
+int NumMicrobatches(const Schedule& schedule) {
+  int most = -1;
+  ForEach(schedule, [&](int, const Action& action) { most = std::max(most, action.microbatch); });
+  return most + 1;
+}
+
+bool SplitsBackward(const Schedule& schedule) {
+  bool splits = false;
+  ForEach(schedule, [&](int, const Action& action) {
+    splits = splits || action.kind == Kind::kBackwardInput;
+  });
+  return splits;
+}
+
+std::vector<int> StageRanks(const Schedule& schedule) {
+  std::vector<int> ranks(static_cast<size_t>(NumStages(schedule)), -1);
+  ForEach(schedule,
+          [&](int rank, const Action& action) { ranks[static_cast<size_t>(action.stage)] = rank; });
+  return ranks;
 }
 
 Schedule OneForwardOneBackward(const PipelineShape& shape) {
@@ -36,29 +83,60 @@ Schedule OneForwardOneBackward(const PipelineShape& shape) {
     std::vector<Action>& actions = schedule[static_cast<size_t>(rank)];
     const int warm_up = std::min(shape.ranks - rank - 1, shape.microbatches);
     for (int i = 0; i < shape.microbatches + warm_up; ++i) {
-      if (i < shape.microbatches) actions.push_back({Action::Kind::kForward, rank, i});
-      if (i >= warm_up) actions.push_back({Action::Kind::kBackward, rank, i - warm_up});
+      if (i < shape.microbatches) actions.push_back({Kind::kForward, rank, i});
+      if (i >= warm_up) actions.push_back({Kind::kBackward, rank, i - warm_up});
     }
   }
   return schedule;
 }
 
+Schedule ForwardOnly(const Schedule& schedule, int microbatches) {
+  const std::vector<int> ranks = StageRanks(schedule);
+  Schedule forward(schedule.size());
+  // Along the diagonals of (stage, microbatch), an order that every dependency goes along with.
+  const int stages = static_cast<int>(ranks.size());
+  for (int diagonal = 0; diagonal < stages + microbatches - 1; ++diagonal) {
+    for (int stage = 0; stage < stages; ++stage) {
+      const int microbatch = diagonal - stage;
+      if (microbatch < 0 || microbatch >= microbatches) continue;
+      forward[static_cast<size_t>(ranks[static_cast<size_t>(stage)])].push_back(
+          {Kind::kEvaluate, stage, microbatch});
+    }
+  }
+  return forward;
+}
+
 std::vector<int> PeakMicrobatches(const Schedule& schedule) {
   std::vector<int> peaks;
   for (const std::vector<Action>& actions : schedule) {
-    std::map<std::pair<int, int>, size_t> last_use;  // of (stage, microbatch)
-    for (size_t i = 0; i < actions.size(); ++i) {
-      last_use[{actions[i].stage, actions[i].microbatch}] = i;
-    }
+    const auto last_use = LastUses(actions);
     int alive = 0, peak = 0;
     for (size_t i = 0; i < actions.size(); ++i) {
-      const Action& action = actions[i];
-      if (action.kind == Action::Kind::kForward) peak = std::max(peak, ++alive);
-      if (last_use[{action.stage, action.microbatch}] == i) --alive;
+      if (IsForward(actions[i])) peak = std::max(peak, ++alive);
+      if (last_use.at({actions[i].stage, actions[i].microbatch}) == i) --alive;
     }
     peaks.push_back(peak);
   }
   return peaks;
+}
+
+std::vector<int> StageSlots(const Schedule& schedule) {
+  std::vector<int> slots(static_cast<size_t>(NumStages(schedule)), 1);
+  for (const std::vector<Action>& actions : schedule) {
+    const auto last_use = LastUses(actions);
+    std::map<int, std::set<int>> alive;  // microbatches by stage
+    for (size_t i = 0; i < actions.size(); ++i) {
+      const auto [kind, stage, microbatch] = actions[i];
+      std::set<int>& mine = alive[stage];
+      if (IsForward(actions[i])) {
+        mine.insert(microbatch);
+        int& most = slots[static_cast<size_t>(stage)];
+        most = std::max(most, *mine.rbegin() - *mine.begin() + 1);
+      }
+      if (last_use.at({stage, microbatch}) == i) mine.erase(microbatch);
+    }
+  }
+  return slots;
 }
 
 }  // namespace muster::parallel

@@ -187,6 +187,7 @@ absl::Status CollectOwned(const parallel::ParameterList& parameters,
     const Parameter& parameter = parameters[id];
     if (hooks != nullptr) hooks->Use(id, compute);
     if (mesh.Group(parameter.placement.replica_axis).rank() != 0) continue;
+    if (parameter.placement.tie == parallel::Tie::kCopy) continue;
     if (const parallel::ProcessGroup* group = GroupThatCuts(parameter, mesh)) {
       RETURN_IF_ERROR(AddGathered(parameter, mesh, *group, compute, owned));
       continue;

@@ -100,7 +100,11 @@ std::string SetInt32(Message* message, const FieldDescriptor* field, const std::
   if (!value.has_value()) {
     return IntegerRule(text, -0x1p31, "-2147483648", 0x1p31, "2147483647");
   }
-  message->GetReflection()->SetInt32(message, field, *value);
+  if (field->is_repeated()) {
+    message->GetReflection()->AddInt32(message, field, *value);
+  } else {
+    message->GetReflection()->SetInt32(message, field, *value);
+  }
   return "";
 }
 
@@ -136,7 +140,8 @@ std::string SetScalar(Message* message, const FieldDescriptor* field, const Valu
     }
     return "";
   }
-  MUSTER_CHECK(!field->is_repeated()) << "only strings repeat in configs: " << field->full_name();
+  MUSTER_CHECK(!field->is_repeated() || field->cpp_type() == FieldDescriptor::CPPTYPE_INT32)
+      << "only strings and int32 repeat in configs: " << field->full_name();
   if (value.quoted) return absl::StrCat("must be a ", field->type_name(), " without quotes");
   switch (field->cpp_type()) {
     case FieldDescriptor::CPPTYPE_INT32:

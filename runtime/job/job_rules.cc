@@ -12,6 +12,7 @@
 #include "kernels/device/device.h"
 #include "models/config.h"
 #include "runtime/job/peak.h"
+#include "runtime/job/pipeline.h"
 
 namespace muster::runtime {
 namespace {
@@ -105,6 +106,7 @@ class Checker {
   void CheckBatch(int64_t dp);
   void CheckStreamRows(int64_t dp);
   void CheckContext();
+  void CheckPipeline(const MeshDegrees& mesh);
   void CheckOptimizer();
   void CheckData(FileRules files);
   void CheckDevice();
@@ -150,15 +152,6 @@ void Checker::CheckBounds() {
 
 MeshDegrees Checker::CheckMesh(int world_size) {
   const MeshDegrees wanted = DegreesOf(job_);
-  const auto one_only = [this](const char* axis, int degree) {
-    if (degree <= 1) return;
-    const std::string path = absl::StrCat("mesh.", axis);
-    Broken(path,
-           absl::StrCat(path, " is ", degree,
-                        ": this axis is not supported by this version (supported: dp, tp, cp, ep, "
-                        "etp); use 1"));
-  };
-  one_only("pp", wanted.pp);
   if (AnyBroken({"mesh"})) return {};
   std::vector<std::string> sentences;
   const MeshDegrees mesh = parallel::ResolveMesh(
@@ -170,12 +163,7 @@ MeshDegrees Checker::CheckMesh(int world_size) {
 void Checker::CheckModel(const MeshDegrees& mesh) {
   std::vector<std::string> sentences;
   models::CheckModel(job_.model(), &sentences);
-  if (mesh.dp > 0) {
-    // Axes that are not supported at all have been named by CheckMesh.
-    MeshDegrees supported = mesh;
-    supported.pp = 1;
-    models::CheckModelOnMesh(job_.model(), supported, &sentences);
-  }
+  if (mesh.dp > 0) models::CheckModelOnMesh(job_.model(), mesh, &sentences);
   std::erase_if(sentences, [&](const std::string& sentence) {
     return OnlyRepeats(FirstFieldIn(sentence), sentences);
   });
@@ -267,6 +255,13 @@ void Checker::CheckContext() {
   Broken("train.sequence_length", absl::StrCat("train.sequence_length is ", length,
                                                ": it must be a multiple of 2 x mesh.cp = ", unit,
                                                ", as context ranks take two chunks each; ", use));
+}
+
+void Checker::CheckPipeline(const MeshDegrees& mesh) {
+  if (mesh.dp < 1 || AnyBroken({"mesh", "schedule", "model.layers"})) return;
+  std::vector<std::string> sentences;
+  PlanPipeline(job_, mesh.pp, &sentences);
+  AddSentences(sentences);
 }
 
 void Checker::CheckOptimizer() {
@@ -409,6 +404,7 @@ MeshDegrees CheckJob(const Job& job, int world_size, FileRules files, const Fiel
   checker.CheckBatch(DataRanks(DegreesOf(job), world_size));
   checker.CheckStreamRows(DataRanks(DegreesOf(job), world_size));
   checker.CheckContext();
+  checker.CheckPipeline(mesh);
   checker.CheckOptimizer();
   checker.CheckData(files);
   checker.CheckDevice();

@@ -46,7 +46,7 @@ std::string WithoutQuotes(const std::string& text) {
 std::string SetField(Message* parent, const FieldDescriptor* field, const std::string& text) {
   const bool is_string = field->cpp_type() == FieldDescriptor::CPPTYPE_STRING;
   const bool is_block = field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE;
-  if (text.empty() && (is_string || is_block)) {
+  if (text.empty() && (is_string || is_block || field->is_repeated())) {
     parent->GetReflection()->ClearField(parent, field);
     return "";
   }

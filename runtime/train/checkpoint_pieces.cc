@@ -39,6 +39,7 @@ std::vector<SavedPiece> SavedPieces(const TrainingState& state) {
   std::vector<SavedPiece> pieces;
   for (const OptimizerSlice& slice : state.optimizer->Slices()) {
     const Parameter& parameter = (*state.parameters)[slice.parameter];
+    if (parameter.placement.tie == parallel::Tie::kCopy) continue;  // the owner saves it
     int64_t begin = 0, end = slice.count;
     // Of the ranks that hold the same state each saves an even part.
     const parallel::ProcessGroup* copies =
@@ -59,7 +60,7 @@ std::vector<SavedPiece> SavedPieces(const TrainingState& state) {
       pieces.push_back({"moment2/" + name, part.range, of(slice.moment2)});
     }
   }
-  const bool saves_buffers = state.mesh->Group(Axis::kStage).rank() == 0;
+  const bool saves_buffers = state.mesh->Group(Axis::kWorld).rank() == 0;
   for (const NamedBuffer& buffer : state.Buffers()) {
     if (!saves_buffers) break;
     pieces.push_back(

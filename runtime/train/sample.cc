@@ -25,6 +25,7 @@ absl::StatusOr<ResolvedJob> LoadForOneRank(const std::string& run_directory) {
   }
   job.mesh = {.dp = 1};
   job.microbatch_sequences = 1;
+  job.job.clear_schedule();
   job.job.mutable_schedule()->set_microbatches(1);
   job.job.set_device(CPU);
   return job;

@@ -11,8 +11,10 @@ namespace muster::runtime {
 namespace {
 
 constexpr int kCategories = parallel::kNumTimeCategories;
+// Collectives, which all ranks of a group wait for. A stage that waits for another is no imbalance:
+// kExposedPp differs by the place in the pipeline.
 constexpr std::array kExposed = {parallel::kExposedDp, parallel::kExposedTp, parallel::kExposedCp,
-                                 parallel::kExposedPp, parallel::kExposedEp};
+                                 parallel::kExposedEp};
 
 }  // namespace
 

@@ -102,8 +102,12 @@ absl::Status Trainer::Step(int64_t step) {
   RETURN_IF_ERROR(LoadBatch(step));
   s.model->BeginStep(s.microbatches, batch_.global_valid_tokens, compute);
   s.reducer->BeginStep(compute);
-  RETURN_IF_ERROR(parallel::RunSchedule(s.actions, *s.model, *this, compute));
+  RETURN_IF_ERROR(parallel::RunSchedule(s.training, s.channels.get(), *s.model, *this, compute));
   RETURN_IF_ERROR(s.reducer->Finish(compute));
+  if (s.tied_weight) {
+    RETURN_IF_ERROR(
+        s.tied_weight->SumGradients(*s.buckets, s.optimizer->zero_level() == 0, compute));
+  }
   {
     Span span(compute, "optimizer", parallel::kOptimizer);
     RETURN_IF_ERROR(s.clip->Measure(compute));
@@ -160,6 +164,7 @@ absl::Status Trainer::Collect(int64_t step) {
   TrainingState& s = *state_;
   ASSIGN_OR_RETURN(const std::vector<int64_t> mine, s.timeline->Collect());
   RETURN_IF_ERROR(s.comm().status());  // a reduction that failed
+  RETURN_IF_ERROR(s.channels->status());
   ASSIGN_OR_RETURN(const StepBreakdown breakdown, ShareBreakdown(mine, s));
   const auto* sums = static_cast<const double*>(s.host_sums.data());
   StepMetrics& m = last_;
@@ -212,18 +217,27 @@ absl::StatusOr<double> Trainer::Evaluate() {
   const int dp = s.mesh->degrees().dp, rank = s.mesh->coordinates().dp;
   const int64_t windows =
       std::min<int64_t>(job_.job.evaluate().sequences(), validation_->num_windows());
-  const int64_t per_round = dp * job_.microbatch_sequences;
-  const models::MicrobatchTokens& input = s.microbatches.front();
+  // A pipeline evaluates several microbatches behind each other, else most stages would wait.
+  const int64_t at_once = s.evaluation_microbatches;
+  const int64_t per_round = dp * job_.microbatch_sequences * at_once;
   double sum = 0;
   for (int64_t round = 0; round * per_round < windows; ++round) {
-    RETURN_IF_ERROR(validation_->LoadValidation(round, rank, windows, &batch_));
-    kernels::CopyAsync(input.tokens.data, batch_.tokens.data(), input.tokens.bytes(), s.compute());
-    kernels::CopyAsync(input.targets.data, batch_.targets.data(), input.targets.bytes(),
-                       s.compute());
-    kernels::CopyAsync(input.positions.data, batch_.positions.data(), input.positions.bytes(),
-                       s.compute());
-    s.model->BeginStep({input}, batch_.global_valid_tokens, s.compute());
-    RETURN_IF_ERROR(s.model->Evaluate(0, s.compute()));
+    const std::vector<models::MicrobatchTokens> inputs(s.microbatches.begin(),
+                                                       s.microbatches.begin() + at_once);
+    for (int64_t m = 0; m < at_once; ++m) {
+      const models::MicrobatchTokens& input = inputs[static_cast<size_t>(m)];
+      RETURN_IF_ERROR(validation_->LoadValidation(round * at_once + m, rank, windows, &batch_));
+      const auto copy = [&](const kernels::TensorView& to, const std::vector<int32_t>& from) {
+        kernels::CopyAsync(to.data, from.data(), to.bytes(), s.compute());
+      };
+      copy(input.tokens, batch_.tokens);
+      copy(input.targets, batch_.targets);
+      copy(input.positions, batch_.positions);
+      RETURN_IF_ERROR(s.compute().Synchronize());  // before batch_ is filled again
+    }
+    s.model->BeginStep(inputs, batch_.global_valid_tokens, s.compute());
+    RETURN_IF_ERROR(
+        parallel::RunSchedule(s.evaluation, s.channels.get(), *s.model, *this, s.compute()));
     const kernels::TensorView losses = s.step_sums.Slice(0, 0, StepSums::kLosses);
     kernels::CopyAsync(losses, s.model->facts().losses, s.compute());
     RETURN_IF_ERROR(parallel::AllReduce(losses, parallel::ReduceOp::kSum,

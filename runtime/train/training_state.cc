@@ -6,6 +6,7 @@
 #include "kernels/base/log.h"
 #include "kernels/device/cpu_threads.h"
 #include "parallel/comm/time_category.h"
+#include "runtime/job/pipeline.h"
 
 namespace muster::runtime {
 namespace {
@@ -16,15 +17,15 @@ using kernels::Lifetime;
 using kernels::StreamMode;
 using parallel::Axis;
 
-models::StageShape ShapeOf(const ResolvedJob& job, const std::vector<parallel::Action>& actions) {
+models::StageShape ShapeOf(const ResolvedJob& job, const PipelinePlan& pipeline) {
   models::StageShape shape;
   shape.sequences = job.microbatch_sequences;
   shape.sequence_length = job.sequence_length / job.mesh.cp;
   shape.gather_context = job.job.mesh().context_exchange() == ALL_GATHER;
   shape.num_microbatches = job.job.schedule().microbatches();
-  shape.num_slots = parallel::PeakMicrobatches({actions}).front();
   if (job.job.mesh().sequence_parallel()) shape.stream_ranks = job.mesh.tp;
   shape.dtype = StorageDType(job.job.precision().compute());
+  shape.split_backward = parallel::SplitsBackward(pipeline.schedule);
   const RecomputeConfig& recompute = job.job.recompute();
   shape.recompute = {.attention = recompute.attention(),
                      .mlp = recompute.mlp(),
@@ -35,6 +36,49 @@ models::StageShape ShapeOf(const ResolvedJob& job, const std::vector<parallel::A
   // chunks save more on a device than they cost of its memory.
   if (job.job.device() == CUDA) shape.logits_bytes = int64_t{2} << 30;
   return shape;
+}
+
+// The stages that pipeline rank `rank` holds, in the order of the forward.
+std::vector<models::StageSpec> StagesOf(const PipelinePlan& pipeline, int rank) {
+  std::vector<models::StageSpec> stages;
+  const std::vector<int>& ranks = pipeline.facts.stage_ranks;
+  int first_layer = 0;
+  for (size_t stage = 0; stage < ranks.size(); ++stage) {
+    const int num_layers = pipeline.layers[stage];
+    if (ranks[stage] == rank) {
+      stages.push_back({.stage = static_cast<int>(stage),
+                        .first_layer = first_layer,
+                        .num_layers = num_layers,
+                        .first = stage == 0,
+                        .last = stage + 1 == ranks.size(),
+                        .num_slots = pipeline.facts.stage_slots[stage],
+                        .tie_parts = ranks.front() != ranks.back()});
+    }
+    first_layer += num_layers;
+  }
+  return stages;
+}
+
+// Plans the rank's part of the schedule and opens its channels to other stages.
+absl::Status OpenPipeline(const PipelinePlan& pipeline, bool tied, parallel::World& world,
+                          TrainingState& state) {
+  const int rank = state.mesh->coordinates().pp;
+  const parallel::ScheduleFacts& facts = pipeline.facts;
+  state.training = parallel::PlanRun(pipeline.schedule, facts.channels, rank);
+  if (pipeline.schedule.size() > 1) {
+    state.evaluation_microbatches = parallel::NumMicrobatches(pipeline.schedule);
+  }
+  const parallel::Schedule evaluation =
+      parallel::ForwardOnly(pipeline.schedule, state.evaluation_microbatches);
+  state.evaluation = parallel::PlanRun(evaluation, facts.channels, rank);
+  ASSIGN_OR_RETURN(state.channels,
+                   parallel::Channels::Create(facts.channels, facts.buffers, world, *state.mesh));
+  if (tied) {
+    ASSIGN_OR_RETURN(state.tied_weight,
+                     parallel::TiedWeight::Create(facts.stage_ranks.front(),
+                                                  facts.stage_ranks.back(), world, *state.mesh));
+  }
+  return absl::OkStatus();
 }
 
 // The tensors through which the trainer and the device exchange a step's input and facts.
@@ -112,6 +156,7 @@ std::vector<NamedBuffer> TrainingState::Buffers() const {
 }
 
 TrainingState::~TrainingState() {
+  channels.reset();
   for (const auto& stream : {comm_stream.get(), compute_stream.get()}) {
     if (stream == nullptr) continue;
     const absl::Status status = stream->view().Synchronize();
@@ -130,13 +175,15 @@ absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Build(const Resolv
   RETURN_IF_ERROR(MakeStreams(compute_mode, *state));
   ASSIGN_OR_RETURN(state->mesh, parallel::Mesh::Create(world, job.mesh, state->device));
 
-  const parallel::Schedule schedule = parallel::OneForwardOneBackward(
-      {.ranks = job.mesh.pp, .microbatches = job.job.schedule().microbatches()});
-  state->actions = schedule[static_cast<size_t>(state->mesh->coordinates().pp)];
-  const models::StageShape shape = ShapeOf(job, state->actions);
+  std::vector<std::string> problems;
+  const PipelinePlan pipeline = PlanPipeline(job.job, job.mesh.pp, &problems);
+  if (!problems.empty()) return absl::FailedPreconditionError(problems.front());
   const models::ModelConfig& config = job.job.model();
+  RETURN_IF_ERROR(OpenPipeline(pipeline, config.tied_embeddings(), world, *state));
+  const models::StageShape shape = ShapeOf(job, pipeline);
   state->parameters = std::make_unique<parallel::ParameterList>(*state->mesh);
-  state->model = models::Gpt::Create(config, shape, *state->mesh, *state->parameters);
+  state->model = models::Gpt::Create(config, shape, *state->mesh, *state->parameters,
+                                     StagesOf(pipeline, state->mesh->coordinates().pp));
   state->cost = models::CostOf(config, job.sequence_length);
 
   const Communication& communication = job.job.communication();
@@ -158,6 +205,7 @@ absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Build(const Resolv
                              .weight_decay = static_cast<float>(optimizer.weight_decay())},
       plan);
   state->model->PlanMemory(plan);
+  state->channels->PlanMemory(plan, {shape.stream_tokens(), config.hidden()}, shape.dtype);
   PlanExchange(shape, world.size(), *state);
   ASSIGN_OR_RETURN(state->arena, kernels::Arena::Allocate(plan, state->device));
   state->buckets->Bind(*state->parameters);

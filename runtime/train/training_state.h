@@ -15,7 +15,8 @@
 #include "parallel/dp/data_parallel.h"
 #include "parallel/mesh/mesh.h"
 #include "parallel/optim/sharded_adamw.h"
-#include "parallel/pp/schedule.h"
+#include "parallel/pp/runner.h"
+#include "parallel/pp/tied_weight.h"
 #include "runtime/checkpoint/weights.h"
 #include "runtime/job/config.h"
 
@@ -37,7 +38,9 @@ struct TrainingState {
 
   kernels::Device device;
   std::unique_ptr<parallel::Mesh> mesh;
-  std::vector<parallel::Action> actions;  // of this rank
+  parallel::PipelineRun training, evaluation;  // this rank's part of each
+  int evaluation_microbatches = 1;
+  std::unique_ptr<parallel::TiedWeight> tied_weight;
   std::unique_ptr<parallel::ParameterList> parameters;
   std::unique_ptr<models::Gpt> model;
   models::ModelCost cost;
@@ -57,7 +60,8 @@ struct TrainingState {
   kernels::DeviceBuffer host_sums, host_times, host_load, host_norm;  // host sides of the facts
 
   std::unique_ptr<kernels::Stream> compute_stream, comm_stream;
-  std::unique_ptr<kernels::Timeline> timeline;  // of the compute stream
+  std::unique_ptr<parallel::Channels> channels;  // between stages
+  std::unique_ptr<kernels::Timeline> timeline;   // of the compute stream
   std::unique_ptr<parallel::BucketReducer> reducer;
   std::unique_ptr<parallel::ParamGather> gather;
   std::unique_ptr<parallel::DataParallelHooks> hooks;

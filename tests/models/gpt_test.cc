@@ -67,9 +67,9 @@ TEST_P(GptTest, SplitBackwardIsBitwiseTheFusedOne) {
   }
   for (const int m : {0, 1}) {
     fused.Backward(m);
-    MUSTER_CHECK_OK(split.model->BackwardInput(m, {}, {}, split.compute()));
+    MUSTER_CHECK_OK(split.model->BackwardInput(0, m, {}, {}, split.compute()));
   }
-  for (const int m : {0, 1}) MUSTER_CHECK_OK(split.model->BackwardWeight(m, split.compute()));
+  for (const int m : {0, 1}) MUSTER_CHECK_OK(split.model->BackwardWeight(0, m, split.compute()));
   ExpectSameResults(split, fused, {0, 0});
   EXPECT_EQ(split.hooks.order, fused.hooks.order);
 }
@@ -78,7 +78,7 @@ TEST_P(GptTest, SplitBackwardIsRefusedWhereMemoryWasPlannedWithout) {
   ModelFixture fixture(GetParam().config(), {.shape = kTwoMicrobatches});
   fixture.Begin();
   fixture.Forward(0);
-  EXPECT_EQ(fixture.model->BackwardInput(0, {}, {}, fixture.compute()).code(),
+  EXPECT_EQ(fixture.model->BackwardInput(0, 0, {}, {}, fixture.compute()).code(),
             absl::StatusCode::kFailedPrecondition);
 }
 
@@ -189,7 +189,8 @@ TEST_P(GptTest, EvaluationIsTheCrossEntropyOfTraining) {
   fixture.Step();
   const double cross_entropy = fixture.Losses()[0];
   fixture.Begin();
-  for (const int m : {0, 1}) MUSTER_CHECK_OK(fixture.model->Evaluate(m, fixture.compute()));
+  for (const int m : {0, 1})
+    MUSTER_CHECK_OK(fixture.model->Evaluate(0, m, {}, {}, fixture.compute()));
   EXPECT_EQ(fixture.Losses(), (std::vector<double>{cross_entropy, 0, 0}));
   for (const parallel::Parameter& parameter : *fixture.parameters) {
     for (const double value : Values(parameter.gradient)) ASSERT_EQ(value, 0);
@@ -212,7 +213,7 @@ TEST_P(GptTest, LogitsGiveTheCrossEntropy) {
     sum +=
         std::log(exponentials) - kernels::GetValue(*logits, t * V + static_cast<int64_t>(target));
   }
-  MUSTER_CHECK_OK(fixture.model->Evaluate(0, fixture.compute()));
+  MUSTER_CHECK_OK(fixture.model->Evaluate(0, 0, {}, {}, fixture.compute()));
   EXPECT_NEAR(fixture.Losses()[0], sum / static_cast<double>(fixture.global_valid_tokens()), 1e-11);
 
   shape.logits_bytes = 100;

@@ -38,13 +38,13 @@ void Step(ModelFixture& fixture, bool split) {
   for (const int m : {0, 1, 2}) fixture.Forward(m);
   for (const int m : {1, 0, 2}) {
     if (split) {
-      MUSTER_CHECK_OK(fixture.model->BackwardInput(m, {}, {}, fixture.compute()));
+      MUSTER_CHECK_OK(fixture.model->BackwardInput(0, m, {}, {}, fixture.compute()));
     } else {
       fixture.Backward(m);
     }
   }
   for (const int m : {1, 0, 2}) {
-    if (split) MUSTER_CHECK_OK(fixture.model->BackwardWeight(m, fixture.compute()));
+    if (split) MUSTER_CHECK_OK(fixture.model->BackwardWeight(0, m, fixture.compute()));
   }
   fixture.Synchronize();
 }
@@ -90,7 +90,8 @@ TEST_P(RecomputeTest, EvaluationKeepsItsBits) {
   ModelFixture fixture(GetParam().config(), {.shape = ShapeOf({.block = true})});
   for (ModelFixture* model : {&kept, &fixture}) {
     model->Begin();
-    for (const int m : {0, 1, 2}) MUSTER_CHECK_OK(model->model->Evaluate(m, model->compute()));
+    for (const int m : {0, 1, 2})
+      MUSTER_CHECK_OK(model->model->Evaluate(0, m, {}, {}, model->compute()));
     model->Synchronize();
   }
   EXPECT_EQ(fixture.Losses(), kept.Losses());

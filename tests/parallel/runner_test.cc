@@ -12,18 +12,23 @@ using Kind = Action::Kind;
 // Writes down what it is asked, with the observer's announcements, and may fail at one call.
 class RecordingStage : public Stage, public MicrobatchObserver {
  public:
-  absl::Status Forward(int m, TensorView in, TensorView out, StreamView) override {
+  absl::Status Forward(int, int m, TensorView in, TensorView out, StreamView) override {
     EXPECT_FALSE(in);
     EXPECT_FALSE(out);
     return Note("F" + std::to_string(m));
   }
-  absl::Status BackwardInput(int m, TensorView d_out, TensorView d_in, StreamView) override {
+  absl::Status BackwardInput(int, int m, TensorView d_out, TensorView d_in, StreamView) override {
     EXPECT_FALSE(d_out);
     EXPECT_FALSE(d_in);
     return Note("I" + std::to_string(m));
   }
-  absl::Status BackwardWeight(int m, StreamView) override { return Note("W" + std::to_string(m)); }
-  absl::Status Backward(int m, TensorView d_out, TensorView d_in, StreamView) override {
+  absl::Status BackwardWeight(int, int m, StreamView) override {
+    return Note("W" + std::to_string(m));
+  }
+  absl::Status Evaluate(int, int m, TensorView, TensorView, StreamView) override {
+    return Note("E" + std::to_string(m));
+  }
+  absl::Status Backward(int, int m, TensorView d_out, TensorView d_in, StreamView) override {
     EXPECT_FALSE(d_out);
     EXPECT_FALSE(d_in);
     return Note("B" + std::to_string(m));
@@ -46,7 +51,8 @@ class PipelineRunner : public ::testing::Test {
   PipelineRunner()
       : compute_(*kernels::Stream::Create({}, kernels::StreamMode::kInline, "compute")) {}
   absl::Status Run(const std::vector<Action>& actions) {
-    return RunSchedule(actions, stage_, stage_, compute_.view());
+    return RunSchedule(PlanRun({actions}, PlanChannels({actions}), 0), nullptr, stage_, stage_,
+                       compute_.view());
   }
   kernels::Stream compute_;
   RecordingStage stage_;
@@ -76,11 +82,10 @@ TEST_F(PipelineRunner, StopsAtAnErrorAndNamesTheAction) {
   EXPECT_EQ(stage_.calls, "F0 before0 B0 F1 before1 B1 ");
 }
 
-TEST_F(PipelineRunner, RefusesActionsOfOtherStagesBeforeItRunsAny) {
-  const absl::Status status = Run({{Kind::kForward, 0, 0}, {Kind::kForward, 1, 0}});
-  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_NE(status.message().find("F1.0"), absl::string_view::npos);
-  EXPECT_EQ(stage_.calls, "");
+TEST_F(PipelineRunner, EvaluatesWithoutContributions) {
+  const Schedule schedule = OneForwardOneBackward({.ranks = 1, .microbatches = 2});
+  ASSERT_TRUE(Run(ForwardOnly(schedule, 2)[0]).ok());
+  EXPECT_EQ(stage_.calls, "E0 E1 ");
 }
 
 }  // namespace

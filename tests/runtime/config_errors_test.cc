@@ -176,14 +176,18 @@ TEST(ConfigErrors, RangesNameTheBound) {
   }
 }
 
-TEST(ConfigErrors, AxesThatAreNotSupportedAreRefused) {
-  for (const std::string axis : {"pp"}) {
-    const std::vector<std::string> problems =
-        ProblemsOf(kLegal, {"mesh." + axis + "=2", "mesh.dp=1"}, 2);
-    ASSERT_FALSE(problems.empty());
-    EXPECT_NE(problems[0].find("--set mesh." + axis), std::string::npos) << problems[0];
-    EXPECT_NE(problems[0].find("supported: dp, tp, cp, ep, etp"), std::string::npos) << problems[0];
-  }
+TEST(ConfigErrors, StagesMustSuitTheLayers) {
+  const std::string pp2 = kLegal + "\nmesh { pp: 2 }";
+  EXPECT_TRUE(ProblemsOf(pp2, {"schedule.layers_per_stage="}, 2).empty());
+  const std::vector<std::string> deep = ProblemsOf(kLegal, {"mesh.pp=64"}, 64);
+  ASSERT_EQ(deep.size(), 1u);
+  EXPECT_NE(deep[0].find("each stage needs a layer"), std::string::npos) << deep[0];
+  const std::vector<std::string> wrong =
+      ProblemsOf(kLegal, {"mesh.pp=2", "schedule.layers_per_stage=1000,0,7"}, 2);
+  ASSERT_EQ(wrong.size(), 3u);
+  EXPECT_NE(wrong[0].find("has 3 numbers: this pipeline has 2"), std::string::npos) << wrong[0];
+  EXPECT_NE(wrong[1].find("gives stage 1 0 layers"), std::string::npos) << wrong[1];
+  EXPECT_NE(wrong[2].find("sums to 1007"), std::string::npos) << wrong[2];
 }
 
 TEST(ConfigErrors, MeshMustFitTheWorldAndTheModel) {

@@ -95,11 +95,11 @@ void ModelFixture::Begin() {
 }
 
 void ModelFixture::Forward(int microbatch) {
-  MUSTER_CHECK_OK(model->Forward(microbatch, {}, {}, compute()));
+  MUSTER_CHECK_OK(model->Forward(0, microbatch, {}, {}, compute()));
 }
 
 void ModelFixture::Backward(int microbatch) {
-  MUSTER_CHECK_OK(model->Backward(microbatch, {}, {}, compute()));
+  MUSTER_CHECK_OK(model->Backward(0, microbatch, {}, {}, compute()));
 }
 
 double ModelFixture::Step() {

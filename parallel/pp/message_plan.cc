@@ -1,0 +1,105 @@
+#include "parallel/pp/message_plan.h"
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <tuple>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/base/error.h"
+
+namespace muster::parallel {
+namespace {
+
+using Key = std::tuple<int, int, Flow>;  // source, destination, flow
+
+// The stage that reads what an action writes; none for weight gradients and the pipeline's ends.
+std::optional<std::pair<Flow, int>> Written(const Action& action, int num_stages) {
+  if (IsForward(action) && action.stage + 1 < num_stages) {
+    return std::pair(Flow::kActivations, action.stage + 1);
+  }
+  if (IsInputGradient(action) && action.stage > 0) {
+    return std::pair(Flow::kGradients, action.stage - 1);
+  }
+  return std::nullopt;
+}
+
+// The stage that writes what an action reads.
+std::optional<std::pair<Flow, int>> Read(const Action& action, int num_stages) {
+  if (IsForward(action) && action.stage > 0) {
+    return std::pair(Flow::kActivations, action.stage - 1);
+  }
+  if (IsInputGradient(action) && action.stage + 1 < num_stages) {
+    return std::pair(Flow::kGradients, action.stage + 1);
+  }
+  return std::nullopt;
+}
+
+MessageRef Find(const std::vector<ChannelPlan>& channels, Flow flow, int source, int destination,
+                Message message) {
+  for (size_t c = 0; c < channels.size(); ++c) {
+    const ChannelPlan& channel = channels[c];
+    if (channel.flow != flow || channel.source != source || channel.destination != destination) {
+      continue;
+    }
+    const auto found = std::find(channel.messages.begin(), channel.messages.end(), message);
+    if (found == channel.messages.end()) break;
+    return {static_cast<int>(c), static_cast<int>(found - channel.messages.begin())};
+  }
+  MUSTER_CHECK(false) << "no message for stage " << message.stage << ", microbatch "
+                      << message.microbatch << " from rank " << source << " to " << destination;
+  return {};
+}
+
+}  // namespace
+
+std::string ChannelPlan::Name() const {
+  return absl::StrCat(flow == Flow::kActivations ? "activations " : "gradients ", source, ">",
+                      destination);
+}
+
+std::vector<ChannelPlan> PlanChannels(const Schedule& schedule) {
+  const std::vector<int> ranks = StageRanks(schedule);
+  std::map<Key, ChannelPlan> channels;
+  for (int rank = 0; rank < static_cast<int>(schedule.size()); ++rank) {
+    for (const Action& action : schedule[static_cast<size_t>(rank)]) {
+      const auto written = Written(action, static_cast<int>(ranks.size()));
+      if (!written) continue;
+      const auto [flow, reader] = *written;
+      const int destination = ranks[static_cast<size_t>(reader)];
+      ChannelPlan& channel = channels[{rank, destination, flow}];
+      channel.flow = flow;
+      channel.source = rank;
+      channel.destination = destination;
+      channel.messages.push_back({reader, action.microbatch});
+    }
+  }
+  std::vector<ChannelPlan> sorted;
+  for (auto& [key, channel] : channels) sorted.push_back(std::move(channel));
+  return sorted;
+}
+
+Program MakeProgram(const Schedule& schedule, const std::vector<ChannelPlan>& channels, int rank) {
+  const std::vector<int> ranks = StageRanks(schedule);
+  const int num_stages = static_cast<int>(ranks.size());
+  Program program;
+  std::map<int, size_t> last;  // contribution of each stage
+  for (const Action& action : schedule[static_cast<size_t>(rank)]) {
+    ProgramStep step{.action = action, .input = {}, .output = {}};
+    if (const auto read = Read(action, num_stages)) {
+      step.input = Find(channels, read->first, ranks[static_cast<size_t>(read->second)], rank,
+                        {action.stage, action.microbatch});
+    }
+    if (const auto written = Written(action, num_stages)) {
+      step.output =
+          Find(channels, written->first, rank, ranks[static_cast<size_t>(written->second)],
+               {written->second, action.microbatch});
+    }
+    if (IsWeightGradient(action)) last[action.stage] = program.size();
+    program.push_back(step);
+  }
+  for (const auto& [stage, index] : last) program[index].last_contribution = true;
+  return program;
+}
+
+}  // namespace muster::parallel
