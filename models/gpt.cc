@@ -113,7 +113,8 @@ void StagedGpt::PlanMemory(ArenaPlan& plan) {
 
 void StagedGpt::Initialise(const parallel::ParameterList& parameters,
                            parallel::ParameterHooks& hooks, StreamView compute) {
-  for (const std::unique_ptr<GptStage>& stage : stages_) stage->Initialise(parameters, hooks, compute);
+  for (const std::unique_ptr<GptStage>& stage : stages_)
+    stage->Initialise(parameters, hooks, compute);
   rank_.losses = facts_.losses;
   BalanceState& balance = rank_.balance;
   balance.losses = facts_.losses.Slice(0, 1, 3);

@@ -41,6 +41,12 @@ foreach(folder kernels parallel models runtime launch)
   endif()
 endforeach()
 
+# Layouts that need more ranks than the suites above have.
+add_test(NAME runtime_mpi_8 COMMAND ${MUSTER_MPIRUN} -np 8 $<TARGET_FILE:muster_runtime_mpi_test>
+         --gtest_filter=*OnEightRanks*)
+set_tests_properties(runtime_mpi_8 PROPERTIES ENVIRONMENT OMP_NUM_THREADS=1 TIMEOUT 300
+                     RUN_SERIAL ON)
+
 # What wants a GPU: `tests/run --gpu`, on a host whose ranks each find one of their own.
 if(MUSTER_WITH_CUDA)
   add_test(NAME cuda_operators COMMAND muster_kernels_test --gtest_filter=*Cuda*)

@@ -4,12 +4,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "kernels/base/hash.h"
 #include "launch/exit_codes.h"
 #include "launch/job_options.h"
 #include "models/config.h"
 #include "models/cost.h"
 #include "runtime/job/config.h"
+#include "runtime/job/pipeline.h"
 
 namespace muster::launch {
 namespace {
@@ -53,6 +55,19 @@ std::string ParameterLine(const models::ModelConfig& model, const models::ModelC
   return absl::StrCat(line, "; ", Grouped(cost.embedding_parameters), " in embeddings");
 }
 
+// What the simulator says of the schedule, where all passes of a stage take as long.
+std::string PipelineLine(const runtime::ResolvedJob& resolved) {
+  std::vector<std::string> problems;  // a legal config has none
+  const runtime::PipelinePlan plan =
+      runtime::PlanPipeline(resolved.job, resolved.mesh.pp, &problems);
+  return absl::StrFormat(
+      "%s, %d stages of %s layers; with F = B = W a bubble of %.3g %% of the step; at most %s "
+      "microbatches alive on each rank",
+      runtime::ScheduleKind_Name(resolved.job.schedule().kind()), plan.layers.size(),
+      absl::StrJoin(plan.layers, " "), 100 * plan.facts.MostBubble() / plan.facts.makespan,
+      absl::StrJoin(plan.facts.peak_microbatches, " "));
+}
+
 std::string Summary(const runtime::ResolvedJob& resolved) {
   const runtime::Job& job = resolved.job;
   const models::ModelCost cost = models::CostOf(job.model(), resolved.sequence_length);
@@ -68,6 +83,7 @@ std::string Summary(const runtime::ResolvedJob& resolved) {
                        "x %d sequences",
                        Grouped(sequences), Grouped(resolved.sequence_length), Grouped(tokens),
                        job.schedule().microbatches(), resolved.microbatch_sequences)},
+      {"pipeline", PipelineLine(resolved)},
       {"length", absl::StrFormat("%s steps = %s tokens", Grouped(job.train().steps()),
                                  Grouped(job.train().steps() * tokens))},
       {"FLOPs", absl::StrFormat("%sFLOP a token with causal attention (%sFLOP with full), "

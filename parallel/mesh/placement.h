@@ -19,7 +19,7 @@ struct Shard {
 };
 
 // A weight that the first and the last pipeline stage both use (tied embeddings) lives on the ranks
-// of both. Their gradients are added up (parallel/pp/tied_weight.h); what counts or stores a
+// of both. Their gradients are added up (parallel/dp/tied_weight.h); what counts or stores a
 // parameter once leaves copies out.
 enum class Tie { kNone, kOwner, kCopy };
 

@@ -79,6 +79,22 @@ std::vector<ChannelPlan> PlanChannels(const Schedule& schedule) {
   return sorted;
 }
 
+std::vector<ChannelPlan> PlanChannels(const Schedule& schedule,
+                                      const std::vector<ChannelPlan>& planned) {
+  std::vector<ChannelPlan> channels;
+  for (const ChannelPlan& plan : planned) {
+    channels.push_back({plan.flow, plan.source, plan.destination, {}});
+  }
+  for (ChannelPlan& carried : PlanChannels(schedule)) {
+    const auto same = std::find_if(channels.begin(), channels.end(), [&](const ChannelPlan& plan) {
+      return plan.Name() == carried.Name();
+    });
+    MUSTER_CHECK(same != channels.end()) << "no channel for " << carried.Name();
+    *same = std::move(carried);
+  }
+  return channels;
+}
+
 Program MakeProgram(const Schedule& schedule, const std::vector<ChannelPlan>& channels, int rank) {
   const std::vector<int> ranks = StageRanks(schedule);
   const int num_stages = static_cast<int>(ranks.size());

@@ -29,6 +29,10 @@ struct ChannelPlan {
 
 // Sorted by source, destination and flow: the same list on every rank.
 std::vector<ChannelPlan> PlanChannels(const Schedule& schedule);
+// The messages of another schedule over the same stages, on the channels `planned` for the first.
+// CHECKs that it needs no others.
+std::vector<ChannelPlan> PlanChannels(const Schedule& schedule,
+                                      const std::vector<ChannelPlan>& planned);
 
 // A message of a channel; channel -1: none.
 struct MessageRef {

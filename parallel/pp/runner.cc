@@ -1,7 +1,5 @@
 #include "parallel/pp/runner.h"
 
-#include <algorithm>
-
 #include "kernels/base/error.h"
 
 namespace muster::parallel {
@@ -44,16 +42,7 @@ absl::Status RunStep(const ProgramStep& step, Channels* channels, Stage& stage,
 
 PipelineRun PlanRun(const Schedule& schedule, const std::vector<ChannelPlan>& planned, int rank) {
   PipelineRun run;
-  for (const ChannelPlan& plan : planned) {
-    run.channels.push_back({plan.flow, plan.source, plan.destination, {}});
-  }
-  for (ChannelPlan& carried : PlanChannels(schedule)) {
-    const auto same =
-        std::find_if(run.channels.begin(), run.channels.end(),
-                     [&](const ChannelPlan& plan) { return plan.Name() == carried.Name(); });
-    MUSTER_CHECK(same != run.channels.end()) << "no channel for " << carried.Name();
-    *same = std::move(carried);
-  }
+  run.channels = PlanChannels(schedule, planned);
   run.program = MakeProgram(schedule, run.channels, rank);
   return run;
 }

@@ -91,16 +91,11 @@ Schedule OneForwardOneBackward(const PipelineShape& shape) {
 }
 
 Schedule ForwardOnly(const Schedule& schedule, int microbatches) {
-  const std::vector<int> ranks = StageRanks(schedule);
   Schedule forward(schedule.size());
-  // Along the diagonals of (stage, microbatch), an order that every dependency goes along with.
-  const int stages = static_cast<int>(ranks.size());
-  for (int diagonal = 0; diagonal < stages + microbatches - 1; ++diagonal) {
-    for (int stage = 0; stage < stages; ++stage) {
-      const int microbatch = diagonal - stage;
-      if (microbatch < 0 || microbatch >= microbatches) continue;
-      forward[static_cast<size_t>(ranks[static_cast<size_t>(stage)])].push_back(
-          {Kind::kEvaluate, stage, microbatch});
+  for (size_t rank = 0; rank < schedule.size(); ++rank) {
+    for (const Action& action : schedule[rank]) {
+      if (action.kind != Kind::kForward || action.microbatch >= microbatches) continue;
+      forward[rank].push_back({Kind::kEvaluate, action.stage, action.microbatch});
     }
   }
   return forward;

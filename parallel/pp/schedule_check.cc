@@ -167,24 +167,42 @@ class Simulation {
   const Wire& Of(MessageRef message) const { return wires_[static_cast<size_t>(message.channel)]; }
   Wire& Of(MessageRef message) { return wires_[static_cast<size_t>(message.channel)]; }
 
+  // Actions from `first` on that start and end together.
+  size_t Together(size_t rank, size_t first) const {
+    const Program& program = programs_[rank];
+    const bool pair = times_.forward_and_backward > 0 && first + 1 < program.size() &&
+                      program[first].action.kind == Kind::kForward &&
+                      program[first + 1].action.kind == Kind::kBackward;
+    return pair ? 2 : 1;
+  }
+
   bool Act(size_t rank) {
-    const ProgramStep& step = programs_[rank][starts_[rank].size()];
+    const size_t first = starts_[rank].size(), count = Together(rank, first);
     double start = clock_[rank];
-    for (const double needed :
-         {step.input ? Arrived(step.input) : 0.0, step.output ? Free(step.output) : 0.0}) {
-      if (needed == kNever) return false;
-      start = std::max(start, needed);
+    for (size_t i = first; i < first + count; ++i) {
+      const ProgramStep& step = programs_[rank][i];
+      for (const double needed :
+           {step.input ? Arrived(step.input) : 0.0, step.output ? Free(step.output) : 0.0}) {
+        if (needed == kNever) return false;
+        start = std::max(start, needed);
+      }
     }
-    const double duration = Duration(step.action, times_), end = start + duration;
-    starts_[rank].push_back(start);
+    const double duration =
+        count == 2 ? times_.forward_and_backward : Duration(programs_[rank][first].action, times_);
     busy_[rank] += duration;
-    clock_[rank] = end;
-    if (step.input) Of(step.input).read[static_cast<size_t>(step.input.index)] = end;
-    if (step.output) {
-      Of(step.output).written[static_cast<size_t>(step.output.index)] = end;
-      Carry(static_cast<size_t>(step.output.channel));
+    clock_[rank] = start + duration;
+    for (size_t i = first; i < first + count; ++i) {
+      starts_[rank].push_back(start);
+      Ended(programs_[rank][i], clock_[rank]);
     }
     return true;
+  }
+
+  void Ended(const ProgramStep& step, double end) {
+    if (step.input) Of(step.input).read[static_cast<size_t>(step.input.index)] = end;
+    if (!step.output) return;
+    Of(step.output).written[static_cast<size_t>(step.output.index)] = end;
+    Carry(static_cast<size_t>(step.output.channel));
   }
 
   // Moves a channel's messages as far as they get.
@@ -228,26 +246,51 @@ class Simulation {
   std::vector<std::vector<double>> starts_;
 };
 
-// As many buffers as let every message go on its way at once, in this timing and unit times.
-absl::StatusOr<std::vector<int>> PlanBuffers(const std::vector<ChannelPlan>& channels,
-                                             const std::vector<Program>& programs) {
-  const ActionTimes timings[] = {{}, {1, 2, 1, 0}, {2, 1, 1, 0}};
-  std::vector<int> all, buffers;
-  for (const ChannelPlan& channel : channels) {
-    all.push_back(static_cast<int>(channel.messages.size()));
-    buffers.push_back(std::min(kLeastBuffers, all.back()));
-  }
-  for (const ActionTimes& times : timings) {
-    Simulation unhindered(channels, programs, all, times);
-    RETURN_IF_ERROR(unhindered.Run());
-    for (;;) {
-      Simulation bounded(channels, programs, buffers, times);
-      if (bounded.Run().ok() && bounded.makespan() <= unhindered.makespan()) break;
+// The fewest buffers that slow no rank down, in a few timings.
+class BufferPlanner {
+ public:
+  BufferPlanner(const std::vector<ChannelPlan>& channels, const std::vector<Program>& programs)
+      : channels_(channels), programs_(programs) {}
+
+  absl::StatusOr<std::vector<int>> Plan() {
+    std::vector<int> all, buffers;
+    for (const ChannelPlan& channel : channels_) {
+      all.push_back(static_cast<int>(channel.messages.size()));
+      buffers.push_back(std::min(kLeastBuffers, all.back()));
+    }
+    for (const ActionTimes& times : kTimings) {
+      Simulation unhindered(channels_, programs_, all, times);
+      RETURN_IF_ERROR(unhindered.Run());
+      makespans_.push_back(unhindered.makespan());
+    }
+    if (Suffice(buffers)) return buffers;
+    while (!Suffice(buffers)) {
       for (size_t c = 0; c < all.size(); ++c) buffers[c] = std::min(buffers[c] + 1, all[c]);
     }
+    for (int& number : buffers) {  // which of the channels wanted them
+      while (number > kLeastBuffers) {
+        --number;
+        if (Suffice(buffers)) continue;
+        ++number;
+        break;
+      }
+    }
+    return buffers;
   }
-  return buffers;
-}
+
+ private:
+  static constexpr ActionTimes kTimings[] = {{}, {1, 2, 1}, {2, 1, 1}};
+  bool Suffice(const std::vector<int>& buffers) const {
+    for (size_t i = 0; i < makespans_.size(); ++i) {
+      Simulation bounded(channels_, programs_, buffers, kTimings[i]);
+      if (!bounded.Run().ok() || bounded.makespan() > makespans_[i]) return false;
+    }
+    return true;
+  }
+  const std::vector<ChannelPlan>& channels_;
+  const std::vector<Program>& programs_;
+  std::vector<double> makespans_;  // without bounds, by timing
+};
 
 }  // namespace
 
@@ -269,7 +312,7 @@ absl::StatusOr<ScheduleFacts> CheckSchedule(const Schedule& schedule, const Acti
   for (int rank = 0; rank < static_cast<int>(schedule.size()); ++rank) {
     programs.push_back(MakeProgram(schedule, facts.channels, rank));
   }
-  absl::StatusOr<std::vector<int>> buffers = PlanBuffers(facts.channels, programs);
+  absl::StatusOr<std::vector<int>> buffers = BufferPlanner(facts.channels, programs).Plan();
   if (!buffers.ok()) return absl::InvalidArgumentError(buffers.status().message());
   facts.buffers = *std::move(buffers);
   Simulation simulation(facts.channels, programs, facts.buffers, times);
@@ -281,6 +324,16 @@ absl::StatusOr<ScheduleFacts> CheckSchedule(const Schedule& schedule, const Acti
   facts.busy = simulation.busy();
   facts.starts = simulation.starts();
   return facts;
+}
+
+absl::Status CheckBuffers(const Schedule& schedule, const ScheduleFacts& planned) {
+  const std::vector<ChannelPlan> channels = PlanChannels(schedule, planned.channels);
+  std::vector<Program> programs;
+  for (int rank = 0; rank < static_cast<int>(schedule.size()); ++rank) {
+    programs.push_back(MakeProgram(schedule, channels, rank));
+  }
+  const ActionTimes times;
+  return Simulation(channels, programs, planned.buffers, times).Run();
 }
 
 std::string DrawSchedule(const Schedule& schedule, const ScheduleFacts& facts,

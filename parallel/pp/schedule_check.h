@@ -18,6 +18,10 @@ namespace muster::parallel {
 struct ActionTimes {
   double forward = 1, backward_input = 1, backward_weight = 1;
   double transfer = 0;  // of a message between ranks
+  // Above 0: a forward followed by a whole backward is one action of this length, which needs what
+  // both read and gives what both write at its end. That is how DualPipe is reckoned; the runner
+  // does one after the other.
+  double forward_and_backward = 0;
 };
 
 // What a schedule does on each rank, by pipeline rank.
@@ -36,6 +40,9 @@ struct ScheduleFacts {
 // Errors: InvalidArgument, with every broken rule of the lists, or with who waits for whom.
 absl::StatusOr<ScheduleFacts> CheckSchedule(const Schedule& schedule,
                                             const ActionTimes& times = {});
+// Whether another list over the same stages (an evaluation) ends with the channels and buffers of
+// `planned`. Errors: who waits for whom.
+absl::Status CheckBuffers(const Schedule& schedule, const ScheduleFacts& planned);
 
 // The schedule as text, a line a rank, a column a unit of time: "F0 F1 .. B0". For documents and
 // `muster check`. `facts` must come from times that are whole numbers.

@@ -46,6 +46,7 @@ constexpr Bounds kBounds[] = {
     {.path = "optimizer.weight_decay", .low = 0},
     {.path = "optimizer.clip_norm", .low = 0},
     {.path = "schedule.microbatches", .low = 1},
+    {.path = "schedule.virtual_stages", .low = 1},
     {.path = "zero.level", .low = 0, .high = 3},
     {.path = "zero.shard_ranks", .low = 0},
     {.path = "communication.bucket_megabytes", .low = 0, .above = true},

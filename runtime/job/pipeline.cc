@@ -1,10 +1,15 @@
 #include "runtime/job/pipeline.h"
 
+#include <algorithm>
+#include <fstream>
 #include <numeric>
+#include <sstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "models/stage_shape.h"
+#include "parallel/pp/schedule_file.h"
+#include "parallel/pp/schedules.h"
 
 namespace muster::runtime {
 namespace {
@@ -36,27 +41,104 @@ void CheckLayers(const Job& job, int num_stages, std::vector<std::string>* probl
   }
 }
 
+// The lists of schedule.file.
+parallel::Schedule ReadSchedule(const ScheduleConfig& config, int ranks,
+                                std::vector<std::string>* problems) {
+  std::ifstream file(config.file());
+  std::stringstream text;
+  text << file.rdbuf();
+  if (config.file().empty() || !file.good()) {
+    problems->push_back(absl::StrCat("schedule.file is \"", config.file(),
+                                     "\": schedule.kind from_file needs a file that can be read"));
+    return {};
+  }
+  absl::StatusOr<parallel::Schedule> schedule = parallel::ParseSchedule(text.str(), config.file());
+  if (!schedule.ok()) {
+    problems->push_back(absl::StrCat("schedule.file: ", schedule.status().message()));
+    return {};
+  }
+  const int found = static_cast<int>(schedule->size());
+  if (found != ranks) {
+    problems->push_back(
+        absl::StrCat("schedule.file has lists for ", found, " ranks: mesh.pp is ", ranks));
+  }
+  const int microbatches = parallel::NumMicrobatches(*schedule);
+  if (microbatches != config.microbatches()) {
+    problems->push_back(absl::StrCat("schedule.file has ", microbatches,
+                                     " microbatches: schedule.microbatches is ",
+                                     config.microbatches()));
+  }
+  return *std::move(schedule);
+}
+
+// The schedule of the config's kind; empty where a rule is broken.
+parallel::Schedule MakeSchedule(const ScheduleConfig& config, int ranks,
+                                std::vector<std::string>* problems) {
+  const int microbatches = config.microbatches();
+  const parallel::PipelineShape shape = {
+      .ranks = ranks, .microbatches = microbatches, .stages_per_rank = config.virtual_stages()};
+  const auto needs = [&](const std::string& wanted) {
+    problems->push_back(absl::StrCat("schedule.microbatches is ", microbatches, ": ",
+                                     ScheduleKind_Name(config.kind()), " on mesh.pp = ", ranks,
+                                     " ranks needs ", wanted));
+    return parallel::Schedule();
+  };
+  if (config.has_file() && config.kind() != from_file) {
+    problems->push_back(absl::StrCat("schedule.file is given, but schedule.kind is ",
+                                     ScheduleKind_Name(config.kind()),
+                                     ": set schedule.kind from_file, or remove the file"));
+  }
+  const bool v_shaped = config.kind() == zb_v || config.kind() == dualpipev;
+  if (v_shaped && microbatches < 2 * ranks) return needs(absl::StrCat("at least ", 2 * ranks));
+  switch (config.kind()) {
+    case one_f_one_b:
+      return parallel::OneForwardOneBackward(shape);
+    case interleaved_1f1b:
+      if (microbatches % ranks != 0) {
+        const int nearest = std::max(1, (microbatches + ranks / 2) / ranks) * ranks;
+        return needs(absl::StrCat("a multiple of them; the nearest is ", nearest));
+      }
+      return parallel::Interleaved(shape);
+    case zb_h1:
+      return parallel::ZeroBubbleH1(shape);
+    case zb_v:
+      return parallel::ZeroBubbleV(shape);
+    case dualpipev:
+      return parallel::DualPipeV(shape);
+    case from_file:
+      return ReadSchedule(config, ranks, problems);
+  }
+  return {};
+}
+
 }  // namespace
 
 PipelinePlan PlanPipeline(const Job& job, int ranks, std::vector<std::string>* problems) {
   const size_t before = problems->size();
   PipelinePlan plan;
   const int microbatches = job.schedule().microbatches();
-  // More microbatches than sequences, or none, is what other rules refuse.
-  if (microbatches < 1 || microbatches > job.train().global_batch_sequences()) return plan;
-  plan.schedule = parallel::OneForwardOneBackward({.ranks = ranks, .microbatches = microbatches});
-  absl::StatusOr<parallel::ScheduleFacts> facts = parallel::CheckSchedule(plan.schedule);
-  if (!facts.ok()) {
-    problems->push_back(absl::StrCat("schedule.kind: ", facts.status().message()));
+  // Other rules refuse these: no microbatches, more than sequences, more stages than any model has.
+  constexpr int kMostStages = 1 << 16;
+  if (microbatches < 1 || microbatches > job.train().global_batch_sequences() ||
+      job.schedule().virtual_stages() < 1 ||
+      job.schedule().virtual_stages() > kMostStages / ranks) {
     return plan;
   }
-  plan.facts = *std::move(facts);
-  const int num_stages = static_cast<int>(plan.facts.stage_ranks.size());
+  plan.schedule = MakeSchedule(job.schedule(), ranks, problems);
+  if (problems->size() > before) return plan;
+  const int num_stages = parallel::NumStages(plan.schedule);
   CheckLayers(job, num_stages, problems);
-  if (problems->size() == before) {
-    const auto& chosen = job.schedule().layers_per_stage();
-    plan.layers =
-        models::LayersOfStages(job.model().layers(), num_stages, {chosen.begin(), chosen.end()});
+  if (problems->size() > before) return plan;
+  const auto& chosen = job.schedule().layers_per_stage();
+  plan.layers =
+      models::LayersOfStages(job.model().layers(), num_stages, {chosen.begin(), chosen.end()});
+  absl::StatusOr<parallel::ScheduleFacts> facts = parallel::CheckSchedule(plan.schedule);
+  if (facts.ok()) {
+    plan.facts = *std::move(facts);
+  } else {
+    problems->push_back(
+        absl::StrCat(job.schedule().kind() == from_file ? "schedule.file: " : "schedule.kind: ",
+                     facts.status().message()));
   }
   return plan;
 }

@@ -70,6 +70,7 @@ absl::Status OpenPipeline(const PipelinePlan& pipeline, bool tied, parallel::Wor
   }
   const parallel::Schedule evaluation =
       parallel::ForwardOnly(pipeline.schedule, state.evaluation_microbatches);
+  RETURN_IF_ERROR(parallel::CheckBuffers(evaluation, facts));
   state.evaluation = parallel::PlanRun(evaluation, facts.channels, rank);
   ASSIGN_OR_RETURN(state.channels,
                    parallel::Channels::Create(facts.channels, facts.buffers, world, *state.mesh));

@@ -13,10 +13,10 @@
 #include "models/gpt.h"
 #include "parallel/comm/rendezvous.h"
 #include "parallel/dp/data_parallel.h"
+#include "parallel/dp/tied_weight.h"
 #include "parallel/mesh/mesh.h"
 #include "parallel/optim/sharded_adamw.h"
 #include "parallel/pp/runner.h"
-#include "parallel/pp/tied_weight.h"
 #include "runtime/checkpoint/weights.h"
 #include "runtime/job/config.h"
 

@@ -190,6 +190,47 @@ TEST(ConfigErrors, StagesMustSuitTheLayers) {
   EXPECT_NE(wrong[2].find("sums to 1007"), std::string::npos) << wrong[2];
 }
 
+TEST(ConfigErrors, SchedulesNameTheMicrobatchesTheyNeed) {
+  const std::vector<std::string> pp2 = {"mesh.pp=2", "model.layers=8"};
+  const auto problems = [&](std::vector<std::string> more) {
+    more.insert(more.end(), pp2.begin(), pp2.end());
+    return ProblemsOf(kLegal, more, 2);
+  };
+  EXPECT_EQ(Joined(problems({"schedule.kind=zb_v", "schedule.microbatches=4"})), "");
+  EXPECT_EQ(Joined(problems({"schedule.kind=interleaved_1f1b", "schedule.microbatches=2",
+                             "schedule.virtual_stages=4"})),
+            "");
+  ExpectOne(problems({"schedule.kind=dualpipev", "schedule.microbatches=2"}),
+            {"--set schedule.microbatches", "dualpipev on mesh.pp = 2 ranks needs at least 4"});
+  ExpectOne(problems({"schedule.kind=interleaved_1f1b", "schedule.microbatches=1"}),
+            {"schedule.microbatches is 1", "a multiple of them; the nearest is 2"});
+  ExpectOne(problems({"schedule.kind=interleaved_1f1b", "schedule.microbatches=2",
+                      "schedule.virtual_stages=5"}),
+            {"10 stages of model.layers = 8", "at most 8"});
+  ExpectOne(problems({"schedule.virtual_stages=0"}), {"schedule.virtual_stages is 0"});
+  ExpectOne(problems({"schedule.kind=from_file"}), {"schedule.file is \"\""});
+  ExpectOne(problems({"schedule.file=x"}), {"schedule.kind is one_f_one_b"});
+}
+
+TEST(ConfigErrors, ScheduleFilesAreReadAndProved) {
+  const ScratchDirectory directory;
+  const auto problems = [&](const std::string& lists) {
+    const std::string path = directory.Write("lists.txt", lists);
+    return ProblemsOf(kLegal,
+                      {"mesh.pp=2", "schedule.microbatches=2", "schedule.kind=from_file",
+                       "schedule.file=" + path},
+                      2);
+  };
+  EXPECT_EQ(Joined(problems("0: F0.0 F0.1 B0.0 B0.1\n1: F1.0 B1.0 F1.1 B1.1\n")), "");
+  ExpectOne(problems("0: F0.0 F0.1 B0.0 B0.1\n1: F1.0 B1.O\n"), {"lists.txt:2: found \"B1.O\""});
+  ExpectOne(problems("0: F0.0 B0.0\n1: F1.0 B1.0\n"), {"1 microbatches", "is 2"});
+  ExpectOne(problems("0: F0.0 F0.1 B0.0 B0.1\n"), {"lists for 1 ranks: mesh.pp is 2"});
+  ExpectOne(problems("0: F0.0 F0.1 B0.0 B0.1\n1: F1.0 F1.1 B1.1\n"),
+            {"the backward of stage 1, microbatch 0 is missing"});
+  ExpectOne(problems("0: F0.0 B0.0 F0.1 B0.1\n1: F1.1 B1.1 F1.0 B1.0\n"),
+            {"deadlock", "B0.0 (rank 0, action 2) waits for gradients 1>0 of microbatch 0"});
+}
+
 TEST(ConfigErrors, MeshMustFitTheWorldAndTheModel) {
   const std::vector<std::string> problems = ProblemsOf(kLegal, {"mesh.dp=3"}, 4);
   ASSERT_FALSE(problems.empty());

@@ -169,5 +169,38 @@ TEST(Resume, OnAnotherLayoutKeepsTheLoss) {
   expect_near(third.Resume(first.directory()));
 }
 
+// Tied embeddings are on two ranks of the first pipeline, on one of the second.
+TEST(Resume, OfAPipelineIsBitwiseAndServesOtherStages) {
+  if (TestWorld().size() % 2 != 0) GTEST_SKIP() << "two stages want 2 or 4 ranks";
+  const std::vector<std::string> model = {"model.layers=4", "model.tied_embeddings=true",
+                                          "schedule.microbatches=4"};
+  const auto layout = [&](std::vector<std::string> more) {
+    more.insert(more.end(), model.begin(), model.end());
+    return more;
+  };
+  Attempt first(layout({"mesh.pp=2"}), TestWorld(), kernels::StreamMode::kQueue);
+  const Record undisturbed = first.TrainAndSave();
+  {
+    Attempt second(layout({"mesh.pp=2"}), TestWorld(), kernels::StreamMode::kQueue);
+    const Record resumed = second.Resume(first.directory());
+    EXPECT_EQ(resumed.losses, undisturbed.losses);
+    EXPECT_EQ(resumed.norms, undisturbed.norms);
+    EXPECT_EQ(resumed.weights, undisturbed.weights);
+  }
+  const auto expect_near = [&](const Record& resumed) {
+    ASSERT_EQ(resumed.losses.size(), undisturbed.losses.size());
+    for (size_t i = 0; i < undisturbed.losses.size(); ++i) {
+      EXPECT_NEAR(resumed.losses[i], undisturbed.losses[i], 1e-5 * undisturbed.losses[i]);
+      EXPECT_NEAR(resumed.norms[i], undisturbed.norms[i], 1e-3 * undisturbed.norms[i]);
+    }
+  };
+  Attempt folded(layout({"mesh.pp=2", "schedule.kind=zb_v"}), TestWorld(),
+                 kernels::StreamMode::kInline);
+  expect_near(folded.Resume(first.directory()));
+  const auto alone = parallel::World::Alone();
+  Attempt third(layout({}), *alone, kernels::StreamMode::kInline);
+  expect_near(third.Resume(first.directory()));
+}
+
 }  // namespace
 }  // namespace muster::runtime

@@ -1,4 +1,4 @@
-#include "parallel/pp/tied_weight.h"
+#include "parallel/dp/tied_weight.h"
 
 #include <algorithm>
 
