@@ -109,7 +109,7 @@ absl::StatusOr<BenchTable> BenchCollectives(const std::vector<int64_t>& bytes, D
   std::vector<int> ranks(static_cast<size_t>(world.size()));
   std::iota(ranks.begin(), ranks.end(), 0);
   ASSIGN_OR_RETURN(const std::unique_ptr<ProcessGroup> group,
-                   world.NewGroup("bench", ranks, parallel::kCompute, device));
+                   world.NewGroup("bench", ranks, Stopwatch::kCategory, device));
   ASSIGN_OR_RETURN(const std::unique_ptr<Stopwatch> watch, Stopwatch::Create(device));
   BenchTable table;
   table.title = "collectives, bus bandwidth";

@@ -20,8 +20,7 @@ absl::StatusOr<std::unique_ptr<Stopwatch>> Stopwatch::Create(Device device) {
       kernels::Stream::Create(
           device, cpu ? kernels::StreamMode::kInline : kernels::StreamMode::kQueue, "bench"));
   std::unique_ptr<Stopwatch> watch(new Stopwatch(std::move(stream)));
-  ASSIGN_OR_RETURN(watch->timeline_,
-                   kernels::Timeline::Create(watch->stream(), /*num_categories=*/2));
+  ASSIGN_OR_RETURN(watch->timeline_, kernels::Timeline::Create(watch->stream(), kCategory + 1));
   return watch;
 }
 
@@ -34,11 +33,11 @@ absl::StatusOr<double> Stopwatch::MedianOf(size_t fewest, size_t most,
   double total = 0;
   while (seconds.size() < fewest || (seconds.size() < most && total < kEnough)) {
     RETURN_IF_ERROR(timeline_->Collect().status());
-    timeline_->Enter(1);
+    timeline_->Enter(kCategory);
     run();
     timeline_->Enter(0);
     ASSIGN_OR_RETURN(const std::vector<int64_t> ns, timeline_->Collect());
-    seconds.push_back(static_cast<double>(ns[1]) * 1e-9);
+    seconds.push_back(static_cast<double>(ns[kCategory]) * 1e-9);
     total += seconds.back();
   }
   std::sort(seconds.begin(), seconds.end());

@@ -10,6 +10,7 @@
 #include "kernels/device/span.h"
 #include "kernels/device/stream.h"
 #include "kernels/tensor/tensor.h"
+#include "parallel/comm/time_category.h"
 
 namespace muster::launch {
 
@@ -21,6 +22,8 @@ absl::StatusOr<Ceilings> MeasureCeilings(kernels::Device device, kernels::DType 
 
 class Stopwatch {
  public:
+  // What runs are booked under; a group whose collectives are timed must have it, too.
+  static constexpr parallel::TimeCategory kCategory = parallel::kExposedDp;
   static absl::StatusOr<std::unique_ptr<Stopwatch>> Create(kernels::Device device);
   kernels::StreamView stream() const { return stream_.view(); }
 

@@ -7,6 +7,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
 #include "kernels/device/span.h"
+#include "kernels/tensor/tensor.h"
 #include "parallel/comm/collectives.h"
 
 namespace muster::parallel {
@@ -56,8 +57,15 @@ absl::Status Channels::Open(Channel& channel, int num_buffers, int rank, World& 
   ASSIGN_OR_RETURN(Stream stream, Stream::Create(mesh.device(), StreamMode::kQueue, plan.Name(),
                                                  kernels::StreamPriority::kHigh));
   channel.stream = std::make_unique<Stream>(std::move(stream));
-  // The first call opens connections: it belongs to the start, not to the first step.
-  RETURN_IF_ERROR(Barrier(*channel.group, channel.stream->view()));
+  // The first message opens the connection, for which NCCL makes the host wait for the other end.
+  // It belongs to the start: in a step both ends post their receives first, and would wait for
+  // good.
+  ASSIGN_OR_RETURN(const kernels::Tensor first,
+                   kernels::Tensor::Allocate(kernels::DType::kInt32, {1}, mesh.device()));
+  RETURN_IF_ERROR(
+      rank == plan.source
+          ? Send(first.view(), channel.peer, *channel.group, channel.stream->view())
+          : Receive(first.view(), channel.peer, *channel.group, channel.stream->view()));
   return channel.stream->view().Synchronize();
 }
 
