@@ -65,9 +65,8 @@ absl::Status WeightPool::Gather(int bucket, StreamView compute) {
   const int buffer = TakeBuffer(bucket, compute);
   const ProcessGroup& group = mesh_.ShardGroup(Of(bucket).replica_axis);
   const CollectiveLog::At place(group.log(), {.bucket = bucket});
-  const absl::Status status =
-      AllGather(storage_.weight_shard(bucket), storage_.weight_pool().View(buffer, bucket), group,
-                comm_);
+  const absl::Status status = AllGather(storage_.weight_shard(bucket),
+                                        storage_.weight_pool().View(buffer, bucket), group, comm_);
   if (!status.ok()) return kernels::Annotate(status, "gather of " + Of(bucket).name);
   comm_.Record(gathered_[static_cast<size_t>(buffer)].view());
   pending_[static_cast<size_t>(buffer)] = true;
