@@ -49,7 +49,8 @@ std::vector<int> StageRanks(const Schedule& schedule);
 // accumulation, F0 B0 F1 B1 ...
 Schedule OneForwardOneBackward(const PipelineShape& shape);
 
-// The forwards of the first microbatches, in the order in which `schedule` has them, keeping nothing.
+// The forwards of the first microbatches, in the order in which `schedule` has them, keeping
+// nothing.
 Schedule ForwardOnly(const Schedule& schedule, int microbatches);
 
 // Microbatches alive at once on each rank, between forward and last backward: the activations that

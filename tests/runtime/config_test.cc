@@ -53,9 +53,9 @@ TEST(Config, WithoutAWorldTheMeshDecides) {
 TEST(Config, EveryDefaultIsWrittenOut) {
   const ResolvedJob job = Load(kTinyDense, {}, 2);
   for (const std::string& path : FieldPaths(*Job::descriptor(), /*with_blocks=*/false)) {
-    const bool optional =
-        path.starts_with("model.moe.") || path.starts_with("data.") || path == "model_file" ||
-        path == "schedule.layers_per_stage" || path == "schedule.file";
+    const bool optional = path.starts_with("model.moe.") || path.starts_with("data.") ||
+                          path == "model_file" || path == "schedule.layers_per_stage" ||
+                          path == "schedule.file";
     if (!optional) {
       EXPECT_TRUE(IsGiven(job.job, path)) << path;
     }
