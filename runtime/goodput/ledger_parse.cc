@@ -4,17 +4,15 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/error.h"
 #include "runtime/goodput/ledger_reader.h"
 #include "runtime/goodput/ledger_record.h"
+#include "runtime/goodput/record_scan.h"
 
 namespace muster::runtime {
 namespace {
 
-// Far above any clock, and far enough below 2^63 that sums and differences of times cannot wrap.
-constexpr int64_t kMaxClockNs = int64_t{1} << 61;
 constexpr size_t kMaxDamage = 20;  // sentences of one file
-
-bool IsClock(int64_t ns) { return ns >= 0 && ns < kMaxClockNs; }
 
 class RankLedgerBuilder {
  public:
@@ -164,27 +162,7 @@ class RankLedgerBuilder {
 
 absl::StatusOr<RankLedger> ParseRankLedger(std::string_view bytes) {
   RankLedgerBuilder builder;
-  const std::optional<RecordView> first = ParseRecord(bytes);
-  if (!first || !builder.Start(*first)) {
-    return absl::DataLossError(
-        absl::StrCat("not a goodput ledger: wanted a whole attempt-begin record in front of its ",
-                     bytes.size(), " bytes"));
-  }
-  size_t at = kRecordHeaderBytes + first->payload.size();
-  size_t damaged_from = at;
-  while (at < bytes.size()) {
-    const std::optional<RecordView> record = ParseRecord(bytes.substr(at));
-    if (!record) {
-      ++at;
-      continue;
-    }
-    if (at > damaged_from) builder.Damage(damaged_from, at - damaged_from, "damaged");
-    const size_t size = kRecordHeaderBytes + record->payload.size();
-    if (!builder.Add(*record)) builder.Damage(at, size, "a record that contradicts those before");
-    at += size;
-    damaged_from = at;
-  }
-  if (at > damaged_from) builder.Damage(damaged_from, at - damaged_from, "damaged tail");
+  RETURN_IF_ERROR(ScanRecords(bytes, "goodput ledger", "attempt-begin", builder));
   return builder.Finish();
 }
 

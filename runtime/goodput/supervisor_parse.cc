@@ -3,19 +3,18 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/base/error.h"
 #include "runtime/goodput/ledger_record.h"
 #include "runtime/goodput/record_fields.h"
+#include "runtime/goodput/record_scan.h"
 #include "runtime/goodput/supervisor_ledger.h"
 #include "runtime/goodput/supervisor_record.h"
 
 namespace muster::runtime {
 namespace {
 
-constexpr int64_t kMaxClockNs = int64_t{1} << 61;  // far above any clock; sums cannot wrap
 constexpr int kMaxWorld = 1 << 24;
 constexpr size_t kMaxDamage = 20, kMaxListed = 1000;  // of one attempt
-
-bool IsClock(int64_t ns) { return ns >= 0 && ns < kMaxClockNs; }
 
 class SupervisorParser {
  public:
@@ -132,27 +131,7 @@ class SupervisorParser {
 
 absl::StatusOr<SupervisorLog> ParseSupervisorLedger(std::string_view bytes) {
   SupervisorParser parser;
-  const std::optional<RecordView> first = ParseRecord(bytes);
-  if (!first || !parser.Start(*first)) {
-    return absl::DataLossError(
-        absl::StrCat("not a supervisor's ledger: wanted a whole begin record in front of its ",
-                     bytes.size(), " bytes"));
-  }
-  size_t at = kRecordHeaderBytes + first->payload.size();
-  size_t damaged_from = at;
-  while (at < bytes.size()) {
-    const std::optional<RecordView> record = ParseRecord(bytes.substr(at));
-    if (!record) {
-      ++at;
-      continue;
-    }
-    if (at > damaged_from) parser.Damage(damaged_from, at - damaged_from, "damaged");
-    const size_t size = kRecordHeaderBytes + record->payload.size();
-    if (!parser.Add(*record)) parser.Damage(at, size, "a record that contradicts those before");
-    at += size;
-    damaged_from = at;
-  }
-  if (at > damaged_from) parser.Damage(damaged_from, at - damaged_from, "damaged tail");
+  RETURN_IF_ERROR(ScanRecords(bytes, "supervisor's ledger", "begin", parser));
   return parser.Finish();
 }
 
