@@ -11,8 +11,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
-#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "tests/parity/layouts.h"
 #include "tests/support/mpi_main.h"
@@ -23,7 +21,6 @@ namespace muster::runtime {
 namespace {
 
 constexpr int64_t kSteps = 20;
-constexpr double kLossTolerance = 1e-5, kGradientTolerance = 1e-4;
 
 TrainingRun TrainModel(parallel::World& world, const ParityModel& model,
                        const std::string& overrides) {
@@ -65,12 +62,7 @@ TEST_P(ParityMatrix, EqualsOneRank) {
   const ParityModel& model = ParityModelNamed(layout.model);
   const TrainingRun& one = Reference(model);
   const TrainingRun many = TrainModel(parallel::TestWorld(), model, layout.overrides);
-  const ParityErrors errors = CompareWithOneRank(one, many, parallel::TestWorld());
-  EXPECT_LT(one.losses.back(), one.losses.front()) << "the model did not learn";
-  EXPECT_LE(errors.loss, kLossTolerance);
-  EXPECT_LE(errors.validation, kLossTolerance);
-  EXPECT_LE(errors.gradient, kGradientTolerance) << errors.worst_gradient;
-  AppendRow(layout, errors);
+  AppendRow(layout, ExpectEqualToOneRank(one, many, parallel::TestWorld()));
 }
 
 // "moe_4_mesh_dp_2_mesh_tp_2"

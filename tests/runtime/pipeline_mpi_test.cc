@@ -7,7 +7,7 @@
 
 #include "kernels/base/error.h"
 #include "tests/support/mpi_main.h"
-#include "tests/support/runtime/compare_runs.h"
+#include "tests/support/runtime/parity_errors.h"
 #include "tests/support/runtime/training_run.h"
 
 namespace muster::runtime {
@@ -43,8 +43,9 @@ class PipelineParity : public ::testing::Test {
                             const Settings& model = {}) {
     const std::unique_ptr<parallel::World> alone = parallel::World::Alone();
     const TrainingRun one = Train(*alone, config, Join(kSmall, model), kSteps);
-    ExpectWithinRounding(
-        Train(parallel::TestWorld(), config, Join(Join(kSmall, model), layout), kSteps), one);
+    const TrainingRun many =
+        Train(parallel::TestWorld(), config, Join(Join(kSmall, model), layout), kSteps);
+    runtime::ExpectEqualToOneRank(one, many, parallel::TestWorld());
   }
 };
 
@@ -120,7 +121,7 @@ TEST_F(PipelineParity, EveryScheduleEqualsOneRankAndTheOthersToTheBit) {
     SCOPED_TRACE(kind);
     const TrainingRun run = Train(parallel::TestWorld(), "tiny-dense.textproto",
                                   Join(base, {"schedule.kind=" + kind}), kSteps);
-    ExpectWithinRounding(run, one);
+    runtime::ExpectEqualToOneRank(one, run, parallel::TestWorld());
     // Microbatches are taken in the same order, so losses and updates are the same bits; the
     // gradient norm is summed over other parts, which rounds the last of its digits.
     if (kind == kSchedules[0]) first = run;
@@ -155,10 +156,10 @@ TEST_F(PipelineParity, EveryScheduleTrainsMoeWithDataParallelRanks) {
   const TrainingRun one = Train(*alone, "tiny-moe.textproto", Join(kSmall, moe), kSteps);
   for (const std::string kind : kSchedules) {
     SCOPED_TRACE(kind);
-    ExpectWithinRounding(
+    const TrainingRun many =
         Train(parallel::TestWorld(), "tiny-moe.textproto",
-              Join(Join(kSmall, moe), {"mesh.pp=2", "mesh.ep=2", "schedule.kind=" + kind}), kSteps),
-        one);
+              Join(Join(kSmall, moe), {"mesh.pp=2", "mesh.ep=2", "schedule.kind=" + kind}), kSteps);
+    runtime::ExpectEqualToOneRank(one, many, parallel::TestWorld());
   }
 }
 

@@ -1,5 +1,7 @@
 #include "tests/support/runtime/parity_errors.h"
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -111,6 +113,17 @@ ParityErrors CompareWithOneRank(const TrainingRun& one, const TrainingRun& many,
     errors.gradient = error;
     errors.worst_gradient = name;
   }
+  return errors;
+}
+
+ParityErrors ExpectEqualToOneRank(const TrainingRun& one, const TrainingRun& many,
+                                  parallel::World& world) {
+  constexpr double kLossTolerance = 1e-5, kGradientTolerance = 1e-4;
+  const ParityErrors errors = CompareWithOneRank(one, many, world);
+  EXPECT_LT(one.losses.back(), one.losses.front()) << "the model did not learn";
+  EXPECT_LE(errors.loss, kLossTolerance);
+  EXPECT_LE(errors.validation, kLossTolerance);
+  EXPECT_LE(errors.gradient, kGradientTolerance) << errors.worst_gradient;
   return errors;
 }
 
