@@ -129,10 +129,18 @@ absl::Status Trainer::LoadBatch(int64_t step) {
   TrainingState& s = *state_;
   Span span(s.compute(), "data", parallel::kData);
   RETURN_IF_ERROR(loader_->Load(step, s.mesh->coordinates().dp, &batch_));
-  kernels::CopyAsync(s.tokens.data, batch_.tokens.data(), s.tokens.bytes(), s.compute());
-  kernels::CopyAsync(s.targets.data, batch_.targets.data(), s.targets.bytes(), s.compute());
-  kernels::CopyAsync(s.positions.data, batch_.positions.data(), s.positions.bytes(), s.compute());
+  CopyBatch({s.tokens, s.targets, s.positions});
   return absl::OkStatus();
+}
+
+// batch_ stays as it is until the copies have run.
+void Trainer::CopyBatch(const models::MicrobatchTokens& to) {
+  const auto copy = [&](const kernels::TensorView& tensor, const std::vector<int32_t>& from) {
+    kernels::CopyAsync(tensor.data, from.data(), tensor.bytes(), state_->compute());
+  };
+  copy(to.tokens, batch_.tokens);
+  copy(to.targets, batch_.targets);
+  copy(to.positions, batch_.positions);
 }
 
 // Adds losses, expert load and requests to stop over the world, and brings them to the host.
@@ -225,14 +233,8 @@ absl::StatusOr<double> Trainer::Evaluate() {
     const std::vector<models::MicrobatchTokens> inputs(s.microbatches.begin(),
                                                        s.microbatches.begin() + at_once);
     for (int64_t m = 0; m < at_once; ++m) {
-      const models::MicrobatchTokens& input = inputs[static_cast<size_t>(m)];
       RETURN_IF_ERROR(validation_->LoadValidation(round * at_once + m, rank, windows, &batch_));
-      const auto copy = [&](const kernels::TensorView& to, const std::vector<int32_t>& from) {
-        kernels::CopyAsync(to.data, from.data(), to.bytes(), s.compute());
-      };
-      copy(input.tokens, batch_.tokens);
-      copy(input.targets, batch_.targets);
-      copy(input.positions, batch_.positions);
+      CopyBatch(inputs[static_cast<size_t>(m)]);
       RETURN_IF_ERROR(s.compute().Synchronize());  // before batch_ is filled again
     }
     s.model->BeginStep(inputs, batch_.global_valid_tokens, s.compute());

@@ -64,6 +64,7 @@ class Trainer : private parallel::MicrobatchObserver {
       : job_(job), world_(world), options_(std::move(options)) {}
   void BeforeBackward(int microbatch, bool last) override;
   absl::Status LoadBatch(int64_t step);
+  void CopyBatch(const models::MicrobatchTokens& to);  // batch_, to the device
   absl::Status ShareFacts();
   absl::Status Collect(int64_t step);
   absl::Status EvaluateAt(int64_t step);
