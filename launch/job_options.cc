@@ -1,6 +1,7 @@
 #include "launch/job_options.h"
 
 #include <CLI/CLI.hpp>
+#include <chrono>
 
 namespace muster::launch {
 
@@ -10,6 +11,14 @@ void AddJobOptions(CLI::App& app, JobOptions* options) {
   app.add_option("--set", options->overrides, "override a field of the config; repeatable")
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false);  // one value each, or it would swallow CONFIG
+}
+
+parallel::WorldOptions WorldOptionsOf(const runtime::Communication& communication) {
+  return {
+      .deadline =
+          std::chrono::milliseconds(static_cast<int64_t>(communication.deadline_seconds() * 1e3)),
+      .injected_link = {.latency_us = communication.test_link_latency_us(),
+                        .gigabytes_per_second = communication.test_link_gigabytes_per_second()}};
 }
 
 }  // namespace muster::launch

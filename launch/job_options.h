@@ -1,7 +1,11 @@
 #pragma once
-// The arguments by which every command that needs a job names it: CONFIG and --set.
+// What every command that needs a job has in common: the arguments by which it is named, CONFIG and
+// --set, and the world that its config asks for.
 #include <string>
 #include <vector>
+
+#include "parallel/comm/rendezvous.h"
+#include "runtime/job/job.pb.h"
 
 namespace CLI {
 class App;
@@ -16,5 +20,7 @@ struct JobOptions {
 
 // Declares CONFIG (required) and --set (repeatable). `options` must outlive the parse.
 void AddJobOptions(CLI::App& app, JobOptions* options);
+
+parallel::WorldOptions WorldOptionsOf(const runtime::Communication& communication);
 
 }  // namespace muster::launch

@@ -221,7 +221,8 @@ class StepCommand : public BenchCommand {
     if (!runtime::LoadJob(options_.config, overrides, env.size, &job, &problems)) {
       return absl::InvalidArgumentError(runtime::Describe(problems, options_.config));
     }
-    ASSIGN_OR_RETURN(const std::unique_ptr<parallel::World> world, parallel::World::Create({}));
+    ASSIGN_OR_RETURN(const std::unique_ptr<parallel::World> world,
+                     parallel::World::Create(WorldOptionsOf(job.job.communication())));
     ASSIGN_OR_RETURN(const runtime::RunDirectory directory,
                      runtime::PrepareRunDirectory(
                          {.path = run_, .resume = runtime::ResumeMode::kNever}, job, *world));

@@ -2,7 +2,6 @@
 
 #include <CLI/CLI.hpp>
 #include <atomic>
-#include <chrono>
 #include <cmath>
 #include <csignal>
 #include <string>
@@ -47,14 +46,6 @@ void CatchStopSignals() {
     int signal = 0;
     while (sigwait(&signals, &signal) == 0) stop_requested.store(true);
   }).detach();
-}
-
-parallel::WorldOptions WorldOptionsOf(const runtime::Communication& communication) {
-  return {
-      .deadline =
-          std::chrono::milliseconds(static_cast<int64_t>(communication.deadline_seconds() * 1e3)),
-      .injected_link = {.latency_us = communication.test_link_latency_us(),
-                        .gigabytes_per_second = communication.test_link_gigabytes_per_second()}};
 }
 
 std::string Summary(const runtime::ResolvedJob& job, const runtime::Trainer& trainer,
