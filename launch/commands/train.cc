@@ -184,8 +184,7 @@ class TrainCommand : public Command {
                  : absl::StatusOr<runtime::TrainEnd>(log.status());
     if (!end.ok()) {
       kernels::Log(kernels::Severity::kError, std::string(end.status().message()));
-      const std::string hang = world.HangEvidence();
-      if (!hang.empty()) kernels::Log(kernels::Severity::kError, hang);
+      (void)world.HangEvidence();  // waits until it is said
       if (log.ok()) log->reset();  // its file is complete before everything ends
       const int code = ExitCodeOf(end.status(), kExitFailure);
       pulse_->Leave(code);

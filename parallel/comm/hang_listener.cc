@@ -85,6 +85,8 @@ void HangListener::Run() {
       WriteOwn();
       CollectAnswers();
       evidence = Explain();
+      // Said here: the rank's own thread may first have to unwind, or never come to say it.
+      kernels::Log(kernels::Severity::kError, "a collective failed\n" + evidence);
       gathered_at = Clock::now();
     }
     lock.lock();
@@ -94,9 +96,8 @@ void HangListener::Run() {
       changed_.notify_all();
     }
     if (!gathered_ || asked_ || Clock::now() - gathered_at < kGrace) continue;
-    kernels::Log(
-        kernels::Severity::kError,
-        "a collective failed, and the thread that waits for it does not end\n" + evidence_);
+    kernels::Log(kernels::Severity::kError,
+                 "the thread that waits for the failed collective does not end: the job is ended");
     options_.abort();
     return;
   }
@@ -105,7 +106,8 @@ void HangListener::Run() {
 void HangListener::Answer() {
   for (int peer = Take(options_.communicator, kRequestTag); peer >= 0;
        peer = Take(options_.communicator, kRequestTag)) {
-    WriteOwn();
+    // A process that was stopped and runs again comes too late: it counts as silent.
+    if (!std::filesystem::exists(ReportPath())) WriteOwn();
     Post(options_.communicator, peer, kAnswerTag);
   }
 }

@@ -2,8 +2,8 @@
 // A thread of each rank that turns a failed collective into evidence. The rank on which it failed
 // writes its collective log and asks all others for theirs; every listener answers, whatever its
 // rank is doing, unless the process is stopped or gone. Then one rank reads all logs and explains
-// them (parallel/comm/hang_report.h). From failure to explanation: kAnswerTime at most, plus the
-// writing of files.
+// them (parallel/comm/hang_report.h) and every rank logs the explanation, or where it is. From
+// failure to explanation: kAnswerTime at most, plus the writing of files.
 //
 // It costs a look for messages every kLook.
 #include <atomic>

@@ -84,8 +84,8 @@ class World {
   // All ranks call it with one directory. From then on, when a collective fails on any rank, every
   // rank that can writes its collective log there (parallel/comm/hang_listener.h).
   virtual void KeepHangEvidence(const std::string& directory) { (void)directory; }
-  // What those logs say; empty if no collective failed on this rank. Waits until they are there,
-  // about a second at most. To be asked, and said, before Abort.
+  // What those logs say, which is in this process's log by then; empty if no collective failed on
+  // this rank. Waits until they are there, about a second at most. To be asked before Abort.
   virtual std::string HangEvidence() { return ""; }
   // Ends every process of the job now; for a failure that other ranks cannot see.
   [[noreturn]] virtual void Abort(int exit_code) = 0;

@@ -106,15 +106,22 @@ TEST_F(SupervisorTest, AJobThatEndsWellIsDone) {
 }
 
 TEST_F(SupervisorTest, AKilledRankIsNoticedWithinASecondAndTheJobGoesOn) {
-  EXPECT_EQ(Run([](const ForkedRank& rank) {
+  EXPECT_EQ(Run([this](const ForkedRank& rank) {
               rank.Steps(1, 3);
-              if (rank.attempt == 0 && rank.rank == 1) raise(SIGKILL);
+              if (rank.attempt == 0 && rank.rank == 1) {
+                std::ofstream(directory_ + "/death") << kernels::MonotonicNs() << std::flush;
+                raise(SIGKILL);
+              }
               if (rank.attempt == 0) Sleep(60'000);  // waits for it in a collective
               return 0;
             }),
             kExitDone);
   ASSERT_EQ(attempts_.size(), 2u) << said_.str();
   ExpectFirstFailure(FailureKind::kCrash, {1});
+  int64_t death_ns = 0;
+  std::ifstream(directory_ + "/death") >> death_ns;
+  EXPECT_GT(attempts_[0].failure->detected_ns, death_ns);
+  EXPECT_LE(attempts_[0].failure->detected_ns - death_ns, 1'000'000'000);
   EXPECT_EQ(attempts_[0].failure->exit_code, 128 + SIGKILL);
   EXPECT_NE(attempts_[0].failure->evidence.find("3 steps done"), std::string::npos)
       << attempts_[0].failure->evidence;

@@ -1,10 +1,12 @@
 // Real ranks: one leaves a collective out, or stops; what the others then know.
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <sstream>
 #include <thread>
 
@@ -100,27 +102,43 @@ TEST_F(Hang, NamesTheRankThatSkipsACollectiveWithinItsDeadlineAndASecond) {
   }
 }
 
-TEST_F(Hang, NamesTheRankThatAnswersNothing) {
-  const int stopped = 0;
-  Reduce(1, 0);
+// "T": stopped by a signal.
+char StateOf(int pid) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  const size_t name_end = text.rfind(')');
+  return name_end + 2 < text.size() ? text[name_end + 2] : '?';
+}
+
+TEST_F(Hang, NamesTheRankThatIsStoppedWithinItsDeadlineAndASecond) {
+  world_->KeepHangEvidence(directory_);
+  const auto pids = TestWorld().GatherText(std::to_string(getpid()));
+  MUSTER_CHECK_OK(pids.status());
+  const int stopped = world_->size() - 1;
+  for (int bucket = 0; bucket < 3; ++bucket) Reduce(1, bucket);
   if (world_->rank() == stopped) {
-    // As good as a stopped process: it has no listener, and its own thread does nothing.
-    std::this_thread::sleep_for(milliseconds(kDeadlineMs + 1200));
+    raise(SIGSTOP);  // until rank 0 lets it go on
     return;
   }
-  world_->KeepHangEvidence(directory_);
   const int64_t begin = kernels::MonotonicNs();
   Reduce(2, 7);
   double ms = 0;
   const std::string text = Evidence(begin, &ms);
   EXPECT_LT(ms, kDeadlineMs + 1000) << text;
   const std::string report = Report();
+  const std::string name = "rank " + std::to_string(stopped);
   for (const std::string& part :
-       {std::string("all_reduce #1 of group all, step 2, bucket 7"),
-        std::string("rank 0 has not come to it, and wrote no log: it is stopped, dead or cut off"),
-        "rank " + std::to_string(world_->rank()) + " waits for rank 0"}) {
+       {std::string("all_reduce #3 of group all, step 2, bucket 7, 4000 bytes, from "
+                    "tests/parallel/hang_mpi_test.cc:"),
+        name + " has not come to it, and wrote no log: it is stopped, dead or cut off",
+        "rank " + std::to_string(world_->rank()) + " waits for " + name}) {
     EXPECT_NE(report.find(part), std::string::npos) << part << " not in\n" << report;
   }
+  if (world_->rank() != 0) return;
+  const int pid = std::stoi((*pids)[static_cast<size_t>(stopped)]);
+  // Not before it is stopped, or nobody would wake it up.
+  while (StateOf(pid) != 'T') std::this_thread::sleep_for(milliseconds(5));
+  kill(pid, SIGCONT);
 }
 
 }  // namespace
