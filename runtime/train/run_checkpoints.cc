@@ -1,5 +1,6 @@
 #include "runtime/train/run_checkpoints.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -66,7 +67,7 @@ absl::Status RunCheckpoints::Restore() {
           found->name, where, restored_.samples, restored_.step, batch,
           restored_.samples / std::max<int64_t>(restored_.step, 1)));
     }
-    last_saved_step_ = where == options_.run_directory ? restored_.step : 0;
+    last_on_disk_ = where == options_.run_directory ? restored_.step : 0;
     if (world_.rank() == 0) {
       kernels::Log(kernels::Severity::kInfo,
                    absl::StrFormat("attempt %d goes on at step %d from %s of %s, saved by attempt "
@@ -100,6 +101,7 @@ absl::Status RunCheckpoints::MakeSaver() {
       .every_steps = config.every_steps(),
       .keep = config.keep(),
       .asynchronous = config.asynchronous(),
+      .overlap_copy = true,
       .fence = [this] { return CheckEpoch(options_.run_directory, options_.attempt); },
       .ended = [this](const SaveReport& report) { SaveEnded(report); },
       .waiting = [this] { ledger_.Heartbeat(); }};
@@ -108,12 +110,7 @@ absl::Status RunCheckpoints::MakeSaver() {
   return absl::OkStatus();
 }
 
-absl::Status RunCheckpoints::AfterStep(int64_t step, int64_t skipped_steps) {
-  return saver_ != nullptr && saver_->IsDue(step) ? Save(step, skipped_steps) : absl::OkStatus();
-}
-
-absl::Status RunCheckpoints::Save(int64_t step, int64_t skipped_steps) {
-  ledger_.Enter(State::kCheckpointStall);
+CheckpointFacts RunCheckpoints::FactsOf(int64_t step, int64_t skipped_steps) const {
   CheckpointFacts facts{.step = step,
                         .skipped_steps = skipped_steps,
                         .samples = step * job_.job.train().global_batch_sequences(),
@@ -122,17 +119,31 @@ absl::Status RunCheckpoints::Save(int64_t step, int64_t skipped_steps) {
                         .attempt = options_.attempt,
                         .mesh = job_.mesh.ToString()};
   if (restored_.step > 0) facts.parent = CheckpointName(restored_.step);
-  RETURN_IF_ERROR(saver_->Save(facts));
-  ledger_.Checkpoint(EventOf(CheckpointAct::kSnapshot, step, snapshot_bytes_));
-  last_saved_step_ = step;
+  return facts;
+}
+
+absl::Status RunCheckpoints::AfterStep(int64_t step, int64_t skipped_steps) {
+  if (saver_ == nullptr || !saver_->IsDue(step)) return absl::OkStatus();
+  ledger_.Enter(State::kCheckpointStall);
+  ASSIGN_OR_RETURN(const bool saves, saver_->MaybeSave(FactsOf(step, skipped_steps)));
+  if (saves) {
+    ledger_.Checkpoint(EventOf(CheckpointAct::kSnapshot, step, snapshot_bytes_));
+  }
   return absl::OkStatus();
+}
+
+void RunCheckpoints::BeforeUpdate() {
+  if (saver_ != nullptr) saver_->BeforeUpdate();
 }
 
 absl::Status RunCheckpoints::AtEnd(int64_t step, int64_t skipped_steps, bool stopped) {
   if (saver_ == nullptr && !stopped) return absl::OkStatus();
   ledger_.Enter(State::kCheckpointStall);
   if (saver_ == nullptr) RETURN_IF_ERROR(MakeSaver());
-  if (step > last_saved_step_) RETURN_IF_ERROR(Save(step, skipped_steps));
+  RETURN_IF_ERROR(saver_->Finish());
+  if (step <= std::max(saver_->committed_step(), last_on_disk_)) return absl::OkStatus();
+  RETURN_IF_ERROR(saver_->Save(FactsOf(step, skipped_steps)));
+  ledger_.Checkpoint(EventOf(CheckpointAct::kSnapshot, step, snapshot_bytes_));
   return saver_->Finish();
 }
 

@@ -37,6 +37,8 @@ class RunCheckpoints {
   // After `step`, of which `skipped_steps` so far made no update: saves if it is time. Collective
   // then. A disk that fails is logged, not an error.
   absl::Status AfterStep(int64_t step, int64_t skipped_steps);
+  // Before the state changes again: the copy of a save runs behind the forward and backward.
+  void BeforeUpdate();
   // No more steps come. Saves the last one if the job saves at all; one that was asked to stop
   // always does, since it is to go on. Waits for the commit.
   absl::Status AtEnd(int64_t step, int64_t skipped_steps, bool stopped);
@@ -50,7 +52,7 @@ class RunCheckpoints {
   absl::Status Restore();
   absl::StatusOr<std::optional<RestoredState>> FindState(std::string* where);
   absl::Status MakeSaver();
-  absl::Status Save(int64_t step, int64_t skipped_steps);
+  CheckpointFacts FactsOf(int64_t step, int64_t skipped_steps) const;
   void SaveEnded(const SaveReport& report);
   CheckpointEvent EventOf(CheckpointAct act, int64_t step, int64_t bytes) const;
 
@@ -60,8 +62,8 @@ class RunCheckpoints {
   TrainingState& state_;
   LedgerWriter& ledger_;
   CheckpointFacts restored_;
-  int64_t snapshot_bytes_ = 0, last_saved_step_ = 0;
-  std::unique_ptr<Checkpointer> saver_;  // null until the first save, if every_steps is 0
+  int64_t snapshot_bytes_ = 0, last_on_disk_ = 0;  // last_on_disk_: of what was restored
+  std::unique_ptr<Checkpointer> saver_;            // null until the first save, if every_steps is 0
 };
 
 }  // namespace muster::runtime

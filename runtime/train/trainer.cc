@@ -112,6 +112,7 @@ absl::Status Trainer::Step(int64_t step) {
     Span span(compute, "optimizer", parallel::kOptimizer);
     RETURN_IF_ERROR(s.clip->Measure(compute));
     learning_rate_ = LearningRate(job_.job.optimizer(), job_.job.train().steps(), step);
+    checkpoints_->BeforeUpdate();
     s.optimizer->Step(learning_rate_, step - skipped_steps_, s.clip->facts(), compute);
     RETURN_IF_ERROR(s.gather->Start(compute));
   }

@@ -30,7 +30,7 @@ class CkptCommand : public ::testing::Test {
         run_, {{"weight/a", runtime::LogicalRange::Whole({40, 10}), tensor.view()}}, *world,
         stream.view(), {.every_steps = 10});
     for (const int64_t step : {10, 20}) {
-      MUSTER_CHECK_OK(checkpointer->MaybeSave({.step = step, .mesh = "dp1"}));
+      MUSTER_CHECK_OK(checkpointer->MaybeSave({.step = step, .mesh = "dp1"}).status());
     }
     MUSTER_CHECK_OK(checkpointer->Finish());
   }

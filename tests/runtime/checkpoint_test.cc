@@ -317,6 +317,49 @@ TEST(Checkpoint, FullDiskLeavesTheOldOneGood) {
   EXPECT_EQ(LoadedStep(run), 3);
 }
 
+TEST(Checkpoint, AnOverlappedCopyIsDoneBeforeTheStateChanges) {
+  for (const kernels::StreamMode mode :
+       {kernels::StreamMode::kInline, kernels::StreamMode::kQueue}) {
+    const ScratchDirectory scratch(FastParent());
+    ToyRun run(scratch.path(), {.keep = 9, .overlap_copy = true}, mode);
+    run.Become(1);
+    for (int64_t step = 1; step <= 20; ++step) {
+      ASSERT_TRUE(run.checkpointer->Save(ToyRun::FactsOf(step)).ok());
+      run.checkpointer->BeforeUpdate();
+      run.Become(step + 1);
+      run.checkpointer->BeforeUpdate();  // once more does no harm
+    }
+    ASSERT_TRUE(run.checkpointer->Finish().ok());
+    for (int64_t step = 20; step > 12; --step) {
+      ASSERT_EQ(LoadedStep(run), step);
+      fs::remove_all(run.Path(step));
+    }
+  }
+}
+
+TEST(Checkpoint, AfterFailuresItTriesAgainMoreAndMoreSeldom) {
+  const ScratchDirectory scratch(FastParent());
+  std::vector<int64_t> tried;
+  int64_t now = 0;
+  const DiskHook full = [&](const std::string& call, const std::string&) -> absl::Status {
+    if (call != "open" || (!tried.empty() && tried.back() == now)) return absl::OkStatus();
+    tried.push_back(now);
+    return now < 45 ? absl::ResourceExhaustedError("no space") : absl::OkStatus();
+  };
+  ToyRun run(scratch.path(), {.every_steps = 1, .asynchronous = false, .hook = full});
+  testing::internal::CaptureStderr();
+  for (now = 1; now <= 50; ++now) {
+    run.Become(now);
+    ASSERT_TRUE(run.checkpointer->MaybeSave(ToyRun::FactsOf(now)).ok());
+  }
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(tried, (std::vector<int64_t>{1, 2, 4, 8, 16, 24, 32, 40, 48, 49, 50}));
+  size_t lines = 0;
+  for (size_t at = 0; (at = log.find("no space", at)) != std::string::npos; ++at) ++lines;
+  EXPECT_EQ(lines, 8u) << log;  // one of each try that failed
+  EXPECT_EQ(*ListCheckpoints(run.checkpoints()), (std::vector<int64_t>{50, 49, 48}));
+}
+
 TEST(Checkpoint, NothingBecomesVisibleBeforeItIsDurable) {
   const ScratchDirectory scratch;
   std::vector<std::string> trace;

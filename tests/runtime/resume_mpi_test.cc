@@ -73,7 +73,7 @@ class Attempt {
     for (int64_t step = 1; step <= kSteps; ++step) {
       Step(step, &record);
       if (step < kSteps) {
-        MUSTER_CHECK_OK((*checkpointer)->MaybeSave({.step = step, .samples = step * 24}));
+        MUSTER_CHECK_OK((*checkpointer)->MaybeSave({.step = step, .samples = step * 24}).status());
       }
     }
     MUSTER_CHECK_OK((*checkpointer)->Finish());
