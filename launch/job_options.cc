@@ -13,6 +13,14 @@ void AddJobOptions(CLI::App& app, JobOptions* options) {
       ->allow_extra_args(false);  // one value each, or it would swallow CONFIG
 }
 
+void AddResumeOption(CLI::App& app, std::string* resume) {
+  app.add_option("--resume", *resume,
+                 "auto: a run that is there goes on from its newest good checkpoint; never: it is "
+                 "refused; a run directory or a checkpoint: a new run begins from its state")
+      ->type_name("auto|never|PATH")
+      ->capture_default_str();
+}
+
 parallel::WorldOptions WorldOptionsOf(const runtime::Communication& communication) {
   return {
       .deadline =

@@ -1,6 +1,6 @@
 #pragma once
 // What every command that needs a job has in common: the arguments by which it is named, CONFIG and
-// --set, and the world that its config asks for.
+// --set, where it begins, and the world that its config asks for.
 #include <string>
 #include <vector>
 
@@ -20,6 +20,9 @@ struct JobOptions {
 
 // Declares CONFIG (required) and --set (repeatable). `options` must outlive the parse.
 void AddJobOptions(CLI::App& app, JobOptions* options);
+
+// Declares --resume. `resume` must outlive the parse.
+void AddResumeOption(CLI::App& app, std::string* resume);
 
 parallel::WorldOptions WorldOptionsOf(const runtime::Communication& communication);
 

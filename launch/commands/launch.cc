@@ -43,6 +43,12 @@ absl::StatusOr<std::string> ReadWhole(const std::string& path) {
   return absl::NotFoundError(absl::StrCat("--hosts ", path, ": cannot be read"));
 }
 
+// A run is known by its config, which its first attempt writes last.
+bool IsRun(const std::string& directory) {
+  std::error_code error;
+  return std::filesystem::exists(directory + "/config.textproto", error);
+}
+
 // This very binary, also if it was replaced on the disk or found by the PATH.
 std::string OwnPath() {
   std::error_code error;
@@ -53,12 +59,14 @@ std::string OwnPath() {
 class Launch : public Command {
  public:
   CommandText text() const override {
-    return {"launch", "train a job under a supervisor that restarts it",
-            "Starts mpirun with muster train, watches every rank, and when one crashes or hangs, "
-            "ends\nthe rest and goes on from the newest checkpoint. SIGTERM or Ctrl-C: save and "
-            "stop, exit\ncode 75. The same command with the same --run goes on with that run.",
-            "muster launch configs/jobs/tiny-moe.textproto --ranks 4 --set mesh.ep=2 --set "
-            "checkpoint.every_steps=10 --run runs/safe"};
+    return {
+        "launch", "train a job under a supervisor that restarts it",
+        "Starts mpirun with muster train, watches every rank, and when one crashes or hangs, "
+        "ends\nthe rest and goes on from the newest checkpoint. SIGTERM or Ctrl-C: save and "
+        "stop, exit\ncode 75. The same command with the same --run goes on with that run; restarts "
+        "always do.",
+        "muster launch configs/jobs/tiny-moe.textproto --ranks 4 --set mesh.ep=2 --set "
+        "checkpoint.every_steps=10 --run runs/safe"};
   }
   void Declare(CLI::App& app) override {
     AddJobOptions(app, &options_);
@@ -81,6 +89,7 @@ class Launch : public Command {
         ->type_name("ADDRESS");
     app.add_option("--run", run_, "the run directory (default: runs/<name>-<time>)")
         ->type_name("DIR");
+    AddResumeOption(app, &resume_);
   }
 
   int Run(Console console) override {
@@ -116,6 +125,12 @@ class Launch : public Command {
     options.run_directory =
         std::filesystem::absolute(run_.empty() ? DefaultRunDirectory(job) : run_).string();
     run_ = options.run_directory;
+    if (resume_ != "auto" && IsRun(run_)) {
+      return absl::AlreadyExistsError(
+          absl::StrCat(run_,
+                       " holds a run already; continue it with --resume auto, choose another "
+                       "--run directory, or remove this one"));
+    }
     options.command = [this, num_ranks](int ranks) { return RankCommand(ranks < num_ranks); };
     options.smaller = [this](int ranks) { return SmallerThan(ranks); };
     options.interface = interface_;
@@ -148,7 +163,8 @@ class Launch : public Command {
       command.insert(command.end(), {"--set", override_text});
     }
     if (smaller) command.insert(command.end(), {"--set", "mesh.dp=0"});  // fills what is there
-    command.insert(command.end(), {"--run", run_});
+    // Once the run is there, every start goes on with it.
+    command.insert(command.end(), {"--run", run_, "--resume", IsRun(run_) ? "auto" : resume_});
     return command;
   }
 
@@ -168,7 +184,7 @@ class Launch : public Command {
   JobOptions options_;
   int ranks_ = 0, spares_ = 0, min_ranks_ = 0, max_restarts_ = 100;
   bool replace_stragglers_ = false;
-  std::string hosts_file_, interface_ = "127.0.0.1", run_;
+  std::string hosts_file_, interface_ = "127.0.0.1", run_, resume_ = "auto";
 };
 
 }  // namespace

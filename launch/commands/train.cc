@@ -111,12 +111,7 @@ class TrainCommand : public Command {
     AddJobOptions(app, &options_);
     app.add_option("--run", directory_.path, "the run directory (default: runs/<name>-<time>)")
         ->type_name("DIR");
-    app.add_option(
-           "--resume", resume_,
-           "auto: a run that is there goes on from its newest good checkpoint; never: it is "
-           "refused; a run directory or a checkpoint: a new run begins from its state")
-        ->type_name("auto|never|PATH")
-        ->capture_default_str();
+    AddResumeOption(app, &resume_);
   }
 
   int Run(Console console) override {
