@@ -52,7 +52,9 @@ if(MUSTER_WITH_CUDA)
   add_test(NAME cuda_operators COMMAND muster_kernels_test --gtest_filter=*Cuda*)
   add_test(NAME cuda_training COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/cuda_training_test
                                       ${CMAKE_BINARY_DIR}/muster WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-  set(gpu_tests cuda_operators cuda_training)
+  add_test(NAME gpu_ratios COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/gpu/ratios_test
+                                   ${CMAKE_BINARY_DIR})
+  set(gpu_tests cuda_operators cuda_training gpu_ratios)
   execute_process(COMMAND nvidia-smi -L OUTPUT_VARIABLE gpu_list ERROR_QUIET
                   RESULT_VARIABLE no_gpu_list)
   string(REGEX MATCHALL "GPU [0-9]+:" gpu_names "${gpu_list}")
@@ -113,5 +115,7 @@ if(EXISTS ${CMAKE_SOURCE_DIR}/tests/layering_test)
   add_test(NAME layering COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/layering_test ${CMAKE_SOURCE_DIR})
   add_test(NAME layering_self_test
            COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/layering_test --self-test)
+  add_test(NAME gpu_ratios_self_test
+           COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/gpu/ratios_test --self-test)
   add_test(NAME docs COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/docs_test ${CMAKE_SOURCE_DIR})
 endif()
