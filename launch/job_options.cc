@@ -1,6 +1,7 @@
 #include "launch/job_options.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 
 namespace muster::launch {
@@ -23,8 +24,9 @@ void AddResumeOption(CLI::App& app, std::string* resume) {
 
 parallel::WorldOptions WorldOptionsOf(const runtime::Communication& communication) {
   return {
-      .deadline =
-          std::chrono::milliseconds(static_cast<int64_t>(communication.deadline_seconds() * 1e3)),
+      .deadline = std::chrono::milliseconds(
+          static_cast<int64_t>(1e3 * std::max(communication.deadline_seconds(),
+                                              communication.start_deadline_seconds()))),
       .injected_link = {.latency_us = communication.test_link_latency_us(),
                         .gigabytes_per_second = communication.test_link_gigabytes_per_second()}};
 }

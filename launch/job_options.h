@@ -24,6 +24,7 @@ void AddJobOptions(CLI::App& app, JobOptions* options);
 // Declares --resume. `resume` must outlive the parse.
 void AddResumeOption(CLI::App& app, std::string* resume);
 
+// Its deadline is that of the start.
 parallel::WorldOptions WorldOptionsOf(const runtime::Communication& communication);
 
 }  // namespace muster::launch

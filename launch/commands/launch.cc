@@ -59,14 +59,13 @@ std::string OwnPath() {
 class Launch : public Command {
  public:
   CommandText text() const override {
-    return {
-        "launch", "train a job under a supervisor that restarts it",
-        "Starts mpirun with muster train, watches every rank, and when one crashes or hangs, "
-        "ends\nthe rest and goes on from the newest checkpoint. SIGTERM or Ctrl-C: save and "
-        "stop, exit\ncode 75. The same command with the same --run goes on with that run; restarts "
-        "always do.",
-        "muster launch configs/jobs/tiny-moe.textproto --ranks 4 --set mesh.ep=2 --set "
-        "checkpoint.every_steps=10 --run runs/safe"};
+    return {"launch", "train a job under a supervisor that restarts it",
+            "Starts mpirun with muster train, watches every rank, and when one crashes or hangs, "
+            "ends\nthe rest and goes on from the newest checkpoint. SIGTERM or Ctrl-C: save and "
+            "stop, exit\ncode 75. The same command with the same --run goes on with that run, as "
+            "every\nrestart does.",
+            "muster launch configs/jobs/tiny-moe.textproto --ranks 4 --set mesh.ep=2 --set "
+            "checkpoint.every_steps=10 --run runs/safe"};
   }
   void Declare(CLI::App& app) override {
     AddJobOptions(app, &options_);
@@ -144,6 +143,7 @@ class Launch : public Command {
     }
     options.recovery.max_restarts = max_restarts_;
     options.recovery.replace_stragglers = replace_stragglers_;
+    options.detector.deadlines = runtime::DeadlinesOf(job.job.communication());
     runtime::StragglerOptions& straggler = options.detector.straggler;
     straggler.excess = job.job.model().has_moe() ? kStragglerExcessOfExperts : kStragglerExcess;
     for (int rank = 0; rank < num_ranks; ++rank) {

@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <csignal>
 #include <string>
@@ -21,6 +22,7 @@
 #include "parallel/comm/collective_log.h"
 #include "parallel/comm/collective_record.h"
 #include "parallel/comm/rendezvous.h"
+#include "runtime/fault/deadlines.h"
 #include "runtime/goodput/rank_progress.h"
 #include "runtime/job/config.h"
 #include "runtime/job/run_directory.h"
@@ -157,9 +159,14 @@ class TrainCommand : public Command {
       console.err << "muster train: " << world.status().message() << "\n";
       return kExitFailure;
     }
+    runtime::RankDeadline deadline(runtime::DeadlinesOf(job.job.communication()));
+    progress_.Follow([&](const runtime::ProgressFacts& facts) {
+      (*world)->SetDeadline(std::chrono::milliseconds(deadline.After(facts) / 1'000'000));
+    });
     pulse_->SetDoing([&log = (*world)->log()] { return Doing(log); });
     const int code = RunOnWorld(job, **world, start_ns, console);
     pulse_->SetDoing(nullptr);
+    progress_.Follow(nullptr);
     return code;
   }
 

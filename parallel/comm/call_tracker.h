@@ -39,7 +39,13 @@ class CallTracker {
   };
 
   CallTracker(kernels::Device device, std::chrono::milliseconds deadline, Reached reached)
-      : device_(device), deadline_(deadline), reached_(std::move(reached)) {}
+      : device_(device), reached_(std::move(reached)), deadline_(deadline) {}
+
+  // Also of the calls under way.
+  void SetDeadline(std::chrono::milliseconds deadline) {
+    std::lock_guard lock(mutex_);
+    deadline_ = deadline;
+  }
 
   // Around enqueueing a call: Begin marks the stream before it, End after it. A ticket that does
   // not come back is a call that could not be made. The stream must outlive its calls.
@@ -55,9 +61,9 @@ class CallTracker {
 
  private:
   const kernels::Device device_;
-  const std::chrono::milliseconds deadline_;
   const Reached reached_;
   mutable std::mutex mutex_;
+  std::chrono::milliseconds deadline_;
   std::deque<Ticket> pending_;
   std::vector<Events> spare_;  // to be recorded again
 };

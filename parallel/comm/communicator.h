@@ -8,6 +8,8 @@
 // split, so results do not depend on how gradients are cut into buckets. The exception: sums of
 // NCCL, unless asked to (NcclOptions::sums_in_rank_order). Those repeat to the bit for one layout,
 // but the order is NCCL's and depends on size and place; bf16 is rounded after each addition.
+#include <atomic>
+#include <chrono>
 #include <memory>
 #include <string>
 
@@ -19,6 +21,9 @@
 namespace muster::parallel {
 
 enum class ReduceOp { kSum, kMax };
+
+// How long a collective that begins now may take; whoever knows what the job is doing changes it.
+using SharedDeadline = std::atomic<std::chrono::milliseconds>;
 
 // One enqueued call; the backend reports its start and end to the log.
 struct CollectiveCall {

@@ -118,7 +118,7 @@ void HangListener::WriteOwn() {
       WriteRecord(options_.directory, {.rank = options_.rank,
                                        .world_size = options_.world_size,
                                        .host = options_.host,
-                                       .deadline_ms = options_.deadline.count(),
+                                       .deadline_ms = options_.deadline->load().count(),
                                        .written_ns = kernels::MonotonicNs(),
                                        .groups = options_.log->Groups(),
                                        .calls = options_.log->Entries()});

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "parallel/comm/collective_log.h"
+#include "parallel/comm/communicator.h"
 #include "parallel/comm/mpi_exchange.h"
 
 namespace muster::parallel {
@@ -33,7 +34,7 @@ class HangListener {
     MpiHandle communicator = 0;  // of the world; its tags from kRequestTag on are the listener's
     int rank = 0, world_size = 1;
     std::string host;
-    std::chrono::milliseconds deadline{0};
+    const SharedDeadline* deadline = nullptr;  // as the record shall have it
     std::string directory;
     CollectiveLog* log = nullptr;
     const std::atomic<bool>* world_failed = nullptr;

@@ -2,6 +2,7 @@
 
 #include <mpi.h>
 
+#include <chrono>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -49,7 +50,8 @@ class MpiCommunicator final : public Communicator {
   template <typename Work>
   absl::Status Run(CollectiveCall call, StreamView stream, bool pairwise, Work work);
   absl::Status FirstFailure();
-  absl::Status Break(const absl::Status& status, const CollectiveCall& call);
+  absl::Status Break(const absl::Status& status, const CollectiveCall& call,
+                     std::chrono::milliseconds deadline);
 
   const MpiCommunicatorOptions options_;
   const int rank_, size_;
@@ -72,11 +74,12 @@ absl::Status MpiCommunicator::FirstFailure() {
   return first_failure_;
 }
 
-absl::Status MpiCommunicator::Break(const absl::Status& status, const CollectiveCall& call) {
+absl::Status MpiCommunicator::Break(const absl::Status& status, const CollectiveCall& call,
+                                    std::chrono::milliseconds deadline) {
   std::string message = call.what + " failed on world rank " +
                         std::to_string(options_.world_ranks[static_cast<size_t>(rank_)]) + ": ";
   if (absl::IsDeadlineExceeded(status)) {
-    message += "not done within " + std::to_string(options_.deadline.count()) + " ms, ";
+    message += "not done within " + std::to_string(deadline.count()) + " ms, ";
   }
   message += std::string(status.message()) + "\n" + call.log->DescribePending();
   mpi_.Abandon();
@@ -94,9 +97,10 @@ absl::Status MpiCommunicator::Run(CollectiveCall call, StreamView stream, bool p
     call.log->Started(call.id);
     absl::Status status = FirstFailure();
     if (status.ok()) {
-      mpi_.Begin(MpiExchange::Clock::now() + options_.deadline, pairwise);
+      const std::chrono::milliseconds deadline = *options_.deadline;
+      mpi_.Begin(MpiExchange::Clock::now() + deadline, pairwise);
       status = work();
-      if (!status.ok()) status = Break(status, call);
+      if (!status.ok()) status = Break(status, call, deadline);
     }
     call.log->Done(call.id, status.ok());
     if (!status.ok()) stream.Fail(status);

@@ -13,7 +13,6 @@
 //   broadcast                    B per child of a binomial tree; barrier: ceil(log2 n) empty ones
 // Staging for arrived contributions is bounded (two windows per peer), grown once, then reused.
 #include <atomic>
-#include <chrono>
 #include <memory>
 #include <vector>
 
@@ -24,10 +23,10 @@
 namespace muster::parallel {
 
 struct MpiCommunicatorOptions {
-  MpiHandle communicator = 0;    // owned from here on; freed unless broken
-  std::vector<int> world_ranks;  // of the group, by group rank
-  int rank = 0;                  // of this process in the group
-  std::chrono::milliseconds deadline{0};
+  MpiHandle communicator = 0;                // owned from here on; freed unless broken
+  std::vector<int> world_ranks;              // of the group, by group rank
+  int rank = 0;                              // of this process in the group
+  const SharedDeadline* deadline = nullptr;  // outlives the group
   InjectedLink injected_link;
   std::atomic<bool>* world_failed = nullptr;  // set at the first failure; outlives the group
 };

@@ -94,7 +94,9 @@ class MpiWorld final : public World {
   [[noreturn]] void Abort(int exit_code) override;
 
  private:
-  explicit MpiWorld(const WorldOptions& options) : options_(options) {}
+  explicit MpiWorld(const WorldOptions& options) : options_(options) {
+    deadline_ = options.deadline;
+  }
   absl::Status Learn();
   struct GroupPlan {
     std::string name;
@@ -107,9 +109,7 @@ class MpiWorld final : public World {
   absl::StatusOr<MpiHandle> Split(const std::vector<int>& world_ranks);
   absl::StatusOr<std::unique_ptr<Communicator>> MakeCommunicator(const GroupPlan& plan);
   absl::StatusOr<std::unique_ptr<Communicator>> MakeGpuCommunicator(const GroupPlan& plan);
-  MpiExchange::Clock::time_point Deadline() const {
-    return MpiExchange::Clock::now() + options_.deadline;
-  }
+  MpiExchange::Clock::time_point Deadline() const { return MpiExchange::Clock::now() + deadline(); }
 
   const WorldOptions options_;
   bool owns_mpi_ = false;
@@ -240,7 +240,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> MpiWorld::MakeCommunicator(const G
   return MakeMpiCommunicator({.communicator = handle,
                               .world_ranks = plan.world_ranks,
                               .rank = plan.rank,
-                              .deadline = options_.deadline,
+                              .deadline = &deadline_,
                               .injected_link = options_.injected_link,
                               .world_failed = &failed_});
 }
@@ -268,7 +268,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> MpiWorld::MakeGpuCommunicator(cons
                                .world_ranks = plan.world_ranks,
                                .rank = plan.rank,
                                .device = plan.device,
-                               .deadline = options_.deadline,
+                               .deadline = &deadline_,
                                .max_ctas = overlapped ? options_.nccl.overlapped_max_ctas : 0,
                                .sums_in_rank_order = options_.nccl.sums_in_rank_order,
                                .world_failed = &failed_,
@@ -314,7 +314,7 @@ void MpiWorld::KeepHangEvidence(const std::string& directory) {
                             .rank = rank_,
                             .world_size = size_,
                             .host = host_,
-                            .deadline = options_.deadline,
+                            .deadline = &deadline_,
                             .directory = directory,
                             .log = &log_,
                             .world_failed = &failed_,

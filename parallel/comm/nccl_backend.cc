@@ -27,7 +27,7 @@ class NcclCommunicator final : public Communicator, public Watchdog::Watched {
       : options_(std::move(options)),
         rank_(options_.rank),
         size_(static_cast<int>(options_.world_ranks.size())),
-        tracker_(options_.device, options_.deadline,
+        tracker_(options_.device, options_.deadline->load(),
                  [](kernels::EventView event) { return kernels::cuda::IsReached(event.state()); }) {
   }
   ~NcclCommunicator() override;
@@ -89,14 +89,14 @@ absl::Status NcclCommunicator::Open() {
                                            .device = device,
                                            .sums_in_rank_order = options_.sums_in_rank_order}));
   ASSIGN_OR_RETURN(counts_, kernels::DeviceBuffer::AllocateHost(device, counts_bytes));
-  ASSIGN_OR_RETURN(comm_,
-                   NcclComm::Create({.unique_id = options_.unique_id,
-                                     .name = options_.name,
-                                     .rank = rank_,
-                                     .size = size_,
-                                     .device = device,
-                                     .max_ctas = options_.max_ctas,
-                                     .deadline = std::max(options_.deadline, kSetupDeadline)}));
+  ASSIGN_OR_RETURN(
+      comm_, NcclComm::Create({.unique_id = options_.unique_id,
+                               .name = options_.name,
+                               .rank = rank_,
+                               .size = size_,
+                               .device = device,
+                               .max_ctas = options_.max_ctas,
+                               .deadline = std::max(options_.deadline->load(), kSetupDeadline)}));
   nccl_->Use(comm_.get());
   ASSIGN_OR_RETURN(const kernels::Stream stream,
                    kernels::Stream::Create(device, kernels::StreamMode::kQueue, "warm NCCL"));
@@ -105,7 +105,6 @@ absl::Status NcclCommunicator::Open() {
     options_.world_failed->store(true);
     return kernels::Annotate(status, "warming the NCCL communicator of group " + options_.name);
   }
-  comm_->set_deadline(options_.deadline);
   options_.watchdog->Add(this);
   return absl::OkStatus();
 }
@@ -130,6 +129,7 @@ bool NcclCommunicator::Look() {
   if (!first_failure_.ok()) return false;
   kernels::cuda::MakeCurrent(options_.device);
   absl::Status status = comm_->AsyncError();
+  tracker_.SetDeadline(*options_.deadline);
   if (status.ok()) status = tracker_.Poll(CallTracker::Clock::now());
   const std::optional<CollectiveCall> oldest = tracker_.Oldest();
   if (!status.ok()) (void)Break(status, oldest ? &*oldest : nullptr);
@@ -142,7 +142,7 @@ absl::Status NcclCommunicator::Break(const absl::Status& status, const Collectiv
   message += " failed on world rank " +
              std::to_string(options_.world_ranks[static_cast<size_t>(rank_)]) + ": ";
   if (absl::IsDeadlineExceeded(status)) {
-    message += "not done within " + std::to_string(options_.deadline.count()) + " ms, ";
+    message += "not done within " + std::to_string(options_.deadline->load().count()) + " ms, ";
   }
   message += std::string(status.message());
   if (call != nullptr) message += "\n" + call->log->DescribePending();
@@ -161,6 +161,7 @@ absl::Status NcclCommunicator::Run(CollectiveCall call, StreamView stream, Work 
   std::lock_guard lock(mutex_);
   RETURN_IF_ERROR(first_failure_);
   kernels::cuda::MakeCurrent(options_.device);
+  comm_->set_deadline(*options_.deadline);
   ASSIGN_OR_RETURN(CallTracker::Ticket ticket, tracker_.Begin(std::move(call), stream));
   const absl::Status status = work();
   if (!status.ok()) {

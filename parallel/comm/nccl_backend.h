@@ -16,7 +16,6 @@
 // there; in rank order, reduce-scatter sends (n-1)/n B and all-reduce (n-1) B, through n MiB of
 // staging memory on the device, taken when the communicator is made.
 #include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -36,8 +35,8 @@ struct NcclCommunicatorOptions {
   std::vector<int> world_ranks;  // of the group, by group rank
   int rank = 0;                  // of this process in the group
   kernels::Device device;
-  std::chrono::milliseconds deadline{0};
-  int max_ctas = 0;  // most SMs that a call takes; 0: NCCL's choice
+  const SharedDeadline* deadline = nullptr;  // outlives the group
+  int max_ctas = 0;                          // most SMs that a call takes; 0: NCCL's choice
   bool sums_in_rank_order = false;
   std::atomic<bool>* world_failed = nullptr;  // set at the first failure; outlives the group
   Watchdog* watchdog = nullptr;               // outlives the group

@@ -46,7 +46,7 @@ struct NcclOptions {
 
 struct WorldOptions {
   // A collective that has not ended by then fails with DeadlineExceeded and names itself. On a GPU
-  // it counts from when the device gets to the collective.
+  // it counts from when the device gets to the collective. See also World::SetDeadline.
   std::chrono::milliseconds deadline{60'000};
   InjectedLink injected_link;  // CPU only
   NcclOptions nccl;
@@ -68,6 +68,9 @@ class World {
   int local_size() const { return local_size_; }
   const std::string& host() const { return host_; }
   CollectiveLog& log() { return log_; }
+  // Of collectives that begin from now on, on all groups. Thread-safe.
+  void SetDeadline(std::chrono::milliseconds deadline) { deadline_ = deadline; }
+  std::chrono::milliseconds deadline() const { return deadline_; }
 
   // All ranks of `world_ranks` (ascending, this rank among them) call it, in the same order.
   // `device` is where the group's tensors live: MPI serves the CPU, NCCL the GPUs, one per rank;
@@ -94,6 +97,7 @@ class World {
   int rank_ = 0, size_ = 1, local_rank_ = 0, local_size_ = 1;
   std::string host_;
   CollectiveLog log_;
+  SharedDeadline deadline_{std::chrono::milliseconds(0)};
 };
 
 }  // namespace muster::parallel

@@ -11,7 +11,6 @@
 namespace muster::runtime {
 namespace {
 
-constexpr size_t kRememberedSteps = 1000;
 constexpr size_t kRanksQuoted = 4;
 constexpr int64_t kMissedBeatsNs = 1'000'000'000;  // several, of a rank that beats 5 times a second
 constexpr int kDone = 0, kError = 1, kUsage = 2, kRequeue = 75, kDoNotRequeue = 93;
@@ -76,8 +75,7 @@ void Detector::NoteStep(const Frame& before, const Frame& frame) {
   // Steps between two frames have a mean; it is their number that the percentile needs.
   const int64_t steps = frame.steps_done - before.steps_done;
   const int64_t each = std::max(frame.last_step_ns, (frame.step_ns - before.step_ns) / steps);
-  for (int64_t i = 0; i < std::min<int64_t>(steps, 16); ++i) step_times_ns_.push_back(each);
-  while (step_times_ns_.size() > kRememberedSteps) step_times_ns_.pop_front();
+  step_times_.Note(each, std::min<int64_t>(steps, 16));
   // The step that is under way is not done; behind the last one `step` is the one that ended.
   const int64_t ended = frame.state == State::kStep ? frame.step - 1 : frame.step;
   best_step_ = std::max(best_step_, ended);
@@ -116,13 +114,7 @@ const std::optional<Failure>& Detector::Check(int64_t now_ns) {
 }
 
 int64_t Detector::deadline_ns() const {
-  const int64_t least = Ns(options_.least_deadline_seconds);
-  if (step_times_ns_.empty()) return least;
-  std::vector<int64_t> times(step_times_ns_.begin(), step_times_ns_.end());
-  const auto p99 = times.begin() + static_cast<std::ptrdiff_t>(times.size() * 99 / 100);
-  std::nth_element(times.begin(), p99, times.end());
-  return std::max(least,
-                  static_cast<int64_t>(options_.deadline_in_steps * static_cast<double>(*p99)));
+  return DeadlineOf(options_.deadlines, State::kStep, /*after_first_step=*/true, step_times_);
 }
 
 std::optional<Failure> Detector::Silence(int64_t now_ns) const {
@@ -132,12 +124,12 @@ std::optional<Failure> Detector::Silence(int64_t now_ns) const {
   for (size_t r = 0; r < ranks_.size(); ++r) {
     if (!ranks_[r].spoke) missing.push_back(static_cast<int>(r));
   }
-  if (missing.empty() || now_ns - start_ns_ <= Ns(options_.start_deadline_seconds)) {
+  if (missing.empty() || now_ns - start_ns_ <= Ns(options_.deadlines.start_seconds)) {
     return std::nullopt;
   }
   return Make(FailureKind::kLaunch, missing, start_ns_, now_ns,
               absl::StrFormat("%d of %d ranks have not spoken %.0f s after the start",
-                              missing.size(), ranks_.size(), options_.start_deadline_seconds));
+                              missing.size(), ranks_.size(), options_.deadlines.start_seconds));
 }
 
 std::vector<int> Detector::SilentFor(int64_t longer_than_ns, int64_t now_ns) const {
@@ -183,13 +175,8 @@ std::optional<Failure> Detector::Standstill(int64_t now_ns) const {
     if (!rank.spoke || rank.left) return std::nullopt;  // starting, or ending
     changed = std::max(changed, rank.changed_ns);
     least_done = std::min(least_done, rank.last.steps_done);
-    const bool in_steps = rank.last.state == State::kStep || rank.last.state == State::kUnknown;
-    double seconds = options_.phase_deadline_seconds;
-    if (in_steps) {
-      seconds = rank.last.steps_done == 0 ? options_.start_deadline_seconds
-                                          : static_cast<double>(deadline_ns()) * 1e-9;
-    }
-    deadline = std::max(deadline, Ns(seconds));
+    deadline = std::max(deadline, DeadlineOf(options_.deadlines, rank.last.state,
+                                             rank.last.steps_done > 0, step_times_));
   }
   if (now_ns - changed <= deadline) return std::nullopt;
   // Ranks that also miss beats were stopped within the step: the others wait for them.

@@ -4,18 +4,18 @@
 //
 //   crash      a connection closed without a goodbye: at once
 //   error      a goodbye with an exit code that tells of an error: at once
-//   hang       a rank silent for D, or no rank of the job one step further for D, with
-//              D = max(5 s, 5 x p99 of the step time); other phases than steps have a longer one
+//   hang       a rank silent for D, or no rank of the job one step further for D, the deadline of a
+//              step (runtime/fault/deadlines.h); other phases than steps have their own
 //   host lost  all ranks of one of several hosts silent for D
 //   hang       some ranks have left, the others or the starter do not end
 //   launch     not all ranks have spoken by the start deadline
 //   straggler  see runtime/fault/straggler.h; the job goes on
 #include <cstdint>
-#include <deque>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "runtime/fault/deadlines.h"
 #include "runtime/fault/heartbeat_server.h"
 #include "runtime/fault/straggler.h"
 #include "runtime/goodput/failure.h"
@@ -23,11 +23,7 @@
 namespace muster::runtime {
 
 struct DetectorOptions {
-  double least_deadline_seconds = 5, deadline_in_steps = 5;
-  // Until all ranks have spoken, and for an attempt's first step, whose usual length is not known.
-  double start_deadline_seconds = 120;
-  // Without a change of state or step, outside of steps: loading, saving, evaluation.
-  double phase_deadline_seconds = 600;
+  Deadlines deadlines;
   double end_deadline_seconds = 60;  // from the first goodbye to the starter's end
   int max_skips_in_row = 20;         // steps with a gradient that is not finite
   StragglerOptions straggler;
@@ -73,7 +69,7 @@ class Detector {
   const DetectorOptions options_;
   const int64_t start_ns_;
   std::vector<Rank> ranks_;
-  std::deque<int64_t> step_times_ns_;  // of the last steps
+  StepTimes step_times_;
   StragglerFinder straggler_;
   int64_t best_step_ = 0;
   std::optional<Failure> failure_;

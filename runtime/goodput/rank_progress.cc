@@ -1,18 +1,34 @@
 #include "runtime/goodput/rank_progress.h"
 
 #include <numeric>
+#include <utility>
 
 namespace muster::runtime {
 
+template <typename Change>
+void RankProgress::Apply(Change change) {
+  ProgressFacts now;
+  {
+    const std::lock_guard lock(mutex_);
+    change();
+    now = facts_;
+  }
+  if (follower_) follower_(now);
+}
+
+void RankProgress::Follow(std::function<void(const ProgressFacts&)> follower) {
+  follower_ = std::move(follower);
+}
+
 void RankProgress::Entered(State state) {
-  const std::lock_guard lock(mutex_);
-  facts_.state = state;
+  Apply([&] { facts_.state = state; });
 }
 
 void RankProgress::StepBegan(int64_t step) {
-  const std::lock_guard lock(mutex_);
-  facts_.state = State::kStep;
-  facts_.step = step;
+  Apply([&] {
+    facts_.state = State::kStep;
+    facts_.step = step;
+  });
 }
 
 void RankProgress::StepEnded(const StepEnd& end) {
@@ -21,14 +37,15 @@ void RankProgress::StepEnded(const StepEnd& end) {
   const int64_t whole = std::accumulate(t.begin(), t.end(), int64_t{0});
   const int64_t waiting = t[kExposedDp] + t[kExposedTp] + t[kExposedCp] + t[kExposedPp] +
                           t[kExposedEp] + t[kBubble] + t[kImbalance];
-  const std::lock_guard lock(mutex_);
-  facts_.state = State::kUnknown;
-  facts_.steps_done += 1;
-  facts_.skips_in_row = end.skipped ? facts_.skips_in_row + 1 : 0;
-  facts_.last_step_ns = whole;
-  facts_.last_busy_ns = whole - waiting;
-  facts_.step_ns += whole;
-  facts_.busy_ns += whole - waiting;
+  Apply([&] {
+    facts_.state = State::kUnknown;
+    facts_.steps_done += 1;
+    facts_.skips_in_row = end.skipped ? facts_.skips_in_row + 1 : 0;
+    facts_.last_step_ns = whole;
+    facts_.last_busy_ns = whole - waiting;
+    facts_.step_ns += whole;
+    facts_.busy_ns += whole - waiting;
+  });
 }
 
 ProgressFacts RankProgress::facts() const {

@@ -1,6 +1,7 @@
 #pragma once
 // How far a rank is: written by whoever keeps its ledger, read by the thread that beats.
 #include <cstdint>
+#include <functional>
 #include <mutex>
 
 #include "runtime/goodput/ledger.h"
@@ -23,14 +24,21 @@ class RankProgress {
   void StepBegan(int64_t step);
   void StepEnded(const StepEnd& end);  // time_ns tiles the step
   ProgressFacts facts() const;
+  // Called after each change, by whoever makes it; nullptr: nobody. Not itself thread-safe: set it
+  // while nothing changes.
+  void Follow(std::function<void(const ProgressFacts&)> follower);
 
   // The ledger that Beat() keeps alive; nullptr before it ends.
   void Attach(LedgerWriter* ledger);
   void Beat();
 
  private:
+  template <typename Change>
+  void Apply(Change change);
+
   mutable std::mutex mutex_;
   ProgressFacts facts_;
+  std::function<void(const ProgressFacts&)> follower_;
   std::mutex
       ledger_mutex_;  // apart: a ledger holds its own lock while it calls the functions above
   LedgerWriter* ledger_ = nullptr;

@@ -40,7 +40,7 @@ class SupervisorTest : public ::testing::Test {
     options.num_ranks = num_ranks;
     options.command = [](int) { return std::vector<std::string>{"none"}; };
     options.recovery.first_backoff_seconds = 0.05;
-    options.detector.least_deadline_seconds = 2;
+    options.detector.deadlines.least_seconds = 2;
     options.stop_grace_seconds = 30;
     return options;
   }
@@ -294,7 +294,7 @@ TEST_F(SupervisorTest, WhenTheSupervisorDiesItsRanksEndWithinTwoSeconds) {
     });
     std::ostringstream said;
     SupervisorOptions options = Options();
-    options.detector.least_deadline_seconds = 60;
+    options.detector.deadlines.least_seconds = 60;
     auto made = Supervisor::Create(options, ranks, said);
     _exit(made.ok() ? (*made)->Run() : 99);
   }

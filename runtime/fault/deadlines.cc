@@ -1,0 +1,69 @@
+#include "runtime/fault/deadlines.h"
+
+#include <algorithm>
+#include <vector>
+
+namespace muster::runtime {
+namespace {
+
+constexpr size_t kRememberedSteps = 1000;
+
+double SecondsOf(const Deadlines& deadlines, State state, bool after_first_step,
+                 const StepTimes& steps) {
+  switch (state) {
+    case State::kStep:
+    case State::kUnknown:  // between two steps
+      if (!after_first_step) return deadlines.start_seconds;
+      return deadlines.times * static_cast<double>(steps.Percentile99()) * 1e-9;
+    case State::kAllocWait:
+    case State::kLaunch:
+    case State::kInitRuntime:
+    case State::kWarmup:
+      return deadlines.start_seconds;
+    case State::kEval:
+      return deadlines.evaluate_seconds;
+    default:
+      return deadlines.save_seconds;
+  }
+}
+
+}  // namespace
+
+Deadlines DeadlinesOf(const Communication& communication) {
+  return {.least_seconds = communication.deadline_seconds(),
+          .start_seconds = communication.start_deadline_seconds(),
+          .save_seconds = communication.save_deadline_seconds(),
+          .evaluate_seconds = communication.evaluate_deadline_seconds()};
+}
+
+void StepTimes::Note(int64_t ns, int64_t num_steps) {
+  times_ns_.insert(times_ns_.end(), static_cast<size_t>(num_steps), ns);
+  while (times_ns_.size() > kRememberedSteps) times_ns_.pop_front();
+}
+
+int64_t StepTimes::Percentile99() const {
+  if (times_ns_.empty()) return 0;
+  std::vector<int64_t> times(times_ns_.begin(), times_ns_.end());
+  const auto p99 = times.begin() + static_cast<std::ptrdiff_t>(times.size() * 99 / 100);
+  std::nth_element(times.begin(), p99, times.end());
+  return *p99;
+}
+
+int64_t DeadlineOf(const Deadlines& deadlines, State state, bool after_first_step,
+                   const StepTimes& steps) {
+  const double seconds = SecondsOf(deadlines, state, after_first_step, steps);
+  return static_cast<int64_t>(std::max(deadlines.least_seconds, seconds) * 1e9);
+}
+
+int64_t RankDeadline::After(const ProgressFacts& facts) {
+  if (facts.steps_done > steps_done_) {
+    steps_.Note(facts.last_step_ns, facts.steps_done - steps_done_);
+    steps_done_ = facts.steps_done;
+    before_ns_ = 0;
+  }
+  const int64_t now_ns = DeadlineOf(deadlines_, facts.state, facts.steps_done > 0, steps_);
+  before_ns_ = std::max(before_ns_, now_ns);
+  return before_ns_;
+}
+
+}  // namespace muster::runtime
