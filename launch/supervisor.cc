@@ -22,7 +22,10 @@
 #include "kernels/base/error.h"
 #include "kernels/device/span.h"
 #include "launch/exit_codes.h"
+#include "launch/hang_evidence.h"
+#include "parallel/comm/collective_record.h"
 #include "runtime/fault/pulse.h"
+#include "runtime/job/atomic_file.h"
 #include "runtime/job/run_lock.h"
 
 namespace muster::launch {
@@ -36,6 +39,7 @@ using runtime::FailureKind;
 namespace {
 
 constexpr int kLookEveryMs = 50;
+constexpr int64_t kAnswerNs = 1'000'000'000;        // of a rank that is asked for its calls
 constexpr int64_t kStarterEndsNs = 10'000'000'000;  // after SIGKILL
 
 int64_t Ns(double seconds) { return static_cast<int64_t>(seconds * 1e9); }
@@ -131,7 +135,10 @@ int Supervisor::Run() {
     const Failure failure = RunAttempt();
     const Decision decision = Judge(failure);
     const int exit_code = Ends(decision.action) ? decision.exit_code : failure.exit_code;
-    if (failure.kind != FailureKind::kNone) Say(decision.reason);
+    if (failure.kind != FailureKind::kNone) {
+      Say(explanation_.empty() ? decision.reason
+                               : absl::StrCat(explanation_, ": ", decision.reason));
+    }
     for (const int64_t end = MonotonicNs() + Ns(decision.backoff_seconds);
          MonotonicNs() < end && stop_signals_ == 0;) {
       Wait(kLookEveryMs);
@@ -163,6 +170,7 @@ Failure Supervisor::RunAttempt() {
   server_->Expect(attempt_, num_ranks);
   detector_.emplace(options_.detector, num_ranks, MonotonicNs());
   stop_deadline_ns_ = 0;
+  explanation_.clear();
   StartPlan plan{.command = options_.command(num_ranks),
                  .num_ranks = num_ranks,
                  .hosts = options_.hosts.in_use(),
@@ -187,6 +195,7 @@ Failure Supervisor::RunAttempt() {
     Say(absl::StrFormat("%s: %s; noticed after %.2f s", Name(failure.kind), failure.evidence,
                         static_cast<double>(failure.detected_ns - failure.happened_ns) * 1e-9));
   }
+  Explain(&failure);
   Teardown();
   const Failure before = failure;
   Complete(&failure);
@@ -260,6 +269,48 @@ void Supervisor::Reap() {
   if (starter_ <= 0 || waitpid(starter_, &status, WNOHANG) != starter_) return;
   starter_ = -1;
   starter_status_ = CodeOf(status);
+}
+
+// The evidence of a hang, while its ranks are there. A rank whose collective overran its deadline
+// has gathered it already, and left.
+void Supervisor::Explain(Failure* failure) {
+  const std::string directory = parallel::HangDirectory(options_.run_directory, attempt_);
+  const auto wrote_log = [&](int rank) {
+    std::error_code error;
+    return std::filesystem::exists(parallel::RecordPath(directory, rank), error);
+  };
+  const std::vector<int>& ranks = failure->ranks;
+  const bool left = failure->kind == FailureKind::kError || failure->kind == FailureKind::kCrash;
+  const bool found_itself =
+      left && !ranks.empty() && std::all_of(ranks.begin(), ranks.end(), wrote_log);
+  if (failure->kind != FailureKind::kHang && !found_itself) return;
+  if (!found_itself) server_->AskForEvidence();
+  const std::vector<runtime::Frame> connected = server_->Connected();
+  for (const int64_t end = MonotonicNs() + kAnswerNs;
+       !MissingLogs(directory, connected, host_).empty() && MonotonicNs() < end;) {
+    server_->Collect();
+    Wait(10);
+  }
+  const absl::StatusOr<HangEvidence> evidence = ExplainHangOf(directory, connected, host_);
+  if (!evidence.ok()) {
+    Say(absl::StrCat("no evidence of the hang: ", std::string(evidence.status().message())));
+    return;
+  }
+  std::string text = evidence->text + SaveStacksOf(*evidence, directory, connected, host_);
+  if (const absl::Status kept = runtime::WriteFileAtomically(directory + "/report.txt", text);
+      !kept.ok()) {
+    absl::StrAppend(&text, "  ", std::string(kept.message()), "\n");
+  }
+  Say(text);
+  explanation_ = evidence->summary;
+  if (left) failure->happened_ns = std::min(failure->happened_ns, detector_->last_news_ns());
+  failure->kind = FailureKind::kHang;
+  failure->evidence = absl::StrCat(explanation_, "; ", failure->evidence);
+  if (!evidence->ranks.empty()) {
+    failure->ranks = evidence->ranks;
+    failure->host = detector_->HostOf(failure->ranks);
+  }
+  ledger_->Detect(attempt_, *failure);
 }
 
 // Ends what is left and waits until all is gone. Nothing of value is lost: a save in flight that

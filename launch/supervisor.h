@@ -1,10 +1,10 @@
 #pragma once
-// Keeps a job running: start -> watch -> name what went wrong -> end what is left -> decide ->
-// start again. It writes the ledger's other half, restarts ranks from the newest checkpoint, and
-// ends with an exit code that a scheduler can act on (launch/exit_codes.h). SIGTERM, SIGINT and
-// SIGUSR1 ask the job to save and stop; a second SIGINT kills it. If the supervisor itself dies,
-// its starter gets SIGTERM and each rank finds its connection closed: all end within 2 s, and what
-// is committed stays.
+// Keeps a job running: start -> watch -> name what went wrong, and for a hang gather why -> end
+// what is left -> decide -> start again. It writes the ledger's other half, restarts ranks from the
+// newest checkpoint, and ends with an exit code that a scheduler can act on (launch/exit_codes.h).
+// SIGTERM, SIGINT and SIGUSR1 ask the job to save and stop; a second SIGINT kills it. If the
+// supervisor itself dies, its starter gets SIGTERM and each rank finds its connection closed: all
+// end within 2 s, and what is committed stays.
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -64,6 +64,7 @@ class Supervisor {
   void Wait(int milliseconds);  // for a rank, a signal or the starter's end
   void ReadSignals();
   void Reap();
+  void Explain(runtime::Failure* failure);
   void Teardown();
   void KillRanks();
   void Complete(runtime::Failure* failure) const;
@@ -90,6 +91,7 @@ class Supervisor {
   std::optional<runtime::Detector> detector_;
   pid_t starter_ = -1;            // -1: it has ended
   int starter_status_ = 0;        // 128 + signal, if one ended it
+  std::string explanation_;       // of its hang, in a line
   int64_t stop_deadline_ns_ = 0;  // 0: nobody has asked the ranks to stop
 };
 

@@ -5,7 +5,9 @@
 #include <chrono>
 #include <cmath>
 #include <csignal>
+#include <filesystem>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -99,6 +101,22 @@ std::string Doing(const parallel::CollectiveLog& log) {
   return "";
 }
 
+// This rank's last calls, for a supervisor that takes the job for hung. A process that was stopped
+// and is woken up to be ended comes too late: it counts as silent.
+void WriteCalls(parallel::World& world, const std::string& directory) {
+  std::error_code error;
+  if (std::filesystem::exists(directory + "/report.txt", error)) return;
+  const absl::Status status =
+      parallel::WriteRecord(directory, {.rank = world.rank(),
+                                        .world_size = world.size(),
+                                        .host = world.host(),
+                                        .deadline_ms = world.deadline().count(),
+                                        .written_ns = kernels::MonotonicNs(),
+                                        .groups = world.log().Groups(),
+                                        .calls = world.log().Entries()});
+  if (!status.ok()) kernels::Log(kernels::Severity::kWarning, std::string(status.message()));
+}
+
 class TrainCommand : public Command {
  public:
   CommandText text() const override {
@@ -166,6 +184,7 @@ class TrainCommand : public Command {
     pulse_->SetDoing([&log = (*world)->log()] { return Doing(log); });
     const int code = RunOnWorld(job, **world, start_ns, console);
     pulse_->SetDoing(nullptr);
+    pulse_->SetEvidence(nullptr);
     progress_.Follow(nullptr);
     return code;
   }
@@ -180,7 +199,9 @@ class TrainCommand : public Command {
       return ExitCodeOf(directory.status(), kExitUsage);
     }
     auto log = RankLog::Open(directory->path, world.rank());
-    world.KeepHangEvidence(parallel::HangDirectory(directory->path, directory->attempt));
+    const std::string hang = parallel::HangDirectory(directory->path, directory->attempt);
+    world.KeepHangEvidence(hang);
+    pulse_->SetEvidence([&world, hang] { WriteCalls(world, hang); });
     const absl::StatusOr<runtime::TrainEnd> end =
         log.ok() ? TrainIn(job, world, *directory, start_ns, console)
                  : absl::StatusOr<runtime::TrainEnd>(log.status());

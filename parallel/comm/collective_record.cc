@@ -142,7 +142,7 @@ absl::Status WriteRecord(const std::string& hang_directory, const CollectiveReco
   std::error_code error;
   std::filesystem::create_directories(hang_directory, error);
   const std::string path = RecordPath(hang_directory, record.rank);
-  const std::string temporary = absl::StrCat(path, ".", getpid(), ".tmp");
+  const std::string temporary = absl::StrCat(path, ".", gettid(), ".tmp");
   {
     std::ofstream file(temporary, std::ios::trunc);
     file << Encode(record) << std::flush;

@@ -250,6 +250,12 @@ std::string Detector::SaidByAll(const std::vector<int>& ranks, int64_t now_ns) c
   return absl::StrJoin(texts, "; ");
 }
 
+int64_t Detector::last_news_ns() const {
+  int64_t news = start_ns_;
+  for (const Rank& rank : ranks_) news = std::max(news, rank.changed_ns);
+  return news;
+}
+
 std::string Detector::HostOf(const std::vector<int>& ranks) const {
   std::string host;
   for (const int rank : ranks) {

@@ -45,6 +45,7 @@ class Detector {
 
   int64_t deadline_ns() const;                      // D
   int64_t best_step() const { return best_step_; }  // the highest that a rank has ended; 0: none
+  int64_t last_news_ns() const;                     // when a rank last entered a state or a step
   // Where the failure's ranks are, if on one host.
   std::string HostOf(const std::vector<int>& ranks) const;
 

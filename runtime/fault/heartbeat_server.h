@@ -39,6 +39,8 @@ class HeartbeatServer {
   // Accepts, reads and closes what is ready, without waiting. Also call it now and then when fd()
   // is not readable: it closes peers that keep silent.
   std::vector<RankEvent> Collect();
+  // Asks all ranks that are connected to write down what they are doing (Pulse::SetEvidence).
+  void AskForEvidence();
   // "127.0.0.1:40123"
   const std::string& address() const { return address_; }
   const RunSecret& secret() const { return secret_; }

@@ -132,6 +132,11 @@ void Pulse::SetDoing(std::function<std::string()> doing) {
   doing_ = std::move(doing);
 }
 
+void Pulse::SetEvidence(std::function<void()> evidence) {
+  const std::lock_guard lock(mutex_);
+  evidence_ = std::move(evidence);
+}
+
 void Pulse::Leave(int exit_code) {
   {
     const std::lock_guard lock(mutex_);
@@ -167,9 +172,13 @@ void Pulse::Run() {
 bool Pulse::SupervisorIsThere(int wait_ms) {
   pollfd waiting{.fd = socket_, .events = POLLIN | POLLRDHUP, .revents = 0};
   if (poll(&waiting, 1, wait_ms) <= 0) return true;  // nothing to read, as it should be
-  char byte;
-  // A supervisor says nothing after its greeting: what it says is the end.
-  return recv(socket_, &byte, 1, MSG_DONTWAIT) < 0 && (errno == EAGAIN || errno == EINTR);
+  char byte = 0;
+  const ssize_t got = recv(socket_, &byte, 1, MSG_DONTWAIT);
+  if (got < 0) return errno == EAGAIN || errno == EINTR;
+  if (got == 0 || byte != kEvidenceRequest) return false;
+  const std::lock_guard lock(mutex_);
+  if (evidence_) evidence_();
+  return true;
 }
 
 bool Pulse::Send(Frame::Type type, int exit_code) {

@@ -43,6 +43,9 @@ class Pulse {
 
   // What the rank waits for, asked at each beat on the pulse's thread. nullptr: not known any more.
   void SetDoing(std::function<std::string()> doing);
+  // Called on the pulse's thread when the supervisor takes the job for hung, to write down what
+  // this rank is doing before it is killed. nullptr: nothing any more.
+  void SetEvidence(std::function<void()> evidence);
   // Says goodbye with the exit code that this process will have. The supervisor then takes the
   // closed connection for what it is. Call it once.
   void Leave(int exit_code);
@@ -62,6 +65,7 @@ class Pulse {
   std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   std::function<std::string()> doing_;
+  std::function<void()> evidence_;
   bool leaving_ = false;
   std::thread thread_;
 };

@@ -47,7 +47,7 @@ class SupervisorTest : public ::testing::Test {
 
   int Run(ForkedRanks::Function function) { return Run(Options(), std::move(function)); }
   int Run(SupervisorOptions options, ForkedRanks::Function function) {
-    ForkedRanks ranks(std::move(function));
+    ForkedRanks ranks(std::move(function), directory_);
     const auto supervisor = Supervisor::Create(std::move(options), ranks, said_);
     if (!supervisor.ok()) {
       ADD_FAILURE() << supervisor.status();
@@ -130,18 +130,61 @@ TEST_F(SupervisorTest, AKilledRankIsNoticedWithinASecondAndTheJobGoesOn) {
   EXPECT_LT(attempts_[1].begin_ns - attempts_[0].failure->happened_ns, 5'000'000'000);
 }
 
-TEST_F(SupervisorTest, AStoppedRankIsNamedAndKilled) {
-  const int64_t begin = kernels::MonotonicNs();
+// Waits in the second of two all-reduces, as a rank of a job does whose rank 2 does not come.
+int HangInTheSecondAllReduce(const ForkedRank& rank, void (*instead)(const ForkedRank&)) {
+  rank.calls.AddGroup({"all", {0, 1, 2}});
+  const auto call = [&](uint64_t sequence) {
+    const uint64_t id = rank.calls.Enqueued("all", sequence, parallel::CollectiveKind::kAllReduce,
+                                            4000, "parallel/dp/x.cc:90");
+    rank.calls.Started(id);
+    return id;
+  };
+  rank.Steps(1, 3);
+  rank.calls.SetPlace({.step = 4});
+  rank.calls.Done(call(0), true);
+  if (rank.rank == 2) instead(rank);
+  call(1);
+  Sleep(60'000);
+  return 0;
+}
+
+TEST_F(SupervisorTest, AStoppedRankIsNamedExplainedAndKilled) {
   EXPECT_EQ(Run([](const ForkedRank& rank) {
-              rank.Steps(1, 3);
-              if (rank.attempt == 0 && rank.rank == 2) raise(SIGSTOP);
-              if (rank.attempt == 0) Sleep(60'000);
-              return 0;
+              if (rank.attempt > 0) return 0;
+              return HangInTheSecondAllReduce(rank, [](const ForkedRank&) { raise(SIGSTOP); });
             }),
             kExitDone);
   ASSERT_EQ(attempts_.size(), 2u) << said_.str();
-  ExpectFirstFailure(FailureKind::kHang, {2}, 2 + 1);  // the test's deadline, and one second
-  EXPECT_LT(kernels::MonotonicNs() - begin, 20'000'000'000);
+  ExpectFirstFailure(FailureKind::kHang, {2}, 2 + 1);
+  const std::string line =
+      "rank 2 (stopped) missing in all_reduce #1 of all, step 4, parallel/dp/x.cc:90";
+  EXPECT_EQ(attempts_[0].failure->evidence.substr(0, line.size()), line);
+  std::stringstream report;
+  report << std::ifstream(directory_ + "/hang/attempt-0/report.txt").rdbuf();
+  for (const std::string& text : {said_.str(), report.str()}) {
+    for (const char* part :
+         {"hang: the first collective on which ranks differ, as not all have come to it: "
+          "all_reduce #1 of group all, step 4, 4000 bytes, from parallel/dp/x.cc:90",
+          "rank 2 has not come to it, and wrote no log", "rank 2's process is stopped by a signal",
+          "rank 0 waits for rank 2", "rank 1 waits for rank 2", "stacks"}) {
+      EXPECT_NE(text.find(part), std::string::npos) << part << " not in\n" << text;
+    }
+  }
+  EXPECT_NE(said_.str().find(line + ": restarting from the newest checkpoint"), std::string::npos);
+  if (report.str().find("stacks, by") == std::string::npos) return;  // neither tool is installed
+  EXPECT_GT(std::filesystem::file_size(directory_ + "/hang/attempt-0/rank-2.stack"), 0u);
+}
+
+TEST_F(SupervisorTest, ARankThatIsBusyElsewhereIsNamedByTheLogs) {
+  EXPECT_EQ(Run([](const ForkedRank& rank) {
+              if (rank.attempt > 0) return 0;
+              return HangInTheSecondAllReduce(rank, [](const ForkedRank&) { Sleep(60'000); });
+            }),
+            kExitDone);
+  // All beat and none is behind the others in steps: only the calls tell.
+  ExpectFirstFailure(FailureKind::kHang, {2}, 2 + 1);
+  EXPECT_NE(said_.str().find("rank 2 has not come to it, and is in no call"), std::string::npos)
+      << said_.str();
 }
 
 TEST_F(SupervisorTest, ARankThatErrsIsNamedWithItsExitCode) {

@@ -233,6 +233,21 @@ TEST_F(Heartbeats, AClosedConnectionWithoutGoodbyeIsALoss) {
   EXPECT_LT(events_.back().at_ns - closed, 1'000'000'000);
 }
 
+TEST_F(Heartbeats, ARankThatIsAskedForEvidenceGivesItAndGoesOn) {
+  RankProgress progress;
+  std::atomic<int> asked{0};
+  auto pulse = StartPulse(OptionsOf(1), &progress);
+  ASSERT_NE(pulse, nullptr);
+  pulse->SetEvidence([&] { ++asked; });
+  EXPECT_TRUE(CollectUntil([&] { return server_->Connected(1); }));
+  server_->AskForEvidence();
+  EXPECT_TRUE(CollectUntil([&] { return asked == 1; }));
+  events_.clear();
+  EXPECT_TRUE(CollectUntil([&] { return Count(RankEvent::Kind::kFrame, 1) > 2; }));
+  EXPECT_EQ(asked, 1);
+  EXPECT_EQ(lost_, 0);
+}
+
 TEST_F(Heartbeats, ARankEndsWhenItsSupervisorDoes) {
   RankProgress progress;
   auto pulse = StartPulse(OptionsOf(0), &progress);

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "launch/rank_pulse.h"
+#include "parallel/comm/collective_record.h"
 
 namespace muster::launch {
 namespace {
@@ -19,7 +20,8 @@ namespace {
 std::atomic<bool> stop_requested{false};
 std::atomic<int> passed_on{0};
 
-[[noreturn]] void RunRank(const ForkedRanks::Function& function, const StartPlan& plan, int rank) {
+[[noreturn]] void RunRank(const ForkedRanks::Function& function, const StartPlan& plan,
+                          const std::string& run_directory, int rank) {
   setpgid(0, 0);  // as Open MPI does
   for (const int number : {SIGTERM, SIGUSR1}) {
     signal(number, [](int) { stop_requested = true; });
@@ -35,13 +37,23 @@ std::atomic<int> passed_on{0};
     _exit(1);
   }
   const int attempt = SupervisedAttempt(environment)->value();
-  const int code =
-      function({rank, attempt, plan.num_ranks, progress, [] { return stop_requested.load(); }});
+  parallel::CollectiveLog calls;
+  (*pulse)->SetEvidence([&] {
+    const std::string directory = parallel::HangDirectory(run_directory, attempt);
+    (void)parallel::WriteRecord(directory, {.rank = rank,
+                                            .world_size = plan.num_ranks,
+                                            .host = "here",
+                                            .groups = calls.Groups(),
+                                            .calls = calls.Entries()});
+  });
+  const int code = function(
+      {rank, attempt, plan.num_ranks, progress, calls, [] { return stop_requested.load(); }});
   (*pulse)->Leave(code);
   _exit(code);
 }
 
-[[noreturn]] void RunStarter(const ForkedRanks::Function& function, const StartPlan& plan) {
+[[noreturn]] void RunStarter(const ForkedRanks::Function& function, const StartPlan& plan,
+                             const std::string& run_directory) {
   setpgid(0, 0);
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   sigset_t none;
@@ -50,7 +62,7 @@ std::atomic<int> passed_on{0};
   std::vector<pid_t> ranks;
   for (int rank = 0; rank < plan.num_ranks; ++rank) {
     ranks.push_back(fork());
-    if (ranks.back() == 0) RunRank(function, plan, rank);
+    if (ranks.back() == 0) RunRank(function, plan, run_directory, rank);
   }
   struct sigaction action {};
   action.sa_handler = [](int number) { passed_on = number; };  // no SA_RESTART: it wakes waitpid
@@ -92,7 +104,7 @@ void ForkedRank::Steps(int64_t first, int64_t last, int each_ms) const {
 absl::StatusOr<pid_t> ForkedRanks::Start(const StartPlan& plan) {
   plans_.push_back(plan);
   const pid_t starter = fork();
-  if (starter == 0) RunStarter(function_, plan);
+  if (starter == 0) RunStarter(function_, plan, run_directory_);
   if (starter < 0) return absl::UnavailableError("fork failed");
   setpgid(starter, starter);
   return starter;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "launch/host_start.h"
+#include "parallel/comm/collective_log.h"
 #include "runtime/goodput/rank_progress.h"
 
 namespace muster::launch {
@@ -14,6 +15,7 @@ namespace muster::launch {
 struct ForkedRank {
   int rank = 0, attempt = 0, num_ranks = 1;
   runtime::RankProgress& progress;
+  parallel::CollectiveLog& calls;  // written down when the supervisor asks for evidence
   std::function<bool()> asked_to_stop;
   void Steps(int64_t first, int64_t last, int each_ms = 20) const;
 };
@@ -21,12 +23,14 @@ struct ForkedRank {
 class ForkedRanks : public HostStart {
  public:
   using Function = std::function<int(const ForkedRank&)>;  // returns the rank's exit code
-  explicit ForkedRanks(Function function) : function_(std::move(function)) {}
+  explicit ForkedRanks(Function function, std::string run_directory = "")
+      : function_(std::move(function)), run_directory_(std::move(run_directory)) {}
   absl::StatusOr<pid_t> Start(const StartPlan& plan) override;
   const std::vector<StartPlan>& plans() const { return plans_; }
 
  private:
   Function function_;
+  const std::string run_directory_;
   std::vector<StartPlan> plans_;
 };
 
