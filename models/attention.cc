@@ -186,7 +186,7 @@ absl::Status Attention::Recompute(const Pass& pass, TensorView x_TD) {
 
 absl::Status Attention::BackwardInput(const Pass& pass, TensorView d_y_TD, TensorView d_x_TD) {
   const Activations& kept = slots_[pass];
-  const TensorView& d_qkv = d_qkv_[static_cast<size_t>(stage_.GradientSlot(pass.slot))];
+  const TensorView& d_qkv = d_qkv_[static_cast<size_t>(pass.gradient_slot)];
   const parallel::TensorParallel tensor = stage_.tensor();
   ASSIGN_OR_RETURN(const TensorView all_d_y_TD, tensor.Gather(d_y_TD, all_.y_TD, pass.compute));
   output_.BackwardInput(all_d_y_TD, d_heads_, pass.compute);
@@ -203,8 +203,7 @@ absl::Status Attention::BackwardWeight(const Pass& pass, TensorView x_TD, Tensor
   output_.BackwardWeight(kept.heads, all_d_y_TD, pass.compute);
   ASSIGN_OR_RETURN(const TensorView all_x_TD,
                    stage_.tensor().Gather(x_TD, all_.x_TD, pass.compute));
-  qkv_.BackwardWeight(all_x_TD, d_qkv_[static_cast<size_t>(stage_.GradientSlot(pass.slot))],
-                      pass.compute);
+  qkv_.BackwardWeight(all_x_TD, d_qkv_[static_cast<size_t>(pass.gradient_slot)], pass.compute);
   return absl::OkStatus();
 }
 

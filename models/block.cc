@@ -40,7 +40,9 @@ Block::Block(StageContext& stage, int layer, int moe_layer, const TensorView& ro
       feed_forward_norm_(stage, name_ + ".feed_forward_norm",
                          FeedForwardNormKeeps(stage.shape.recompute)),
       feed_forward_(MakeFeedForward(stage, layer, moe_layer, balance)) {
-  if (stage.shape.split_backward) d_middle_TD_.resize(static_cast<size_t>(stage.shape.num_slots));
+  if (stage.shape.split_backward) {
+    d_middle_TD_.resize(static_cast<size_t>(stage.num_gradient_slots()));
+  }
 }
 
 parallel::CollectiveLog::At Block::Place() const {
@@ -112,7 +114,7 @@ absl::Status Block::Backward(const Pass& forward, TensorView d_TD) {
 absl::Status Block::BackwardInput(const Pass& forward, TensorView d_out_TD, TensorView d_in_TD) {
   const auto place = Place();
   const Pass pass = BackwardPass(stage_, forward);
-  const TensorView& d_middle_TD = d_middle_TD_[static_cast<size_t>(pass.slot)];
+  const TensorView& d_middle_TD = d_middle_TD_[static_cast<size_t>(pass.gradient_slot)];
   RETURN_IF_ERROR(RecomputeBlock(pass));
   RETURN_IF_ERROR(RecomputeFeedForward(pass));
   RETURN_IF_ERROR(feed_forward_->BackwardInput(pass, d_out_TD, d_norm_TD_));
@@ -129,7 +131,7 @@ absl::Status Block::BackwardWeight(const Pass& forward, TensorView d_out_TD) {
   RETURN_IF_ERROR(feed_forward_->BackwardWeight(pass, feed_forward_norm_.y_TD(pass), d_out_TD));
   feed_forward_norm_.Ready(pass.compute);
   RETURN_IF_ERROR(attention_.BackwardWeight(pass, attention_norm_.y_TD(pass),
-                                            d_middle_TD_[static_cast<size_t>(pass.slot)]));
+                                            d_middle_TD_[static_cast<size_t>(pass.gradient_slot)]));
   attention_norm_.Ready(pass.compute);
   return absl::OkStatus();
 }

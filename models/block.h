@@ -52,9 +52,10 @@ class Block {
   Attention attention_;
   NormLayer feed_forward_norm_;
   std::unique_ptr<Layer> feed_forward_;
-  TensorView d_norm_TD_;                 // scratch: gradient of a norm's output; in a
-                                         // recomputation, what attention adds to the stream
-  std::vector<TensorView> d_middle_TD_;  // by slot, with split_backward: between the two layers
+  TensorView d_norm_TD_;  // scratch: gradient of a norm's output; in a
+                          // recomputation, what attention adds to the stream
+  std::vector<TensorView>
+      d_middle_TD_;  // by gradient slot, with split_backward: between the layers
 };
 
 }  // namespace muster::models

@@ -171,12 +171,6 @@ void CheckModelOnMesh(const ModelConfig& config, const parallel::MeshDegrees& me
     }
     return;
   }
-  if (mesh.cp > 1 && config.moe().capacity_factor() > 0) {
-    problems->push_back(absl::StrCat("model.moe.capacity_factor is ",
-                                     config.moe().capacity_factor(),
-                                     ": places are counted per sequence, which mesh.cp = ", mesh.cp,
-                                     " cuts; use 0 (dropless), or mesh.cp=1"));
-  }
   const int hidden = config.moe().expert_ffn_hidden();
   if (mesh.etp > 0 && hidden > 0 && hidden % mesh.etp != 0) {
     problems->push_back(

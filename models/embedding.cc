@@ -55,6 +55,8 @@ absl::Status Embedding::BackwardWeight(const Pass& pass, TensorView tokens,
                                   .indices = tensor.StreamRows(pass.positions),
                                   .d_table = positions_->gradient()},
                                  pass.compute);
+    } else {
+      positions_->AddNothing();
     }
     positions_->Ready(pass.compute);
   }

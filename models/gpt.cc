@@ -182,15 +182,17 @@ std::unique_ptr<Gpt> Gpt::Create(const ModelConfig& config, const StageShape& sh
                                  const parallel::Mesh& mesh, parallel::ParameterList& parameters,
                                  const std::vector<StageSpec>& stages) {
   const parallel::MeshDegrees& degrees = mesh.degrees();
-  MUSTER_CHECK(!config.has_moe() || shape.stream_ranks == degrees.tp)
-      << "experts want sequence parallelism; found mesh " << degrees.ToString();
+  MUSTER_CHECK(!config.has_moe() || shape.tokens() % degrees.tp == 0)
+      << shape.tokens() << " tokens are routed over mesh " << degrees.ToString();
   MUSTER_CHECK(shape.num_slots >= 1 && shape.tokens() > 0);
   MUSTER_CHECK((shape.stream_ranks == 1 || shape.stream_ranks == degrees.tp) &&
                shape.tokens() % shape.stream_ranks == 0)
       << shape.tokens() << " tokens over " << shape.stream_ranks << " ranks of mesh "
       << degrees.ToString();
   MUSTER_CHECK(degrees.pp == 1 || !stages.empty()) << "a pipeline without its stages";
-  const StageSpec whole = {.num_layers = config.layers(), .num_slots = shape.num_slots};
+  const StageSpec whole = {.num_layers = config.layers(),
+                           .num_slots = shape.num_slots,
+                           .num_gradient_slots = shape.num_gradient_slots};
   return std::make_unique<StagedGpt>(
       config, shape, stages.empty() ? std::vector<StageSpec>{whole} : stages, mesh, parameters);
 }

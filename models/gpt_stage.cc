@@ -15,6 +15,7 @@ Tie TableTie(const ModelConfig& config, const StageSpec& spec) {
 
 StageShape ShapeOf(StageShape shape, const StageSpec& spec) {
   shape.num_slots = spec.num_slots;
+  shape.num_gradient_slots = spec.num_gradient_slots;
   return shape;
 }
 
@@ -60,7 +61,7 @@ GptStage::GptStage(const ModelConfig& config, const StageShape& shape, const Sta
     output_ = std::make_unique<Output>(context_, config.tied_embeddings() ? table : nullptr);
   }
   if (shape.split_backward) {
-    d_stream_TD_.resize(static_cast<size_t>(spec.num_slots),
+    d_stream_TD_.resize(static_cast<size_t>(context_.num_gradient_slots()),
                         std::vector<TensorView>(blocks_.size() + 1));
   }
   context_.building = nullptr;
@@ -99,6 +100,7 @@ Pass GptStage::PassOf(int microbatch, StreamView compute) const {
   MUSTER_CHECK(microbatch >= 0 && microbatch < static_cast<int>(rank_.microbatches.size()))
       << "microbatch " << microbatch << " of " << rank_.microbatches.size();
   return {.slot = microbatch % context_.shape.num_slots,
+          .gradient_slot = microbatch % context_.num_gradient_slots(),
           .positions = Tokens(microbatch).positions,
           .compute = compute};
 }

@@ -63,7 +63,7 @@ class GptStage {
   // With split_backward: the gradient of the residual stream below block `block`, or above the
   // last one.
   TensorView& StreamGradient(const Pass& pass, size_t block) {
-    return d_stream_TD_[static_cast<size_t>(pass.slot)][block];
+    return d_stream_TD_[static_cast<size_t>(pass.gradient_slot)][block];
   }
 
   const StageSpec spec_;
@@ -77,7 +77,8 @@ class GptStage {
 
   TensorView delta_TD_;  // scratch
   TensorView d_TD_;      // scratch: gradient of the residual stream, of a first stage
-  // [slots][blocks + 1] with split_backward, where layers read them again for their weights.
+  // [gradient slots][blocks + 1] with split_backward, where layers read them again for their
+  // weights.
   std::vector<std::vector<TensorView>> d_stream_TD_;
 };
 

@@ -53,9 +53,11 @@ struct StageContext {
 
   DType accumulator() const { return kernels::AccumulatorDType(shape.dtype); }
   // Gradients that BackwardWeight reads: with a split backward they wait in their microbatch's
-  // slot; else the two passes follow each other, and all layers share the bytes.
-  int num_gradient_slots() const { return shape.split_backward ? shape.num_slots : 1; }
-  int GradientSlot(int slot) const { return shape.split_backward ? slot : 0; }
+  // gradient slot; else the two passes follow each other, and all layers share the bytes.
+  int num_gradient_slots() const {
+    if (!shape.split_backward) return 1;
+    return shape.num_gradient_slots > 0 ? shape.num_gradient_slots : shape.num_slots;
+  }
   Lifetime gradient_lifetime() const {
     return shape.split_backward ? Lifetime::kActivation : Lifetime::kScratch;
   }
@@ -66,13 +68,14 @@ struct StageContext {
 // One pass of one microbatch.
 struct Pass {
   int slot = 0;
+  int gradient_slot = 0;
   TensorView positions;  // int32 [T]
   StreamView compute;
   int recompute_set = 0;  // of recomputed activations; see models/activation_slots.h
 };
 // The same pass, in a backward.
 inline Pass BackwardPass(const StageContext& stage, Pass pass) {
-  if (stage.shape.split_backward) pass.recompute_set = 1 + stage.GradientSlot(pass.slot);
+  if (stage.shape.split_backward) pass.recompute_set = 1 + pass.gradient_slot;
   return pass;
 }
 
@@ -107,6 +110,9 @@ class Weight {
     stage_.hooks->Accumulate(id_, stage_.compute);
     return (*stage_.parameters)[id_].gradient;
   }
+  // Instead of that, on a rank that adds nothing where others of its replicas do: the gradient's
+  // buffers then come and go alike on all of them.
+  void AddNothing() const { stage_.hooks->Accumulate(id_, stage_.compute); }
   const parallel::LocalSlice& slice() const { return (*stage_.parameters)[id_].slice; }
   // This microbatch's contributions to the gradient are all enqueued.
   void Ready(StreamView compute) const { stage_.hooks->Ready(id_, compute); }

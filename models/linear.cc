@@ -62,6 +62,8 @@ void Linear::BackwardWeight(TensorView x_TK, TensorView d_y_TN, StreamView compu
       kernels::ColumnSum({.x = d_y_TN, .out = bias_->gradient()}, compute);
     } else if (tensor.contributes()) {
       kernels::ColumnSum({.x = tensor.StreamRows(d_y_TN), .out = bias_->gradient()}, compute);
+    } else {
+      bias_->AddNothing();
     }
     bias_->Ready(compute);
   }

@@ -1,5 +1,6 @@
 #include "models/moe.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -19,19 +20,33 @@ namespace {
 using parallel::Axis;
 using parallel::InitRule;
 
+// Of a microbatch, on this rank: the tensor ranks divide what they all have.
+int64_t RoutedTokens(const StageContext& stage) {
+  return stage.shape.tokens() / stage.mesh->degrees().tp;
+}
+
+// Whether the tokens of a sequence are routed on several ranks.
+bool SequencesAreCut(const StageContext& stage) {
+  return stage.mesh->degrees().cp > 1 || RoutedTokens(stage) % stage.shape.sequence_length != 0;
+}
+
 parallel::RouteShape RouteShapeOf(const StageContext& stage) {
   const MoeConfig& moe = stage.config.moe();
-  const int64_t S = stage.shape.sequence_length;
+  const parallel::MeshDegrees& degrees = stage.mesh->degrees();
+  const int64_t S = stage.shape.sequence_length, tokens = RoutedTokens(stage);
   // Rounded up, but not because 1.1 as a float lies a little above 1.1.
   const double places = static_cast<double>(moe.capacity_factor()) *
-                        static_cast<double>(S * moe.top_k()) / moe.experts();
+                        static_cast<double>(S * degrees.cp * moe.top_k()) / moe.experts();
   const double capacity = std::ceil(places * (1 - 1e-6));
-  return {.tokens = stage.shape.stream_tokens() * stage.mesh->degrees().etp,
+  // Of sequences in a row that begins anywhere.
+  const int64_t touched = std::min<int64_t>((tokens + S - 2) / S + 1, stage.shape.sequences);
+  return {.tokens = tokens * degrees.etp,
           .experts = moe.experts(),
           .top_k = moe.top_k(),
-          .expert_ranks = stage.mesh->Group(Axis::kExpert).size(),
+          .expert_ranks = degrees.ep,
           .group_tokens = S,
-          .capacity = static_cast<int64_t>(capacity)};
+          .capacity = static_cast<int64_t>(capacity),
+          .cut_groups = SequencesAreCut(stage) ? touched * degrees.etp : 0};
 }
 
 kernels::RouterOptions RouterOptionsOf(const MoeConfig& moe) {
@@ -61,9 +76,7 @@ bool Recomputed(const StageContext& stage) {
 // Whether the auxiliary loss wants counts of sequences that lie on several ranks.
 bool SharesSequences(const StageContext& stage) {
   const MoeConfig& moe = stage.config.moe();
-  const bool cut = stage.mesh->degrees().cp > 1 ||
-                   stage.shape.stream_tokens() % stage.shape.sequence_length != 0;
-  return cut && moe.aux_loss() > 0 && moe.aux_level() == SEQUENCE;
+  return SequencesAreCut(stage) && moe.aux_loss() > 0 && moe.aux_level() == SEQUENCE;
 }
 
 TensorView Row(const TensorView& matrix, int row) {
@@ -77,7 +90,8 @@ Moe::Moe(StageContext& stage, const std::string& name, int index, const BalanceS
       name_(name),
       index_(index),
       balance_(balance),
-      tokens_(stage.shape.stream_tokens()),
+      gathers_(stage.mesh->degrees().tp > 1 && !stage.tensor().sequence_parallel()),
+      tokens_(RoutedTokens(stage)),
       route_(RouteShapeOf(stage)),
       options_(RouterOptionsOf(stage.config.moe())),
       ffn_hidden_(stage.config.moe().expert_ffn_hidden() / stage.mesh->degrees().etp),
@@ -96,6 +110,16 @@ Moe::Moe(StageContext& stage, const std::string& name, int index, const BalanceS
       hidden_(stage, Recomputed(stage)),
       gradients_(static_cast<size_t>(stage.num_gradient_slots())) {
   const MoeConfig& moe = stage.config.moe();
+  if (route_.cut_groups > 0 && route_.capacity > 0) {
+    capacity_ = std::make_unique<parallel::SequenceCapacity>(
+        parallel::CapacityShape{
+            .tokens = tokens_,
+            .sequence_tokens = stage.shape.sequence_length * stage.mesh->degrees().cp,
+            .experts = moe.experts(),
+            .top_k = moe.top_k(),
+            .capacity = route_.capacity},
+        stage.mesh->Group(Axis::kTensor), stage.mesh->Group(Axis::kContext));
+  }
   if (moe.shared_experts() > 0) {
     shared_ = std::make_unique<Mlp>(
         stage, name + ".shared",
@@ -151,8 +175,13 @@ void Moe::PlanScratch(ArenaPlan& plan) {
     add(&all_weights_TK_, ".all_weights", accumulator, {all, route_.top_k});
     add(&all_experts_TK_, ".all_experts", DType::kInt32, {all, route_.top_k});
   }
+  if (gathers_) {
+    add(&own_TD_, ".own", storage, {T, D});
+    add(&gathered_TD_, ".gathered", storage, {stage_.shape.tokens(), D});
+  }
   {
     const ArenaPlan::ScratchScope forward(plan);
+    if (capacity_) capacity_->PlanMemory(plan, name_ + ".capacity");
     add(&y_RD_, ".y", storage, {R, D});
   }
   const ArenaPlan::ScratchScope backward(plan);
@@ -169,7 +198,7 @@ void Moe::PlanScratch(ArenaPlan& plan) {
   add(&d_weights_TK_, ".d_weights", accumulator, {T, route_.top_k});
   if (SharesSequences(stage_)) {
     add(&sequence_load_BE_, ".sequence_load", accumulator, {stage_.shape.sequences, E});
-    if (stage_.tensor().sequence_parallel()) {
+    if (tokens_over().size() > 1) {
       add(&stream_experts_TK_, ".stream_experts", DType::kInt32,
           {stage_.shape.tokens(), route_.top_k});
     }
@@ -205,8 +234,12 @@ absl::Status Moe::Route(const Pass& pass, TensorView x_TD) {
                              .weights = kept.weights_TK,
                              .options = options_},
                             compute);
+  TensorView experts_TK = kept.experts_TK;
+  if (capacity_) {
+    ASSIGN_OR_RETURN(experts_TK, capacity_->Admit(kept.experts_TK, compute));
+  }
   ASSIGN_OR_RETURN(const TensorView all_experts_TK,
-                   expert_tensor().Gather(kept.experts_TK, all_experts_TK_, compute));
+                   expert_tensor().Gather(experts_TK, all_experts_TK_, compute));
   RETURN_IF_ERROR(parallel::MakeRoutePlan(all_experts_TK, route_, kept.plan, group(), compute));
   if (expert_tensor().rank() != 0) return absl::OkStatus();  // all have counted the same choices
   kernels::AddCounts({.counts = kept.plan.counts_E, .total = Row(balance_.expert_load_LE, index_)},
@@ -237,11 +270,19 @@ absl::Status Moe::CombineOwn(TensorView rows_RD, const parallel::RoutePlan& plan
   return absl::OkStatus();
 }
 
+absl::Status Moe::Spread(TensorView own_TD, TensorView stream_TD, bool accumulate,
+                         StreamView compute) {
+  if (!accumulate) return tokens_over().Gather(own_TD, stream_TD, compute).status();
+  RETURN_IF_ERROR(tokens_over().Gather(own_TD, gathered_TD_, compute).status());
+  kernels::Add({.a = stream_TD, .b = gathered_TD_, .out = stream_TD}, compute);
+  return absl::OkStatus();
+}
+
 absl::Status Moe::ExpertsHidden(const Pass& pass, TensorView x_TD) {
   const Activations& kept = Kept(pass);
   const Hidden& hidden = hidden_[pass];
   const StreamView compute = pass.compute;
-  RETURN_IF_ERROR(DispatchAll(x_TD, kept.plan, hidden.rows_RD, compute));
+  RETURN_IF_ERROR(DispatchAll(OwnRows(x_TD), kept.plan, hidden.rows_RD, compute));
   kernels::GroupedMatmulForward({.x = hidden.rows_RD,
                                  .w = up_.Use(compute),
                                  .y = hidden.up_R,
@@ -265,7 +306,7 @@ absl::Status Moe::ExpertsHidden(const Pass& pass, TensorView x_TD) {
 
 absl::Status Moe::Forward(const Pass& pass, TensorView x_TD, TensorView y_TD) {
   const Activations& kept = Kept(pass);
-  RETURN_IF_ERROR(Route(pass, x_TD));
+  RETURN_IF_ERROR(Route(pass, OwnRows(x_TD)));
   ASSIGN_OR_RETURN(const TensorView all_weights_TK,
                    expert_tensor().Gather(kept.weights_TK, all_weights_TK_, pass.compute));
   RETURN_IF_ERROR(parallel::DispatchWeights(all_weights_TK, kept.plan, staging_, kept.weights_R,
@@ -277,7 +318,10 @@ absl::Status Moe::Forward(const Pass& pass, TensorView x_TD, TensorView y_TD) {
                                  .offsets = kept.plan.local_offsets},
                                 pass.compute);
   if (shared_) RETURN_IF_ERROR(shared_->Forward(pass, x_TD, y_TD));
-  return CombineOwn(y_RD_, kept.plan, y_TD, /*accumulate=*/shared_ != nullptr, pass.compute);
+  const bool accumulate = shared_ != nullptr;
+  if (!gathers_) return CombineOwn(y_RD_, kept.plan, y_TD, accumulate, pass.compute);
+  RETURN_IF_ERROR(CombineOwn(y_RD_, kept.plan, own_TD_, /*accumulate=*/false, pass.compute));
+  return Spread(own_TD_, y_TD, accumulate, pass.compute);
 }
 
 absl::Status Moe::Recompute(const Pass& pass, TensorView x_TD) {
@@ -319,7 +363,7 @@ absl::StatusOr<TensorView> Moe::AuxiliaryLoad(const Activations& kept, StreamVie
   // The choices of all rows that this rank's tensor group holds, then of the sequences' other
   // parts.
   ASSIGN_OR_RETURN(const TensorView experts_TK,
-                   stage_.tensor().Gather(kept.experts_TK, stream_experts_TK_, compute));
+                   tokens_over().Gather(kept.experts_TK, stream_experts_TK_, compute));
   const parallel::ProcessGroup& context = stage_.mesh->Group(Axis::kContext);
   kernels::GroupLoad({.experts = experts_TK,
                       .out = sequence_load_BE_,
@@ -343,19 +387,18 @@ absl::Status Moe::RouterBackward(const Pass& pass, TensorView d_x_TD) {
   const double global_tokens = static_cast<double>(tokens_) * stage_.shape.num_microbatches *
                                stage_.mesh->Group(Axis::kStage).size();
   ASSIGN_OR_RETURN(const TensorView load, AuxiliaryLoad(kept, compute));
-  kernels::TopkRouteBackward(
-      {.logits = kept.logits_TE,
-       .scores = kept.scores_TE,
-       .experts = kept.experts_TK,
-       .d_weights = d_weights_TK_,
-       .load = load,
-       .d_logits = gradients.logits_TE,
-       .losses = balance_.losses,
-       .group_tokens = route_.group_tokens,
-       .first_token = sequence_load_BE_ ? stage_.tensor().rank() * tokens_ : 0,
-       .loss_scale = 1.0 / global_tokens,
-       .options = options_},
-      compute);
+  kernels::TopkRouteBackward({.logits = kept.logits_TE,
+                              .scores = kept.scores_TE,
+                              .experts = kept.experts_TK,
+                              .d_weights = d_weights_TK_,
+                              .load = load,
+                              .d_logits = gradients.logits_TE,
+                              .losses = balance_.losses,
+                              .group_tokens = route_.group_tokens,
+                              .first_token = sequence_load_BE_ ? tokens_over().rank() * tokens_ : 0,
+                              .loss_scale = 1.0 / global_tokens,
+                              .options = options_},
+                             compute);
   kernels::Matmul({.a = gradients.logits_TE,
                    .b = Widen(router_.value(), wide_ED_, compute),
                    .c = Widens() ? wide_TD_ : d_x_TD},
@@ -367,11 +410,16 @@ absl::Status Moe::RouterBackward(const Pass& pass, TensorView d_x_TD) {
 absl::Status Moe::BackwardInput(const Pass& pass, TensorView d_y_TD, TensorView d_x_TD) {
   const Activations& kept = Kept(pass);
   const TensorView& d_y_RD = Gradient(pass).y_RD;
-  RETURN_IF_ERROR(DispatchAll(d_y_TD, kept.plan, d_y_RD, pass.compute));
+  RETURN_IF_ERROR(DispatchAll(OwnRows(d_y_TD), kept.plan, d_y_RD, pass.compute));
   ExpertsBackward(pass, d_y_RD);
-  RETURN_IF_ERROR(RouterBackward(pass, d_x_TD));
-  if (shared_) RETURN_IF_ERROR(shared_->BackwardInput(pass, d_y_TD, d_x_TD, /*accumulate=*/true));
-  return CombineOwn(d_rows_RD_, kept.plan, d_x_TD, /*accumulate=*/true, pass.compute);
+  const TensorView own_d_x_TD = gathers_ ? own_TD_ : d_x_TD;
+  RETURN_IF_ERROR(RouterBackward(pass, own_d_x_TD));
+  if (shared_) {
+    RETURN_IF_ERROR(shared_->BackwardInput(pass, d_y_TD, d_x_TD, /*accumulate=*/!gathers_));
+  }
+  RETURN_IF_ERROR(CombineOwn(d_rows_RD_, kept.plan, own_d_x_TD, /*accumulate=*/true, pass.compute));
+  if (!gathers_) return absl::OkStatus();
+  return Spread(own_TD_, d_x_TD, /*accumulate=*/shared_ != nullptr, pass.compute);
 }
 
 absl::Status Moe::BackwardWeight(const Pass& pass, TensorView x_TD, TensorView d_y_TD) {
@@ -392,7 +440,7 @@ absl::Status Moe::BackwardWeight(const Pass& pass, TensorView x_TD, TensorView d
       compute);
   up_.Ready(compute);
   kernels::Matmul({.a = gradients.logits_TE,
-                   .b = Widen(x_TD, wide_TD_, compute),
+                   .b = Widen(OwnRows(x_TD), wide_TD_, compute),
                    .c = router_.gradient(),
                    .a_transposed = true,
                    .accumulate = true},

@@ -9,8 +9,9 @@
 // group: each of its ranks has F / n hidden channels of the expert, takes the tokens of all n
 // ranks, and the outputs, partial sums, are added and divided again:
 //   x_TD -> all_x_TD -> rows_RD -> y_RD -> all_y_TD -> y_TD
-// No two ranks of a stage route the same token: with tensor parallelism, sequences must be
-// parallel.
+// No two ranks of a stage route the same token: each tensor rank routes 1 / tp of them. With
+// sequence parallelism those are its rows of the stream; without it, it takes its part of all rows,
+// and the parts of the outputs are gathered behind the layer.
 #include <memory>
 #include <string>
 #include <vector>
@@ -20,6 +21,7 @@
 #include "models/activation_slots.h"
 #include "models/layer.h"
 #include "models/mlp.h"
+#include "parallel/ep/capacity.h"
 #include "parallel/ep/dispatch.h"
 #include "parallel/ep/route_plan.h"
 
@@ -75,6 +77,11 @@ class Moe : public Layer {
                            StreamView compute);
   absl::Status CombineOwn(TensorView rows_RD, const parallel::RoutePlan& plan, TensorView out_TD,
                           bool accumulate, StreamView compute);
+  // This rank's rows of the stream, and its result from them back to the stream (or added to it).
+  TensorView OwnRows(TensorView stream_TD) const {
+    return gathers_ ? tokens_over().StreamRows(stream_TD) : stream_TD;
+  }
+  absl::Status Spread(TensorView own_TD, TensorView stream_TD, bool accumulate, StreamView compute);
   // Fractions of choices per expert for the auxiliary loss; null: those of the sequences here.
   absl::StatusOr<TensorView> AuxiliaryLoad(const Activations& kept, StreamView compute);
   absl::Status RouterBackward(const Pass& pass, TensorView d_x_TD);
@@ -82,25 +89,31 @@ class Moe : public Layer {
   const parallel::ProcessGroup& group() const {
     return stage_.mesh->Group(parallel::Axis::kExpert);
   }
+  // The tensor ranks' parts of the tokens.
+  parallel::TensorParallel tokens_over() const {
+    return {stage_.mesh->Group(parallel::Axis::kTensor), /*sequence_parallel=*/true};
+  }
   // Its stream are this rank's tokens.
   parallel::TensorParallel expert_tensor() const {
     return {stage_.mesh->Group(parallel::Axis::kExpertTensor), /*sequence_parallel=*/true};
   }
   const Activations& Kept(const Pass& pass) const { return slots_[static_cast<size_t>(pass.slot)]; }
   const Gradients& Gradient(const Pass& pass) const {
-    return gradients_[static_cast<size_t>(stage_.GradientSlot(pass.slot))];
+    return gradients_[static_cast<size_t>(pass.gradient_slot)];
   }
 
   const StageContext& stage_;
   const std::string name_;
   const int index_;
   const BalanceState& balance_;
-  const int64_t tokens_;              // T of this rank
+  const bool gathers_;                // all tensor ranks have all rows
+  const int64_t tokens_;              // T that this rank routes
   const parallel::RouteShape route_;  // of the tokens of the expert-tensor group
   const kernels::RouterOptions options_;
   const int64_t ffn_hidden_, up_width_;  // of this rank
   Weight router_, up_, down_;
-  std::unique_ptr<Mlp> shared_;  // may be null
+  std::unique_ptr<Mlp> shared_;                           // may be null
+  std::unique_ptr<parallel::SequenceCapacity> capacity_;  // null unless sequences are cut
   std::vector<Activations> slots_;
   ActivationSlots<Hidden> hidden_;
   std::vector<Gradients> gradients_;  // by gradient slot
@@ -110,6 +123,7 @@ class Moe : public Layer {
   TensorView y_RD_;
   // With expert-tensor parallelism: of all tokens of the group, and what is added to another sum.
   TensorView all_x_TD_, all_y_TD_, sum_TD_, all_weights_TK_, all_experts_TK_;
+  TensorView own_TD_, gathered_TD_;  // where outputs are gathered
   // Null unless sequences lie on several ranks: their loads, and the choices of the tensor group.
   TensorView sequence_load_BE_, stream_experts_TK_;
   TensorView d_activated_RF_, d_rows_RD_, d_weights_R_, d_weights_TK_;

@@ -87,7 +87,12 @@ void NormLayer::Backward(const Pass& pass, TensorView d_y_TD, TensorView d_resid
                          TensorView d_h_TD) {
   const Stream& kept = streams_[pass];
   // Weights first: d_h may be written over d_y.
-  if (stage_.tensor().contributes()) BackwardWeight(pass, d_y_TD);
+  if (stage_.tensor().contributes()) {
+    BackwardWeight(pass, d_y_TD);
+  } else {
+    weight_.AddNothing();
+    if (bias_) bias_->AddNothing();
+  }
   if (stage_.config.norm() == RMS_NORM) {
     kernels::RmsNormBackwardInput({.d_y = d_y_TD,
                                    .h = kept.h_TD,

@@ -25,6 +25,7 @@ struct StageShape {
   kernels::DType dtype = kernels::DType::kFloat32;  // of weights and activations
   // The schedule calls BackwardInput and BackwardWeight apart: output gradients are kept between.
   bool split_backward = false;
+  int num_gradient_slots = 0;  // with it: microbatches between the two at once; 0: num_slots
   Recompute recompute;
   // Context parallelism by all keys at once, instead of a ring (parallel/cp/context_attention.h).
   bool gather_context = false;
@@ -44,8 +45,9 @@ struct StageSpec {
   int stage = 0;  // of the pipeline
   int first_layer = 0, num_layers = 0;
   bool first = true, last = true;
-  int num_slots = 1;       // microbatches alive at once
-  bool tie_parts = false;  // tied embeddings: the other user of the table is on another rank
+  int num_slots = 1;           // microbatches alive at once
+  int num_gradient_slots = 1;  // and between the halves of a split backward
+  bool tie_parts = false;      // tied embeddings: the other user of the table is on another rank
 };
 
 // Layers of each stage: `chosen` if it is not empty, else as even as possible, the earlier stages

@@ -69,8 +69,9 @@ if(MUSTER_WITH_CUDA)
   set_tests_properties(${gpu_tests} PROPERTIES LABELS gpu TIMEOUT 900 RUN_SERIAL ON)
 endif()
 
-# The parity matrix: each number of ranks takes the layouts of its size.
-add_executable(muster_parity_test tests/parity/parity_matrix_mpi_test.cc tests/parity/layouts.cc
+# The parity matrix: each number of ranks takes the layouts of its size. And layouts drawn at random.
+add_executable(muster_parity_test tests/parity/parity_matrix_mpi_test.cc
+               tests/parity/random_layouts_mpi_test.cc tests/parity/layouts.cc
                tests/support/runtime/training_run.cc tests/support/runtime/parity_errors.cc
                tests/support/mpi_main.cc)
 target_link_libraries(muster_parity_test muster_runtime GTest::gtest MPI::MPI_CXX)
@@ -79,8 +80,12 @@ target_compile_definitions(muster_parity_test PRIVATE MUSTER_SOURCE_DIR="${CMAKE
                            MUSTER_BINARY_DIR="${CMAKE_BINARY_DIR}")
 foreach(ranks 2 4 8)
   add_test(NAME parity_matrix_${ranks}
-           COMMAND ${MUSTER_MPIRUN} -np ${ranks} $<TARGET_FILE:muster_parity_test>)
-  set_tests_properties(parity_matrix_${ranks} PROPERTIES
+           COMMAND ${MUSTER_MPIRUN} -np ${ranks} $<TARGET_FILE:muster_parity_test>
+                   --gtest_filter=*ParityMatrix*)
+  add_test(NAME random_layouts_${ranks}
+           COMMAND ${MUSTER_MPIRUN} -np ${ranks} $<TARGET_FILE:muster_parity_test>
+                   --gtest_filter=RandomLayouts.*)
+  set_tests_properties(parity_matrix_${ranks} random_layouts_${ranks} PROPERTIES
                        ENVIRONMENT OMP_NUM_THREADS=1 TIMEOUT 600 RUN_SERIAL ON)
 endforeach()
 

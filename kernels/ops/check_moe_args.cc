@@ -1,4 +1,5 @@
 // The contracts of the operators of Mixture-of-Experts layers as checks.
+#include "kernels/ops/capacity.h"
 #include "kernels/ops/check_args.h"
 #include "kernels/ops/permute.h"
 #include "kernels/ops/topk_route.h"
@@ -30,6 +31,21 @@ void CheckArgs(const SortByExpertArgs& args) {
   CheckTensor(op, "dropped", args.dropped, kCount, {1});
   MUSTER_CHECK(args.capacity == 0 || (args.capacity > 0 && args.group_tokens > 0))
       << op << ": capacity " << args.capacity << " of groups of " << args.group_tokens << " tokens";
+}
+
+void CheckArgs(const AdmitByCapacityArgs& args) {
+  const char* op = "AdmitByCapacity";
+  CheckRank(op, "all", args.all, kIndex, 3);
+  CheckTensor(op, "out", args.out, kIndex, {args.out.shape[0], args.all.shape[2]});
+  const int64_t ranks = args.all.shape[0], rows = args.all.shape[1], S = args.sequence_tokens;
+  MUSTER_CHECK(args.capacity > 0 && args.num_experts > 0 && S > 0 &&
+               S % (ranks == 1 ? 1 : 2 * ranks) == 0 && rows % (S / ranks) == 0)
+      << op << ": " << rows << " rows on each of " << ranks << " ranks, of sequences of " << S
+      << " tokens; capacity " << args.capacity << " of " << args.num_experts << " experts";
+  MUSTER_CHECK(args.rank >= 0 && args.rank < ranks && args.first_row >= 0 &&
+               args.first_row + args.out.shape[0] <= rows)
+      << op << ": rows " << args.first_row << " + " << args.out.shape[0] << " of rank "
+      << args.rank;
 }
 
 void CheckArgs(const DispatchRowsArgs& args) {

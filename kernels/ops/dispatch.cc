@@ -5,6 +5,7 @@
 #include "kernels/ops/attention.h"
 #include "kernels/ops/attention_merge.h"
 #include "kernels/ops/balance.h"
+#include "kernels/ops/capacity.h"
 #include "kernels/ops/cast.h"
 #include "kernels/ops/copy_rows.h"
 #include "kernels/ops/cross_entropy.h"
@@ -62,6 +63,7 @@ MUSTER_DISPATCH(AttentionBackward)
 MUSTER_DISPATCH(AttentionMerge)
 MUSTER_DISPATCH(AddCounts)
 MUSTER_DISPATCH(UpdateBalance)
+MUSTER_DISPATCH(AdmitByCapacity)
 MUSTER_DISPATCH(Cast)
 MUSTER_DISPATCH(CopyRows)
 MUSTER_DISPATCH(Fill)

@@ -7,9 +7,9 @@ namespace muster::kernels {
 
 // Sorts the T * k choices by expert, stably. With capacity > 0, a group of group_tokens
 // consecutive tokens may send at most `capacity` choices to one expert, first come first served;
-// others are dropped: their row is -1.
+// others are dropped: their row is -1. A choice that is -1 has been dropped before.
 struct SortByExpertArgs {
-  TensorView experts;  // int32 [T, k]
+  TensorView experts;  // int32 [T, k], -1 .. E - 1
   TensorView rows;     // out int32 [T, k]: the row of each choice in expert order, or -1
   TensorView counts;   // out int64 [E]: kept choices of each expert
   TensorView offsets;  // out int64 [E + 1]: first row of each expert; offsets[E] = rows in all

@@ -12,10 +12,11 @@ using kernels::DType;
 int64_t RouteShape::received_rows() const {
   const int64_t dropless = tokens * std::min<int64_t>(top_k, local_experts());
   if (capacity == 0) return expert_ranks * dropless;
-  MUSTER_CHECK(group_tokens > 0 && tokens % group_tokens == 0)
+  MUSTER_CHECK(cut_groups > 0 || (group_tokens > 0 && tokens % group_tokens == 0))
       << "capacity counts per group of tokens: " << tokens << " tokens are no whole number of "
       << "groups of " << group_tokens;
-  return expert_ranks * std::min(dropless, tokens / group_tokens * capacity * local_experts());
+  const int64_t groups = cut_groups > 0 ? cut_groups : tokens / group_tokens;
+  return expert_ranks * std::min(dropless, groups * capacity * local_experts());
 }
 
 void RoutePlan::AddTo(kernels::ArenaPlan& plan, const std::string& name, const RouteShape& shape,
@@ -48,7 +49,7 @@ absl::Status MakeRoutePlan(kernels::TensorView experts_TK, const RouteShape& sha
                          .counts = plan.counts_E,
                          .offsets = plan.offsets_E,
                          .dropped = plan.dropped,
-                         .capacity = shape.capacity,
+                         .capacity = shape.cut_groups > 0 ? 0 : shape.capacity,
                          .group_tokens = shape.group_tokens},
                         stream);
   if (ranks == 1) {  // Rows already lie in the order of the local experts.

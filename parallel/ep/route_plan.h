@@ -20,6 +20,9 @@ struct RouteShape {
   int expert_ranks = 1;      // ep; experts is a multiple of it
   int64_t group_tokens = 0;  // tokens of a sequence: capacity counts per sequence
   int64_t capacity = 0;      // choices one sequence may send to one expert; 0: dropless
+  // With capacity, where sequences are cut: how many may have tokens here. What finds no place has
+  // then been dropped before (parallel/ep/capacity.h). 0: sequences are whole.
+  int64_t cut_groups = 0;
 
   int64_t local_experts() const { return experts / expert_ranks; }
   int64_t sent_rows() const { return tokens * top_k; }

@@ -115,23 +115,31 @@ std::vector<int> PeakMicrobatches(const Schedule& schedule) {
   return peaks;
 }
 
-std::vector<int> StageSlots(const Schedule& schedule) {
-  std::vector<int> slots(static_cast<size_t>(NumStages(schedule)), 1);
+// By stage, the widest window from the oldest to the youngest microbatch that live at once: each
+// from its first action that `begins` to its last action.
+static std::vector<int> WidestWindows(const Schedule& schedule, bool (*begins)(const Action&)) {
+  std::vector<int> widest(static_cast<size_t>(NumStages(schedule)), 1);
   for (const std::vector<Action>& actions : schedule) {
     const auto last_use = LastUses(actions);
     std::map<int, std::set<int>> alive;  // microbatches by stage
     for (size_t i = 0; i < actions.size(); ++i) {
       const auto [kind, stage, microbatch] = actions[i];
       std::set<int>& mine = alive[stage];
-      if (IsForward(actions[i])) {
+      if (begins(actions[i])) {
         mine.insert(microbatch);
-        int& most = slots[static_cast<size_t>(stage)];
+        int& most = widest[static_cast<size_t>(stage)];
         most = std::max(most, *mine.rbegin() - *mine.begin() + 1);
       }
       if (last_use.at({stage, microbatch}) == i) mine.erase(microbatch);
     }
   }
-  return slots;
+  return widest;
+}
+
+std::vector<int> StageSlots(const Schedule& schedule) { return WidestWindows(schedule, IsForward); }
+
+std::vector<int> StageGradientSlots(const Schedule& schedule) {
+  return WidestWindows(schedule, IsInputGradient);
 }
 
 }  // namespace muster::parallel

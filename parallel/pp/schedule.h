@@ -60,5 +60,8 @@ std::vector<int> PeakMicrobatches(const Schedule& schedule);
 // from the oldest to the youngest that live at once. For stages that take microbatches in order,
 // how many live at once.
 std::vector<int> StageSlots(const Schedule& schedule);
+// The same for what waits between an input gradient and the weight gradient of its microbatch: that
+// of microbatch m is in gradient slot m mod slots. 1 where every backward is whole.
+std::vector<int> StageGradientSlots(const Schedule& schedule);
 
 }  // namespace muster::parallel

@@ -319,6 +319,7 @@ absl::StatusOr<ScheduleFacts> CheckSchedule(const Schedule& schedule, const Acti
   RETURN_IF_ERROR(simulation.Run());
   facts.stage_ranks = StageRanks(schedule);
   facts.stage_slots = StageSlots(schedule);
+  facts.stage_gradient_slots = StageGradientSlots(schedule);
   facts.peak_microbatches = PeakMicrobatches(schedule);
   facts.makespan = simulation.makespan();
   facts.busy = simulation.busy();

@@ -28,8 +28,8 @@ struct ActionTimes {
 struct ScheduleFacts {
   std::vector<ChannelPlan> channels;
   std::vector<int> buffers;  // by channel, at the reader, and as many at the writer
-  std::vector<int> stage_ranks, stage_slots;  // by stage
-  std::vector<int> peak_microbatches;         // alive at once, each stage counted
+  std::vector<int> stage_ranks, stage_slots, stage_gradient_slots;  // by stage
+  std::vector<int> peak_microbatches;  // alive at once, each stage counted
   double makespan = 0;
   std::vector<double> busy;                 // time in actions
   std::vector<std::vector<double>> starts;  // of each action

@@ -212,37 +212,25 @@ void Checker::CheckBatch(int64_t dp) {
                    microbatches, " = ", unit, "; the nearest is ", NearestMultiple(batch, unit)));
 }
 
-// Sequence parallelism cuts the rows of a microbatch evenly.
+// Sequence parallelism cuts the rows of a microbatch evenly; experts deal its tokens out over the
+// tensor ranks even without it.
 void Checker::CheckStreamRows(int64_t dp) {
   const int64_t tp = job_.mesh().tp(), cp = job_.mesh().cp();
   const int64_t length = job_.train().sequence_length();
   if (tp <= 1 || dp < 1 || AnyBroken({"mesh", "schedule.microbatches", "train"})) return;
-  if (!job_.mesh().sequence_parallel()) {
-    if (job_.model().has_moe()) {
-      Broken("mesh.sequence_parallel",
-             absl::StrCat("mesh.sequence_parallel is false: with experts and mesh.tp = ", tp,
-                          " each tensor rank must route tokens of its own; use true"));
-    }
-    return;
-  }
+  const bool routed = job_.model().has_moe();
+  if (!job_.mesh().sequence_parallel() && !routed) return;
   const int64_t sequences =
       job_.train().global_batch_sequences() / (dp * job_.schedule().microbatches());
-  if (job_.model().moe().capacity_factor() > 0 && sequences * job_.mesh().etp() % tp != 0) {
-    Broken("model.moe.capacity_factor",
-           absl::StrCat("model.moe.capacity_factor is ", job_.model().moe().capacity_factor(),
-                        ": capacity counts whole sequences, but mesh.tp = ", tp, " cuts the ",
-                        sequences, " of a microbatch; use 0 (dropless), or ",
-                        NearestMultiple(sequences, tp), " sequences in a microbatch"));
-  }
   // What context ranks cannot cut is told by CheckContext.
   if (length % cp != 0 || sequences * (length / cp) % tp == 0) return;
   const int64_t unit = std::lcm(cp * (tp / std::gcd(tp, sequences)), cp > 1 ? 2 * cp : 1);
   Broken("train.sequence_length",
          absl::StrCat("train.sequence_length is ", length, ": a microbatch of ", sequences,
-                      " sequences has ", sequences * (length / cp),
-                      " tokens on a rank, which mesh.sequence_parallel cuts over mesh.tp = ", tp,
+                      " sequences has ", sequences * (length / cp), " tokens on a rank, which ",
+                      routed ? "are routed" : "mesh.sequence_parallel cuts", " over mesh.tp = ", tp,
                       " ranks; the nearest length that divides is ", NearestMultiple(length, unit),
-                      ", or set mesh.sequence_parallel=false"));
+                      routed ? "" : ", or set mesh.sequence_parallel=false"));
 }
 
 // Context ranks take two chunks each of every sequence.

@@ -52,6 +52,7 @@ std::vector<models::StageSpec> StagesOf(const PipelinePlan& pipeline, int rank) 
                         .first = stage == 0,
                         .last = stage + 1 == ranks.size(),
                         .num_slots = pipeline.facts.stage_slots[stage],
+                        .num_gradient_slots = pipeline.facts.stage_gradient_slots[stage],
                         .tie_parts = ranks.front() != ranks.back()});
     }
     first_layer += num_layers;

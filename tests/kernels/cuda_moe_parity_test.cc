@@ -6,6 +6,7 @@
 #include <string>
 
 #include "kernels/ops/balance.h"
+#include "kernels/ops/capacity.h"
 #include "kernels/ops/permute.h"
 #include "kernels/ops/topk_route.h"
 #include "tests/support/kernels/device_parity.h"
@@ -147,6 +148,36 @@ TEST_F(CudaMoeParity, SortByExpert) {
                        at.stream());
         },
         {SameBits(rows), SameBits(counts), SameBits(offsets), SameBits(dropped)});
+  }
+}
+
+TEST_F(CudaMoeParity, AdmitByCapacityAndSortByExpertOfWhatIsLeft) {
+  for (const int64_t ranks : {1, 2, 4}) {
+    for (const int64_t num_experts : {40, 300}) {
+      SCOPED_TRACE(std::to_string(ranks) + " ranks, " + std::to_string(num_experts) + " experts");
+      const int64_t run = 240 / ranks, rows = 3 * run;  // 3 sequences
+      const Routed routed(3 * 240, static_cast<int>(num_experts), {.top_k = 6});
+      const Tensor all = TensorOf(kI32, {ranks, rows, 6}, Values(routed.experts.view()));
+      const Tensor admitted = MakeTensor(kI32, {rows / 2, 6}),
+                   sorted = MakeTensor(kI32, {rows / 2, 6});
+      const Tensor counts = MakeTensor(kI64, {num_experts}), dropped = MakeTensor(kI64, {1});
+      const Tensor offsets = MakeTensor(kI64, {num_experts + 1});
+      ExpectParity(
+          [&](Place& at) {
+            AdmitByCapacity({.all = at(all),
+                             .out = at(admitted),
+                             .num_experts = num_experts,
+                             .sequence_tokens = 240,
+                             .capacity = 20,
+                             .rank = ranks - 1,
+                             .first_row = rows / 2},
+                            at.stream());
+            SortByExpert({at(admitted), at(sorted), at(counts), at(offsets), at(dropped)},
+                         at.stream());
+          },
+          {SameBits(admitted), SameBits(sorted), SameBits(counts), SameBits(offsets),
+           SameBits(dropped)});
+    }
   }
 }
 

@@ -69,8 +69,8 @@ struct Layout {
 // Lengths are multiples of 2 cp: 12 for cp up to 3, 8 for 4.
 int64_t LengthFor(const parallel::MeshDegrees& degrees) { return degrees.cp == 4 ? 8 : 12; }
 
-// All layouts on a mesh that are legal for the model. One sequence in a microbatch is cut by
-// sequence parallelism, two are dealt out.
+// All layouts on a mesh that are legal for the model. One sequence in a microbatch is cut over the
+// tensor ranks, two are dealt out where tp is 2.
 void AddLayouts(const ModelConfig& config, const parallel::MeshDegrees& degrees,
                 std::vector<Layout>* layouts) {
   std::vector<std::string> problems;
@@ -80,9 +80,11 @@ void AddLayouts(const ModelConfig& config, const parallel::MeshDegrees& degrees,
   layouts->push_back({degrees, 2, cut});
   if (degrees.cp > 1 && degrees.etp == 1) layouts->push_back({degrees, 2, cut, true});
   if (!cut) return;
-  if (!config.has_moe()) layouts->push_back({degrees, 2, false});
-  const bool divides = LengthFor(degrees) / degrees.cp % degrees.tp == 0;
-  if (divides && config.moe().capacity_factor() == 0) layouts->push_back({degrees, 1, true});
+  layouts->push_back({degrees, 2, false});
+  if (LengthFor(degrees) / degrees.cp % degrees.tp != 0) return;
+  for (const bool sequence_parallel : {true, false}) {
+    layouts->push_back({degrees, 1, sequence_parallel});
+  }
 }
 
 std::vector<Layout> Layouts(const ModelConfig& config, int ranks) {

@@ -299,6 +299,9 @@ TEST(RouteShape, BoundsTheReceivedRows) {
   shape.capacity = 1;
   shape.group_tokens = 5;
   EXPECT_EQ(shape.received_rows(), 2 * 8);
+  shape.tokens = 7;  // of three sequences, say one of 5 and two parts of one token
+  shape.cut_groups = 3;
+  EXPECT_EQ(shape.received_rows(), 3 * 8);
 }
 
 }  // namespace

@@ -29,6 +29,9 @@ const ParityModel& ParityModelNamed(const std::string& name) {
                     " model.moe.score=SIGMOID model.moe.bias_update_rate=0.001 "
                     "model.moe.shared_experts=1 model.moe.first_dense_layers=1 "
                     "model.moe.aux_loss=0")},
+      // Places for 1.25 times an even share of each sequence, and a loss that balances the batch.
+      {"moe-capacity", "tiny-moe.textproto",
+       absl::StrCat(kSmall, " model.moe.capacity_factor=1.25 model.moe.aux_level=BATCH")},
   };
   for (const ParityModel& model : models) {
     if (name == model.name) return model;
@@ -68,10 +71,16 @@ const std::vector<Layout>& AllLayouts() {
       {"moe", 2, "mesh.tp=2 mesh.etp=2"},
       {"moe", 2, "mesh.dp=2 mesh.etp=2"},
       {"moe", 2, "mesh.cp=2"},
+      {"moe", 2, "mesh.tp=2 mesh.sequence_parallel=false"},
       {"moe-bias", 2, "mesh.dp=2 mesh.ep=2"},
       {"moe-bias", 2, "mesh.tp=2 mesh.ep=2"},
       {"moe-bias", 2, "mesh.cp=2 mesh.ep=2"},
       {"moe-bias", 2, "mesh.pp=2 schedule.microbatches=4"},
+      {"moe-capacity", 2, "mesh.dp=2 mesh.ep=2"},
+      {"moe-capacity", 2, "mesh.cp=2"},
+      {"moe-capacity", 4, "mesh.cp=4 mesh.ep=2"},
+      {"moe-capacity", 2, "mesh.tp=2"},
+      {"moe-capacity", 2, "mesh.tp=2 schedule.microbatches=16"},
       // Pairs.
       {"llama", 4, "mesh.dp=2 mesh.tp=2"},
       {"llama", 4, "mesh.dp=2 mesh.tp=2 mesh.sequence_parallel=false"},
@@ -99,6 +108,12 @@ const std::vector<Layout>& AllLayouts() {
       {"moe", 4, "mesh.tp=2 mesh.cp=2 mesh.ep=4"},
       {"moe-bias", 4, "mesh.dp=2 mesh.tp=2 mesh.ep=4"},
       {"moe-bias", 4, "mesh.dp=2 mesh.pp=2 mesh.ep=2 schedule.microbatches=4"},
+      {"moe-bias", 4, "mesh.dp=2 mesh.tp=2 mesh.ep=4 mesh.sequence_parallel=false"},
+      {"moe", 4, "mesh.tp=2 mesh.cp=2 mesh.ep=2 mesh.etp=2 mesh.sequence_parallel=false"},
+      {"moe", 4, "mesh.dp=2 mesh.pp=2 mesh.etp=2 schedule.microbatches=4"},
+      {"moe", 4, "mesh.tp=2 mesh.pp=2 mesh.etp=2 schedule.kind=zb_h1 schedule.microbatches=4"},
+      {"moe-capacity", 4, "mesh.tp=2 mesh.cp=2 mesh.ep=4"},
+      {"moe-capacity", 4, "mesh.cp=2 mesh.pp=2 schedule.microbatches=4"},
       // Triples and more.
       {"llama", 8, "mesh.dp=2 mesh.tp=2 mesh.pp=2 schedule.microbatches=4"},
       {"llama", 8, "mesh.tp=2 mesh.cp=2 mesh.pp=2 schedule.microbatches=4"},
@@ -113,6 +128,9 @@ const std::vector<Layout>& AllLayouts() {
       {"moe", 8, "mesh.dp=2 mesh.cp=2 mesh.tp=2 mesh.ep=4"},
       {"moe", 8, "mesh.tp=2 mesh.cp=2 mesh.pp=2 mesh.ep=4 schedule.microbatches=4"},
       {"moe-bias", 8, "mesh.dp=2 mesh.tp=2 mesh.pp=2 mesh.ep=4 schedule.microbatches=4"},
+      {"moe", 8, "mesh.tp=2 mesh.cp=2 mesh.pp=2 mesh.etp=4 schedule.microbatches=4"},
+      {"moe-bias", 8, "mesh.dp=2 mesh.pp=4 mesh.etp=2 schedule.kind=zb_h1 schedule.microbatches=8"},
+      {"moe-capacity", 8, "mesh.dp=2 mesh.tp=2 mesh.cp=2 mesh.ep=2 mesh.etp=2"},
       // ZeRO levels; level 1 is the default above.
       {"llama", 4, "mesh.dp=4 zero.level=0"},
       {"llama", 4, "mesh.dp=4 zero.level=2 schedule.microbatches=2"},
@@ -126,6 +144,9 @@ const std::vector<Layout>& AllLayouts() {
       {"llama", 4, "mesh.dp=2 mesh.tp=2 zero.level=2"},
       {"llama", 4, "mesh.dp=2 mesh.tp=2 zero.level=3"},
       {"llama", 4, "mesh.dp=2 mesh.cp=2 zero.level=3"},
+      {"llama", 4,
+       "mesh.dp=2 mesh.tp=2 mesh.sequence_parallel=false zero.level=2 schedule.microbatches=4"},
+      {"gpt2", 2, "mesh.tp=2 mesh.sequence_parallel=false zero.level=3 schedule.microbatches=2"},
       {"llama", 4, "mesh.dp=2 mesh.pp=2 zero.level=2 schedule.microbatches=4"},
       {"llama", 4, "mesh.dp=2 mesh.pp=2 zero.level=3 schedule.microbatches=4"},
       {"moe", 8, "mesh.dp=4 mesh.pp=2 mesh.ep=2 zero.level=3 schedule.microbatches=4"},
@@ -152,6 +173,10 @@ const std::vector<Layout>& AllLayouts() {
       {"moe", 2, "mesh.dp=2 mesh.ep=2 recompute.moe=true recompute.norm=true"},
       {"moe", 4, "mesh.dp=2 mesh.pp=2 mesh.ep=2 recompute.block=true schedule.microbatches=4"},
       {"moe", 4, "mesh.dp=2 mesh.tp=2 mesh.ep=2 recompute.block=true"},
+      {"llama", 2, "mesh.pp=2 schedule.kind=zb_h1 schedule.microbatches=4 recompute.block=true"},
+      {"moe", 4,
+       "mesh.dp=2 mesh.pp=2 mesh.ep=2 schedule.kind=dualpipev schedule.microbatches=4 "
+       "recompute.moe=true recompute.attention=true"},
       // Without overlap.
       {"moe", 4, "mesh.dp=4 mesh.ep=2 communication.overlap=false"},
       {"llama", 4, "mesh.dp=2 mesh.tp=2 communication.overlap=false"},

@@ -284,19 +284,24 @@ TEST(ConfigErrors, ShardsMustDivideReplicasAndExperts) {
             {"zero.shard_ranks = 2", "mesh.ep x mesh.etp = 3", "nearest legal: 1 or 3"});
 }
 
-TEST(ConfigErrors, ExpertsOverTensorRanksWantParallelSequences) {
+TEST(ConfigErrors, ExpertsOverTensorRanksDealOutTokens) {
   const std::vector<std::string> moe = {"model.moe.experts=4", "mesh.tp=2"};
   const auto with = [&](std::vector<std::string> more) {
     more.insert(more.begin(), moe.begin(), moe.end());
     return ProblemsOf(kLegal, more, 2);
   };
   EXPECT_EQ(Joined(with({"mesh.etp=2"})), "");
-  ExpectOne(with({"mesh.sequence_parallel=false"}),
-            {"--set mesh.sequence_parallel", "each tensor rank must route", "use true"});
+  EXPECT_EQ(Joined(with({"mesh.sequence_parallel=false"})), "");
+  ExpectOne(
+      with({"mesh.sequence_parallel=false", "train.sequence_length=31",
+            "train.global_batch_sequences=3"}),
+      {"--set train.sequence_length", "93 tokens on a rank, which are routed over mesh.tp = 2",
+       "nearest length that divides is 32"});
   ExpectOne(with({"mesh.etp=2", "model.moe.expert_ffn_hidden=7"}),
             {"--set mesh.etp", "model.moe.expert_ffn_hidden (7)", "nearest that does is 1 or 7"});
-  ExpectOne(with({"model.moe.capacity_factor=1.5", "train.global_batch_sequences=1"}),
-            {"--set model.moe.capacity_factor", "whole sequences", "use 0 (dropless), or 2"});
+  EXPECT_EQ(Joined(with(
+                {"model.moe.capacity_factor=1.5", "train.global_batch_sequences=1", "mesh.cp=1"})),
+            "");
   ExpectOne(ProblemsOf(kLegal, {"mesh.etp=2"}, 2), {"--set mesh.etp", "without experts needs 1"});
 }
 

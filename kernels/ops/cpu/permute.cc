@@ -25,10 +25,11 @@ int64_t ApplyCapacity(const SortByExpertArgs& args, int64_t* counts, int64_t* in
     if (new_group) std::fill_n(in_group, num_experts, 0);
     for (int64_t choice = token * top_k; choice < (token + 1) * top_k; ++choice) {
       const int32_t expert = experts[choice];
-      MUSTER_CHECK(expert >= 0 && expert < num_experts)
+      MUSTER_CHECK(expert >= kDropped && expert < num_experts)
           << "SortByExpert: choice " << choice % top_k << " of token " << token << " is expert "
           << expert << " of " << num_experts;
-      const bool kept = args.capacity == 0 || in_group[expert]++ < args.capacity;
+      const bool kept =
+          expert != kDropped && (args.capacity == 0 || in_group[expert]++ < args.capacity);
       rows[choice] = kept ? 0 : kDropped;
       kept ? ++counts[expert] : ++dropped;
     }

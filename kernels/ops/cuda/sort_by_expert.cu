@@ -49,10 +49,14 @@ __global__ void CountKernel(Sort sort) {
   const int64_t chunk = blockIdx.x, choice = sort.Begin(chunk) + threadIdx.x;
   if (choice < sort.End(chunk)) {
     const int32_t expert = sort.experts[choice];
-    MUSTER_DEVICE_CHECK(expert >= 0 && expert < sort.num_experts,
+    MUSTER_DEVICE_CHECK(expert >= -1 && expert < sort.num_experts,
                         "SortByExpert: choice %lld is expert %d of %d",
                         static_cast<long long>(choice), expert, sort.num_experts);
-    atomicAdd(&count[expert], 1);
+    if (expert >= 0) {
+      atomicAdd(&count[expert], 1);
+    } else {
+      atomicAdd(reinterpret_cast<unsigned long long*>(sort.dropped), 1ull);
+    }
   }
   __syncthreads();
   for (int e = threadIdx.x; e < sort.num_experts; e += blockDim.x) {
@@ -129,9 +133,11 @@ __global__ void PlaceKernel(Sort sort) {
   const int32_t expert = exists ? sort.experts[choice] : sort.num_experts;
   const unsigned equals = __match_any_sync(kAllLanes, expert);
   int rank = __popc(equals & ((1u << lane) - 1));
-  if (exists && rank == 0) of_warp[warp * sort.num_experts + expert] = __popc(equals);
+  const bool chosen = exists && expert >= 0;
+  if (chosen && rank == 0) of_warp[warp * sort.num_experts + expert] = __popc(equals);
   __syncthreads();
-  if (!exists) return;
+  if (exists && !chosen) sort.rows[choice] = -1;  // dropped before
+  if (!chosen) return;
   for (int w = 0; w < warp; ++w) rank += of_warp[w * sort.num_experts + expert];
   const int64_t at = chunk * sort.num_experts + expert;
   const bool kept = sort.before[at] + rank < sort.capacity;

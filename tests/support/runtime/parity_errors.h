@@ -20,7 +20,9 @@ struct ParityErrors {
 ParityErrors CompareWithOneRank(const TrainingRun& one, const TrainingRun& many,
                                 parallel::World& world);
 
-// The same, as expectations: losses to 1e-5, gradient tensors to 1e-4; and the model has learned.
+// As expectations: losses to 1e-5, gradient tensors to 1e-4.
+void ExpectWithinTolerance(const ParityErrors& errors);
+// Both; and that the model has learned.
 ParityErrors ExpectEqualToOneRank(const TrainingRun& one, const TrainingRun& many,
                                   parallel::World& world);
 
