@@ -17,6 +17,12 @@ inline std::string Name(Device device) {
   return device.type == DeviceType::kCpu ? "cpu" : "cuda:" + std::to_string(device.index);
 }
 
+// Sets up the process for CUDA, before it or a library first asks for a device; without CUDA, and
+// where the environment already says otherwise, does nothing. Streams share hardware queues, by
+// default 8 of them, and one that waits holds up those that share its queue: a pipeline's receive
+// would hold up the compute that lets it end. Every stream here gets a queue, up to 32 of them.
+void PrepareProcess();
+
 // How many devices of a type this process sees; 0 CUDA devices in a build without CUDA.
 int DeviceCount(DeviceType type);
 

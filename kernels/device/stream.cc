@@ -18,6 +18,10 @@ absl::Status WithoutCuda(Device device) {
 
 }  // namespace
 
+void PrepareProcess() {
+  if (kBuiltWithCuda) setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", /*overwrite=*/0);
+}
+
 int DeviceCount(DeviceType type) {
   if (type == DeviceType::kCpu) return 1;
 #ifdef MUSTER_WITH_CUDA

@@ -86,38 +86,49 @@ void Channels::PlanMemory(kernels::ArenaPlan& plan, kernels::Shape shape, kernel
   }
 }
 
-absl::Status Channels::Begin(const std::vector<ChannelPlan>& plans) {
+absl::Status Channels::Begin(const std::vector<ChannelPlan>& plans, Handover handover) {
   MUSTER_CHECK_EQ(plans.size(), channels_.size());
+  handover_ = handover;
   for (size_t c = 0; c < plans.size(); ++c) {
     Channel& channel = channels_[c];
     if (channel.buffers.empty()) continue;
     channel.num_messages = static_cast<int>(plans[c].messages.size());
     channel.posted = 0;
     channel.read.assign(plans[c].messages.size(), false);
-    RETURN_IF_ERROR(Post(channel));
+    RETURN_IF_ERROR(PostAhead(channel));
   }
   return absl::OkStatus();
 }
 
 // Receives as far as there are buffers that have been read.
-absl::Status Channels::Post(Channel& channel) {
+absl::Status Channels::PostAhead(Channel& channel) {
   if (channel.stream == nullptr || channel.plan.destination != rank_) return absl::OkStatus();
+  if (handover_ == Handover::kMeeting) return absl::OkStatus();
   const int room = static_cast<int>(channel.buffers.size());
   while (channel.posted < channel.num_messages &&
          (channel.posted < room || channel.read[static_cast<size_t>(channel.posted - room)])) {
-    Buffer& buffer = BufferOf(channel, channel.posted++);
-    const StreamView stream = channel.stream->view();
-    stream.Wait(buffer.emptied.view());
-    RETURN_IF_ERROR(Receive(buffer.tensor, channel.peer, *channel.group, stream));
-    stream.Record(buffer.filled.view());
+    RETURN_IF_ERROR(PostNext(channel));
   }
   return absl::OkStatus();
 }
 
-kernels::TensorView Channels::Await(MessageRef message, StreamView compute) {
+absl::Status Channels::PostNext(Channel& channel) {
+  Buffer& buffer = BufferOf(channel, channel.posted++);
+  const StreamView stream = channel.stream->view();
+  stream.Wait(buffer.emptied.view());
+  RETURN_IF_ERROR(Receive(buffer.tensor, channel.peer, *channel.group, stream));
+  stream.Record(buffer.filled.view());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<kernels::TensorView> Channels::Await(MessageRef message, StreamView compute) {
   Channel& channel = Of(message);
   Buffer& buffer = BufferOf(channel, message.index);
   if (channel.stream == nullptr) return buffer.tensor;  // the list's order says that it is there
+  if (handover_ == Handover::kMeeting) {
+    RETURN_IF_ERROR(PostNext(channel));
+    RETURN_IF_ERROR(channel.stream->view().Synchronize());
+  }
   MUSTER_CHECK(message.index < channel.posted)
       << "message " << message.index << " of " << channel.plan.Name() << " of " << channel.posted
       << " posted";
@@ -130,7 +141,7 @@ absl::Status Channels::Read(MessageRef message, StreamView compute) {
   Channel& channel = Of(message);
   compute.Record(BufferOf(channel, message.index).emptied.view());
   channel.read[static_cast<size_t>(message.index)] = true;
-  return Post(channel);
+  return PostAhead(channel);
 }
 
 kernels::TensorView Channels::Claim(MessageRef message, StreamView compute) {
@@ -152,7 +163,7 @@ absl::Status Channels::Written(MessageRef message, StreamView compute) {
   stream.Wait(buffer.filled.view());
   RETURN_IF_ERROR(Send(buffer.tensor, channel.peer, *channel.group, stream));
   stream.Record(buffer.emptied.view());
-  return absl::OkStatus();
+  return handover_ == Handover::kMeeting ? stream.Synchronize() : absl::OkStatus();
 }
 
 absl::Status Channels::status() const {

@@ -21,6 +21,15 @@
 
 namespace muster::parallel {
 
+// How a message changes hands.
+enum class Handover {
+  // Receives are posted as early as there are buffers, and the host waits for nothing.
+  kAhead,
+  // Each is received when its reader wants it, and both hosts wait until it is there. Only lists
+  // that run OneAtATime (parallel/pp/schedule.h) end this way.
+  kMeeting,
+};
+
 class Channels {
  public:
   // Makes and warms the groups; all ranks of the world call it, before the model takes memory.
@@ -32,12 +41,11 @@ class Channels {
   // The buffers, for messages of this shape: the residual stream between two stages.
   void PlanMemory(kernels::ArenaPlan& plan, kernels::Shape shape, kernels::DType dtype);
 
-  // Starts a run in which channel c carries plans[c].messages (those of Create, or other lists over
   // Starts a run in which channel c carries plans[c].messages: those that Create was given, or of
-  // another list over the same stages. Posts the first receives.
-  absl::Status Begin(const std::vector<ChannelPlan>& plans);
+  // another list over the same stages. Posts the first receives, if they go ahead.
+  absl::Status Begin(const std::vector<ChannelPlan>& plans, Handover handover);
   // A message, once `compute` has come here and it has arrived; valid until it is Read.
-  kernels::TensorView Await(MessageRef message, kernels::StreamView compute);
+  absl::StatusOr<kernels::TensorView> Await(MessageRef message, kernels::StreamView compute);
   // The work that reads the message is enqueued: its buffer goes to the next one.
   absl::Status Read(MessageRef message, kernels::StreamView compute);
   // A free buffer for a message to be written into, and its dispatch once that work is enqueued.
@@ -64,12 +72,14 @@ class Channels {
   };
   Channels() = default;
   absl::Status Open(Channel& channel, int num_buffers, int rank, World& world, const Mesh& mesh);
-  absl::Status Post(Channel& channel);
+  absl::Status PostAhead(Channel& channel);
+  absl::Status PostNext(Channel& channel);
   Channel& Of(MessageRef message) { return channels_[static_cast<size_t>(message.channel)]; }
   static Buffer& BufferOf(Channel& channel, int message) {
     return channel.buffers[static_cast<size_t>(message) % channel.buffers.size()];
   }
   int rank_ = 0;  // of the pipeline
+  Handover handover_ = Handover::kAhead;
   std::vector<Channel> channels_;
 };
 

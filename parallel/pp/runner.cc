@@ -28,7 +28,10 @@ absl::Status RunAction(const Action& action, TensorView in, TensorView out, Stag
 
 absl::Status RunStep(const ProgramStep& step, Channels* channels, Stage& stage,
                      MicrobatchObserver& observer, StreamView compute) {
-  const TensorView in = step.input ? channels->Await(step.input, compute) : TensorView();
+  TensorView in;
+  if (step.input) {
+    ASSIGN_OR_RETURN(in, channels->Await(step.input, compute));
+  }
   const TensorView out = step.output ? channels->Claim(step.output, compute) : TensorView();
   if (IsWeightGradient(step.action)) {
     observer.BeforeBackward(step.action.microbatch, step.last_contribution);
@@ -42,14 +45,22 @@ absl::Status RunStep(const ProgramStep& step, Channels* channels, Stage& stage,
 
 PipelineRun PlanRun(const Schedule& schedule, const std::vector<ChannelPlan>& planned, int rank) {
   PipelineRun run;
+  run.handover = Handover::kAhead;
   run.channels = PlanChannels(schedule, planned);
   run.program = MakeProgram(schedule, run.channels, rank);
   return run;
 }
 
+PipelineRun PlanOpening(const Schedule& schedule, const std::vector<ChannelPlan>& planned,
+                        int rank) {
+  PipelineRun run = PlanRun(OneAtATime(schedule), planned, rank);
+  run.handover = Handover::kMeeting;
+  return run;
+}
+
 absl::Status RunSchedule(const PipelineRun& run, Channels* channels, Stage& stage,
                          MicrobatchObserver& observer, StreamView compute) {
-  if (channels != nullptr) RETURN_IF_ERROR(channels->Begin(run.channels));
+  if (channels != nullptr) RETURN_IF_ERROR(channels->Begin(run.channels, run.handover));
   for (size_t i = 0; i < run.program.size(); ++i) {
     const absl::Status status = RunStep(run.program[i], channels, stage, observer, compute);
     if (!status.ok()) {

@@ -23,10 +23,19 @@ class MicrobatchObserver {
 struct PipelineRun {
   Program program;
   std::vector<ChannelPlan> channels;
+  Handover handover = Handover::kAhead;
 };
 // `schedule` has passed CheckSchedule. Channels are numbered as in `planned`, those of the schedule
 // that Channels was made for, which has all of them.
 PipelineRun PlanRun(const Schedule& schedule, const std::vector<ChannelPlan>& planned, int rank);
+// The same, for the first run of these actions on a GPU. A kernel's first launch loads it, which
+// may wait for all that the device has been given, as may the search for an algorithm and the
+// taking of memory. A receive that was posted ahead would be among that: it ends when the other
+// stage has sent, which may in turn wait for what is being loaded here. So microbatches run one at
+// a time, and hosts meet at each message. The sums are those of `schedule`, where its stages take
+// microbatches in order.
+PipelineRun PlanOpening(const Schedule& schedule, const std::vector<ChannelPlan>& planned,
+                        int rank);
 
 // Enqueues all actions of `run`. `channels` may be null for a pipeline of one stage. Errors: the
 // stage's own, annotated with the action; a message that could not be started.

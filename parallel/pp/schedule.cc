@@ -101,6 +101,22 @@ Schedule ForwardOnly(const Schedule& schedule, int microbatches) {
   return forward;
 }
 
+Schedule OneAtATime(const Schedule& schedule) {
+  const int num_stages = NumStages(schedule);
+  // Where an action comes among those of its microbatch, over all ranks.
+  const auto place = [&](const Action& action) {
+    const int half = action.kind == Kind::kBackwardWeight ? 1 : 0;
+    return IsForward(action) ? action.stage : num_stages + 2 * (num_stages - action.stage) + half;
+  };
+  Schedule sorted = schedule;
+  for (std::vector<Action>& actions : sorted) {
+    std::sort(actions.begin(), actions.end(), [&](const Action& a, const Action& b) {
+      return std::pair(a.microbatch, place(a)) < std::pair(b.microbatch, place(b));
+    });
+  }
+  return sorted;
+}
+
 std::vector<int> PeakMicrobatches(const Schedule& schedule) {
   std::vector<int> peaks;
   for (const std::vector<Action>& actions : schedule) {

@@ -53,6 +53,11 @@ Schedule OneForwardOneBackward(const PipelineShape& shape);
 // nothing.
 Schedule ForwardOnly(const Schedule& schedule, int microbatches);
 
+// The actions of `schedule` with one microbatch in the pipeline at a time: forward through all
+// stages and back, before the next one. A weight gradient follows its input gradient at once. Each
+// stage adds up its gradients in the order of the microbatches' numbers.
+Schedule OneAtATime(const Schedule& schedule);
+
 // Microbatches alive at once on each rank, between forward and last backward: the activations that
 // it holds at its peak. With several stages on a rank, a microbatch counts once for each.
 std::vector<int> PeakMicrobatches(const Schedule& schedule);

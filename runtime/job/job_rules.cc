@@ -344,11 +344,6 @@ void Checker::CheckDevice() {
   if (job_.device() == CUDA && !kernels::kBuiltWithCuda) {
     Broken("device", "device is CUDA: this build has no CUDA backend; use CPU");
   }
-  if (job_.device() == CUDA && job_.mesh().pp() > 1) {
-    Broken("mesh.pp", absl::StrCat("mesh.pp is ", job_.mesh().pp(),
-                                   ": pipelines run on the CPU only in this version, as their "
-                                   "first step on GPUs does not end; use 1, or device: CPU"));
-  }
   if (job_.precision().compute() == fp64 && job_.device() != CPU) {
     Broken("precision.compute",
            "precision.compute is fp64: only the CPU has it; use bf16 or fp32, or device: CPU");

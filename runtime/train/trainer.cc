@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
@@ -102,7 +103,8 @@ absl::Status Trainer::Step(int64_t step) {
   RETURN_IF_ERROR(LoadBatch(step));
   s.model->BeginStep(s.microbatches, batch_.global_valid_tokens, compute);
   s.reducer->BeginStep(compute);
-  RETURN_IF_ERROR(parallel::RunSchedule(s.training, s.channels.get(), *s.model, *this, compute));
+  const parallel::PipelineRun& run = std::exchange(trained_, true) ? s.training : s.first_training;
+  RETURN_IF_ERROR(parallel::RunSchedule(run, s.channels.get(), *s.model, *this, compute));
   RETURN_IF_ERROR(s.reducer->Finish(compute));
   if (s.tied_weight) {
     RETURN_IF_ERROR(
@@ -239,8 +241,9 @@ absl::StatusOr<double> Trainer::Evaluate() {
       RETURN_IF_ERROR(s.compute().Synchronize());  // before batch_ is filled again
     }
     s.model->BeginStep(inputs, batch_.global_valid_tokens, s.compute());
-    RETURN_IF_ERROR(
-        parallel::RunSchedule(s.evaluation, s.channels.get(), *s.model, *this, s.compute()));
+    const parallel::PipelineRun& run =
+        std::exchange(evaluated_, true) ? s.evaluation : s.first_evaluation;
+    RETURN_IF_ERROR(parallel::RunSchedule(run, s.channels.get(), *s.model, *this, s.compute()));
     const kernels::TensorView losses = s.step_sums.Slice(0, 0, StepSums::kLosses);
     kernels::CopyAsync(losses, s.model->facts().losses, s.compute());
     RETURN_IF_ERROR(parallel::AllReduce(losses, parallel::ReduceOp::kSum,

@@ -87,6 +87,7 @@ class Trainer : private parallel::MicrobatchObserver {
   double useful_flops_ = 0;  // of the world, this attempt
   int64_t skipped_steps_ = 0, train_start_ns_ = 0;
   bool stop_agreed_ = false, over_time_ = false;
+  bool trained_ = false, evaluated_ = false;  // at least once, by this process
 };
 
 }  // namespace muster::runtime

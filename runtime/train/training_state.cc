@@ -65,7 +65,10 @@ absl::Status OpenPipeline(const PipelinePlan& pipeline, bool tied, parallel::Wor
                           TrainingState& state) {
   const int rank = state.mesh->coordinates().pp;
   const parallel::ScheduleFacts& facts = pipeline.facts;
+  const auto plan_first =
+      state.device.type == kernels::DeviceType::kCuda ? parallel::PlanOpening : parallel::PlanRun;
   state.training = parallel::PlanRun(pipeline.schedule, facts.channels, rank);
+  state.first_training = plan_first(pipeline.schedule, facts.channels, rank);
   if (pipeline.schedule.size() > 1) {
     state.evaluation_microbatches = parallel::NumMicrobatches(pipeline.schedule);
   }
@@ -73,6 +76,7 @@ absl::Status OpenPipeline(const PipelinePlan& pipeline, bool tied, parallel::Wor
       parallel::ForwardOnly(pipeline.schedule, state.evaluation_microbatches);
   RETURN_IF_ERROR(parallel::CheckBuffers(evaluation, facts));
   state.evaluation = parallel::PlanRun(evaluation, facts.channels, rank);
+  state.first_evaluation = plan_first(evaluation, facts.channels, rank);
   ASSIGN_OR_RETURN(state.channels,
                    parallel::Channels::Create(facts.channels, facts.buffers, world, *state.mesh));
   if (tied) {

@@ -39,6 +39,8 @@ struct TrainingState {
   kernels::Device device;
   std::unique_ptr<parallel::Mesh> mesh;
   parallel::PipelineRun training, evaluation;  // this rank's part of each
+  // The first run of each, which on GPUs goes another way (parallel/pp/runner.h, PlanOpening).
+  parallel::PipelineRun first_training, first_evaluation;
   int evaluation_microbatches = 1;
   std::unique_ptr<parallel::TiedWeight> tied_weight;
   std::unique_ptr<parallel::ParameterList> parameters;

@@ -120,6 +120,12 @@ class Pipeline {
     return channels_->status();
   }
   absl::Status Run() { return Run(schedule_); }
+  absl::Status Open(const Schedule& schedule) {
+    const PipelineRun run = PlanOpening(schedule, facts_.channels, TestWorld().rank());
+    RETURN_IF_ERROR(RunSchedule(run, channels_.get(), stage_, stage_, stream_.view()));
+    RETURN_IF_ERROR(stream_.view().Synchronize());
+    return channels_->status();
+  }
 
   // Idle time of this rank in one run, in units: from a common start to the last rank's end.
   double MeasureBubble(std::chrono::microseconds unit) {
@@ -181,6 +187,19 @@ TEST_P(PipelineOfRanks, BringsEveryMessageToItsReader) {
       const absl::Status evaluated = pipeline.Run(ForwardOnly(Make(microbatches), microbatches));
       ASSERT_TRUE(evaluated.ok()) << evaluated;
     }
+  }
+}
+
+TEST_P(PipelineOfRanks, OpensWithHostsThatMeetAtEachMessage) {
+  const int microbatches = 2 * TestWorld().size();
+  for (const auto mode : {kernels::StreamMode::kInline, kernels::StreamMode::kQueue}) {
+    Pipeline pipeline(Make(microbatches), mode);
+    const absl::Status trained = pipeline.Open(Make(microbatches));
+    ASSERT_TRUE(trained.ok()) << trained;
+    const absl::Status evaluated = pipeline.Open(ForwardOnly(Make(microbatches), microbatches));
+    ASSERT_TRUE(evaluated.ok()) << evaluated;
+    const absl::Status after = pipeline.Run();  // the same channels, now ahead
+    ASSERT_TRUE(after.ok()) << after;
   }
 }
 

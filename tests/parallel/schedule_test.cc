@@ -6,6 +6,8 @@
 #include <map>
 #include <tuple>
 
+#include "parallel/pp/schedules.h"
+
 namespace muster::parallel {
 namespace {
 
@@ -103,6 +105,39 @@ TEST(OneForwardOneBackward, OfOneRankIsGradientAccumulation) {
                                       {Kind::kForward, 0, 1},
                                       {Kind::kBackward, 0, 1}};
   EXPECT_EQ(schedule[0], wanted);
+}
+
+// Which microbatches add to the gradients of each stage, in order.
+std::map<int, std::vector<int>> Contributions(const Schedule& schedule) {
+  std::map<int, std::vector<int>> by_stage;
+  for (const auto& actions : schedule) {
+    for (const Action& action : actions) {
+      if (IsWeightGradient(action)) by_stage[action.stage].push_back(action.microbatch);
+    }
+  }
+  return by_stage;
+}
+
+TEST(OneAtATime, AddsUpGradientsInTheOrderOfEverySchedule) {
+  for (const auto make :
+       {OneForwardOneBackward, Interleaved, ZeroBubbleH1, ZeroBubbleV, DualPipeV}) {
+    for (const int ranks : {2, 4}) {
+      const Schedule schedule =
+          make({.ranks = ranks, .microbatches = 3 * ranks, .stages_per_rank = 2});
+      const Schedule sorted = OneAtATime(schedule);
+      EXPECT_EQ(Contributions(sorted), Contributions(schedule)) << ranks << " ranks";
+      EXPECT_EQ(StageRanks(sorted), StageRanks(schedule));
+      EXPECT_EQ(StageSlots(sorted), std::vector<int>(StageSlots(schedule).size(), 1));
+    }
+  }
+}
+
+TEST(OneAtATime, SendsAMicrobatchThroughAllStagesAndBack) {
+  const Schedule sorted = OneAtATime(ZeroBubbleH1({.ranks = 2, .microbatches = 2}));
+  const std::vector<Action> last = {{Kind::kForward, 1, 0},        {Kind::kBackwardInput, 1, 0},
+                                    {Kind::kBackwardWeight, 1, 0}, {Kind::kForward, 1, 1},
+                                    {Kind::kBackwardInput, 1, 1},  {Kind::kBackwardWeight, 1, 1}};
+  EXPECT_EQ(sorted[1], last);
 }
 
 TEST(PeakMicrobatches, CountsUntilTheWeightGradient) {

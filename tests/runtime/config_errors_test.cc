@@ -79,13 +79,6 @@ TEST(ConfigErrors, CudaWantsABuildWithCuda) {
   }
 }
 
-TEST(ConfigErrors, PipelinesRunOnTheCpuOnly) {
-  const std::string problems =
-      Joined(ProblemsOf(kLegal, {"device=CUDA", "mesh.pp=2", "schedule.microbatches=2"}, 2));
-  EXPECT_NE(problems.find("mesh.pp is 2: pipelines run on the CPU only"), std::string::npos)
-      << problems;
-}
-
 TEST(ConfigErrors, BadEnumValueListsTheLegalOnes) {
   ExpectOne(ProblemsOf(kLegal + "precision { compute: fp-32 }"),
             {":3: ", "precision.compute is fp-32", "fp32, bf16, fp64", "nearest is fp32"});

@@ -77,5 +77,6 @@ int RunAll() {
 
 int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
+  muster::kernels::PrepareProcess();
   return muster::parallel::RunAll();
 }
