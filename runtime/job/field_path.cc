@@ -1,6 +1,7 @@
 #include "runtime/job/field_path.h"
 
 #include "absl/strings/str_cat.h"
+#include "google/protobuf/text_format.h"
 #include "kernels/base/error.h"
 #include "runtime/job/job.pb.h"
 #include "runtime/job/nearest_name.h"
@@ -125,7 +126,35 @@ bool AbsenceMeansSomething(const FieldDescriptor& field) {
          field.message_type() == Synthetic::descriptor();
 }
 
+void CollectValues(const Message& message, const std::string& prefix,
+                   std::vector<std::pair<std::string, std::string>>* values) {
+  const Reflection& reflection = *message.GetReflection();
+  std::vector<const FieldDescriptor*> fields;
+  reflection.ListFields(message, &fields);
+  for (const FieldDescriptor* field : fields) {
+    const std::string path = prefix + field->name();
+    const bool block = field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE;
+    if (block && !field->is_repeated()) {
+      CollectValues(reflection.GetMessage(message, field), path + ".", values);
+      continue;
+    }
+    const int size = field->is_repeated() ? reflection.FieldSize(message, field) : 1;
+    for (int i = 0; i < size; ++i) {
+      std::string text;
+      google::protobuf::TextFormat::PrintFieldValueToString(message, field,
+                                                            field->is_repeated() ? i : -1, &text);
+      values->emplace_back(field->is_repeated() ? absl::StrCat(path, "[", i, "]") : path, text);
+    }
+  }
+}
+
 }  // namespace
+
+std::vector<std::pair<std::string, std::string>> FieldValues(const Message& message) {
+  std::vector<std::pair<std::string, std::string>> values;
+  CollectValues(message, "", &values);
+  return values;
+}
 
 std::vector<std::string> FieldPaths(const Descriptor& type, bool with_blocks) {
   std::vector<std::string> paths;

@@ -4,6 +4,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "google/protobuf/descriptor.h"
@@ -28,6 +29,10 @@ void FillFieldDefaults(google::protobuf::Message* message);
 
 // A scalar field's value as a number; the default where it is absent. CHECKs that the path exists.
 double NumberAt(const google::protobuf::Message& message, const std::string& path);
+// Every field that is present, as path and text ("mesh.dp", "8"; strings quoted), in order of
+// declaration; elements of lists are "path[i]".
+std::vector<std::pair<std::string, std::string>> FieldValues(
+    const google::protobuf::Message& message);
 // Whether a field is present (for repeated fields: not empty). CHECKs that the path exists.
 bool IsGiven(const google::protobuf::Message& message, const std::string& path);
 

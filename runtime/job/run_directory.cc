@@ -218,21 +218,4 @@ absl::StatusOr<RunDirectory> PrepareRunDirectory(const RunDirectoryOptions& opti
   return world.rank() == 0 ? std::move(mine) : Decode(all.front());
 }
 
-absl::Status CheckAgreement(const ResolvedJob& job, const std::string& build,
-                            parallel::World& world) {
-  ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                   world.GatherText(kernels::HexDigits(job.hash) + " " + build));
-  std::string differing;
-  for (size_t rank = 0; rank < all.size(); ++rank) {
-    if (all[rank] != all.front()) {
-      differing += "\n  rank " + std::to_string(rank) + ": " + all[rank];
-    }
-  }
-  if (differing.empty()) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      "ranks disagree on config hash or build; start every rank with the same binary, config and "
-      "--set options\n  rank 0: " +
-      all.front() + differing);
-}
-
 }  // namespace muster::runtime

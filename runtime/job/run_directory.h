@@ -4,6 +4,7 @@
 // gets the same answer.
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -40,8 +41,13 @@ struct RunDirectory {
 absl::StatusOr<RunDirectory> PrepareRunDirectory(const RunDirectoryOptions& options,
                                                  const ResolvedJob& job, parallel::World& world);
 
-// Every rank compares its job and build with rank 0's. Errors name the ranks that differ.
-absl::Status CheckAgreement(const ResolvedJob& job, const std::string& build,
+// "\n  train.seed: 1 on rank 0, 1; 2 on rank 2", a line for each field that is not equal on all
+// ranks; `fields_by_rank` has lines of path, tab, value.
+std::string DescribeDisagreement(const std::vector<std::string>& fields_by_rank);
+
+// Every rank compares its job, version and program with the others'. Errors name each field that
+// differs, its values and their ranks.
+absl::Status CheckAgreement(const ResolvedJob& job, const std::string& version,
                             parallel::World& world);
 
 }  // namespace muster::runtime
