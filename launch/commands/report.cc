@@ -52,6 +52,8 @@ class Report : public Command {
     const absl::StatusOr<runtime::FailureModel> model = runtime::FailureModelOf(report);
     if (model.ok()) {
       *text += "\n" + runtime::ProjectionText(*model);
+      const absl::StatusOr<runtime::OwnProjection> own = runtime::ProjectionOfRun(report);
+      if (own.ok()) *text += runtime::OwnProjectionText(*own);
       return kExitDone;
     }
     console.err << "muster report: " << model.status().message() << "\n";

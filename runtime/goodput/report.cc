@@ -159,16 +159,27 @@ void SetFailureTimes(RunReport* report) {
 // A commit and the snapshot of the same id are marks of rank 0.
 void SetCheckpointTimes(const RunLog& log, RunReport* report) {
   Mean to_commit;
+  std::vector<int64_t> intervals;
   for (const AttemptLog& attempt : log.attempts) {
     if (attempt.ranks.empty()) continue;
+    int64_t last_snapshot = -1;
     std::map<std::pair<int64_t, int>, int64_t> snapshots;
     for (const CheckpointMark& mark : attempt.ranks[0].checkpoints) {
       const std::pair id{mark.event.id.step, mark.event.id.attempt};
-      if (mark.event.act == CheckpointAct::kSnapshot) snapshots[id] = mark.at_ns;
+      if (mark.event.act == CheckpointAct::kSnapshot) {
+        snapshots[id] = mark.at_ns;
+        if (last_snapshot >= 0) intervals.push_back(id.first - last_snapshot);
+        last_snapshot = id.first;
+      }
       const auto snapshot = snapshots.find(id);
       if (mark.event.act != CheckpointAct::kCommit || snapshot == snapshots.end()) continue;
       to_commit.Add(Seconds(mark.at_ns - snapshot->second));
     }
+  }
+  if (!intervals.empty()) {
+    const auto middle = intervals.begin() + static_cast<int64_t>(intervals.size() / 2);
+    std::nth_element(intervals.begin(), middle, intervals.end());
+    report->steps_between_checkpoints = *middle;
   }
   report->commits = static_cast<int>(to_commit.count);
   report->mean_seconds_to_commit = to_commit.value();
@@ -263,6 +274,30 @@ absl::StatusOr<FailureModel> FailureModelOf(const RunReport& report) {
                               Seconds(StartUp(first.time)) / first.world_size) +
                           report.mean_time_to_detect_seconds.value_or(0);
   return model;
+}
+
+absl::StatusOr<OwnProjection> ProjectionOfRun(const RunReport& report) {
+  const Attribution& run = report.attribution;
+  if (report.failures == 0 || run.productive_steps == 0 || !report.steps_between_checkpoints) {
+    return absl::FailedPreconditionError(
+        report.run + " had no failure, or no two checkpoints in one attempt, to project from");
+  }
+  OwnProjection own;
+  ASSIGN_OR_RETURN(own.model, FailureModelOf(report));
+  double seconds = 0, device_seconds = 0;
+  for (const AttributedAttempt& attempt : run.attempts) {
+    const double all = Seconds(attempt.end_ns - attempt.begin_ns + attempt.gap_before_ns);
+    seconds += all;
+    device_seconds += all * attempt.world_size;
+  }
+  const double productive = Seconds(run.total.At(StepFate::kProductive));
+  own.model.mttf_seconds = seconds / report.failures;
+  own.interval_seconds = productive * (seconds / device_seconds) /
+                         static_cast<double>(run.productive_steps) *
+                         static_cast<double>(*report.steps_between_checkpoints);
+  own.projected = ProjectedGoodput(own.model, own.interval_seconds);
+  own.kept = productive / device_seconds;
+  return own;
 }
 
 std::string DecimalSeconds(DeviceNs ns) {

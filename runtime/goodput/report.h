@@ -62,6 +62,7 @@ struct RunReport {
   int commits = 0;                                         // checkpoints
   std::optional<double> mean_seconds_to_commit;            // from rank 0's snapshot
   std::optional<double> mean_stall_seconds_of_checkpoint;  // of a device, for each commit
+  std::optional<int64_t> steps_between_checkpoints;        // snapshots of one attempt: the median
 };
 
 // Errors: those of Attribute.
@@ -82,6 +83,20 @@ std::string DecimalSeconds(DeviceNs ns);
 // The run's own times for a projection, M left open. Errors: FailedPrecondition if no checkpoint
 // was committed.
 absl::StatusOr<FailureModel> FailureModelOf(const RunReport& report);
+
+// The closed form beside what became of the run, with its own M (all time over all failures) and
+// its own interval. It does not know of the run's first start and end.
+struct OwnProjection {
+  FailureModel model;
+  double interval_seconds = 0;  // tau: of work between two snapshots
+  double projected = 0;         // G
+  double kept = 0;              // time of kept steps / all time, that between attempts included
+};
+// Errors: FailedPrecondition without a failure, or without two snapshots in an attempt.
+absl::StatusOr<OwnProjection> ProjectionOfRun(const RunReport& report);
+
+// A line for people.
+std::string OwnProjectionText(const OwnProjection& own);
 
 // For people, at most 100 columns.
 std::string RenderText(const RunReport& report);

@@ -169,6 +169,13 @@ std::string RenderJson(const RunReport& report) {
   object["checkpoints"] = {{"commits", report.commits},
                            {"mean_seconds_to_commit", OrNull(report.mean_seconds_to_commit)},
                            {"mean_stall_seconds", OrNull(report.mean_stall_seconds_of_checkpoint)}};
+  const absl::StatusOr<OwnProjection> own = ProjectionOfRun(report);
+  object["projection"] = own.ok() ? Json{{"mttf_seconds", own->model.mttf_seconds},
+                                         {"restart_seconds", own->model.restart_seconds},
+                                         {"interval_seconds", own->interval_seconds},
+                                         {"projected", own->projected},
+                                         {"kept", own->kept}}
+                                  : Json(nullptr);
   object["attempts"] = Json::array();
   for (const AttributedAttempt& attempt : run.attempts) {
     object["attempts"].push_back(AttemptJson(attempt));

@@ -213,6 +213,13 @@ std::string StepsText(const RunReport& report) {
 
 }  // namespace
 
+std::string OwnProjectionText(const OwnProjection& own) {
+  return absl::StrCat("This run: a failure in ", DurationText(own.model.mttf_seconds),
+                      ", a snapshot after each ", DurationText(own.interval_seconds),
+                      " of work: ", Fixed(own.projected, 3), " projected, ", Fixed(own.kept, 3),
+                      " kept\n");
+}
+
 std::string RenderText(const RunReport& report) {
   std::string text = Title(report) + GoodputText(report) + CategoryText(report) + LossText(report) +
                      AttemptsText(report) + RatesText(report) + StepsText(report);

@@ -90,6 +90,31 @@ TEST(Report, RatesAndFailureTimes) {
   EXPECT_FALSE(MustReport(LogOf('A')).mean_time_to_failure_seconds.has_value());
 }
 
+// Log B with snapshots after every 20th step, durable 2 s later: kept 1,000 of 1,600 s.
+TEST(Report, AProjectionOfTheRunItselfTakesItsOwnTimes) {
+  EXPECT_FALSE(ProjectionOfRun(MustReport(LogOf('B'))).ok()) << "without checkpoints";
+  RunLog log = LogOf('B', 2);
+  for (AttemptLog& attempt : log.attempts) {
+    for (RankLog& rank : attempt.ranks) {
+      for (const int64_t step : {20, 40, 60, 80}) {
+        const CheckpointId id{step, attempt.attempt};
+        rank.checkpoints.push_back({step * kSecondNs, {CheckpointAct::kSnapshot, id, {}, 0}});
+        rank.checkpoints.push_back({(step + 2) * kSecondNs, {CheckpointAct::kCommit, id, {}, 0}});
+      }
+    }
+  }
+  const RunReport report = MustReport(std::move(log));
+  EXPECT_EQ(report.steps_between_checkpoints, 20);
+  const auto own = ProjectionOfRun(report);
+  ASSERT_TRUE(own.ok()) << own.status();
+  EXPECT_DOUBLE_EQ(own->model.mttf_seconds, 1600);
+  EXPECT_DOUBLE_EQ(own->model.commit_seconds, 2);
+  EXPECT_DOUBLE_EQ(own->interval_seconds, 200);
+  EXPECT_DOUBLE_EQ(own->kept, 0.625);
+  EXPECT_DOUBLE_EQ(own->projected, ProjectedGoodput(own->model, 200));
+  EXPECT_EQ(json::parse(RenderJson(report))["projection"]["kept"], 0.625);
+}
+
 TEST(Report, GapsBetweenAttemptsLowerEttrOnly) {
   RunLog log = LogOf('C');
   log.attempts[1].gap_before_ns = 500 * kSecondNs;
