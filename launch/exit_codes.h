@@ -8,6 +8,9 @@ constexpr int kExitDone = 0;
 constexpr int kExitFailure = 1;   // anything that no other code names
 constexpr int kExitUsage = 2;     // the command line or a config is wrong: starting again is vain
 constexpr int kExitRequeue = 75;  // stopped early, all is well: start again (EX_TEMPFAIL)
+// The state is not to be trusted (numbers that are not finite, a loss spike, replicas that differ):
+// start again from a checkpoint.
+constexpr int kExitRollBack = 76;
 constexpr int kExitDoNotRequeue = 93;  // would fail in the same way again
 
 struct ExitCodeText {
@@ -19,6 +22,7 @@ constexpr ExitCodeText kExitCodeTexts[] = {
     {kExitFailure, "anything else"},
     {kExitUsage, "wrong usage or config"},
     {kExitRequeue, "requeue me"},
+    {kExitRollBack, "start again from a checkpoint"},
     {kExitDoNotRequeue, "do not requeue"},
 };
 

@@ -27,7 +27,9 @@
 #include "runtime/fault/deadlines.h"
 #include "runtime/goodput/rank_progress.h"
 #include "runtime/job/config.h"
+#include "runtime/job/fault_plan.h"
 #include "runtime/job/run_directory.h"
+#include "runtime/train/roll_back.h"
 #include "runtime/train/trainer.h"
 
 namespace muster::launch {
@@ -88,6 +90,7 @@ std::string Conclusion(const runtime::Trainer& trainer) {
 
 // A run that another job holds or has taken over stays so if this one is started again.
 int ExitCodeOf(const absl::Status& status, int otherwise) {
+  if (runtime::IsRollBack(status)) return kExitRollBack;
   return absl::IsAborted(status) ? kExitDoNotRequeue : otherwise;
 }
 
@@ -146,11 +149,10 @@ class TrainCommand : public Command {
       return kExitUsage;
     }
     runtime::ResolvedJob job;
-    std::vector<runtime::ConfigProblem> problems;
-    if (!runtime::LoadJob(options_.config, options_.overrides, env->size, &job, &problems)) {
-      if (env->rank == 0) console.err << runtime::Describe(problems, options_.config);
-      return kExitUsage;
-    }
+    if (!Load(*env, {}, &job, console)) return kExitUsage;
+    const auto& plans = job.job.faults().plan();
+    const auto planned = runtime::PlannedOverrides({plans.begin(), plans.end()}, env->rank);
+    if (!planned.empty() && !Load(*env, planned, &job, console)) return kExitUsage;
     const auto attempt = SupervisedAttempt(CurrentEnvironment());
     if (!attempt.ok()) {
       console.err << "muster train: " << attempt.status().message() << "\n";
@@ -171,6 +173,18 @@ class TrainCommand : public Command {
   }
 
  private:
+  bool Load(const RankEnv& env, const std::vector<std::string>& planned, runtime::ResolvedJob* job,
+            Console console) const {
+    std::vector<std::string> overrides = options_.overrides;
+    overrides.insert(overrides.end(), planned.begin(), planned.end());
+    std::vector<runtime::ConfigProblem> problems;
+    if (runtime::LoadJob(options_.config, overrides, env.size, job, &problems)) return true;
+    if (env.rank == 0 || !planned.empty()) {
+      console.err << runtime::Describe(problems, options_.config);
+    }
+    return false;
+  }
+
   int RunSupervised(const runtime::ResolvedJob& job, int64_t start_ns, Console console) {
     auto world = parallel::World::Create(WorldOptionsOf(job.job.communication()));
     if (!world.ok()) {

@@ -5,6 +5,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/hash.h"
+#include "runtime/checkpoint/finite.h"
 #include "runtime/checkpoint/reader.h"
 #include "runtime/checkpoint/safetensors.h"
 
@@ -17,6 +18,13 @@ std::vector<int64_t> StoredShape(const LogicalRange& range) {
   std::vector<int64_t> dims;
   for (int dim = 0; dim < range.global_shape.rank(); ++dim) dims.push_back(range.global_shape[dim]);
   return dims;
+}
+
+absl::Status CheckFinite(const HostPiece& piece) {
+  const auto bad = FirstNonFinite(piece.data, piece.dtype, piece.range.count);
+  if (!bad) return absl::OkStatus();
+  return absl::OutOfRangeError("element " + std::to_string(*bad) + " of this rank's part of " +
+                               piece.tensor + " is not finite: such a state is never saved");
 }
 
 size_t Bytes(const HostPiece& piece) {
@@ -39,6 +47,7 @@ absl::StatusOr<Manifest> WriteShard(const Disk& disk, const std::string& directo
   std::map<std::string, SafetensorsEntry> entries;
   std::map<std::string, const HostPiece*> by_name;  // in the file's order
   for (const HostPiece& piece : pieces) {
+    RETURN_IF_ERROR(CheckFinite(piece));
     // A rank holds several pieces of a fused tensor that is cut by segments: "a", "a#1", "a#2".
     std::string name = piece.tensor;
     for (int i = 1; !by_name.emplace(name, &piece).second; ++i) {

@@ -24,7 +24,8 @@ std::string ShardName(int rank, int num_ranks);
 std::string RecordName(int rank);
 
 // Hashes the pieces where they lie, then writes <directory>/<file> and syncs it. CHECKs that no
-// tensor comes twice. Errors: the disk's; no file is left then.
+// tensor comes twice. Errors: the disk's, no file is left then; OutOfRange, with the tensor's name,
+// if an element is not finite.
 absl::StatusOr<Manifest> WriteShard(const Disk& disk, const std::string& directory,
                                     const std::string& file, const CheckpointFacts& facts,
                                     const std::vector<HostPiece>& pieces);

@@ -13,7 +13,8 @@ namespace {
 
 constexpr size_t kRanksQuoted = 4;
 constexpr int64_t kMissedBeatsNs = 1'000'000'000;  // several, of a rank that beats 5 times a second
-constexpr int kDone = 0, kError = 1, kUsage = 2, kRequeue = 75, kDoNotRequeue = 93;
+// The codes of launch/exit_codes.h, which is above this folder; a test there compares them.
+constexpr int kDone = 0, kError = 1, kUsage = 2, kRequeue = 75, kRollBack = 76, kDoNotRequeue = 93;
 
 int64_t Ns(double seconds) { return static_cast<int64_t>(seconds * 1e9); }
 
@@ -25,6 +26,8 @@ FailureKind KindOfExit(int status) {
       return FailureKind::kUsage;
     case kRequeue:
       return FailureKind::kPreempted;
+    case kRollBack:
+      return FailureKind::kNumerics;
     case kDoNotRequeue:
       return FailureKind::kHopeless;
     case kError:

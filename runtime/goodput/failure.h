@@ -14,7 +14,8 @@ enum class FailureKind : uint8_t {
   kHang,       // a rank is silent, or no rank makes progress
   kHostLost,   // all ranks of one of several hosts are silent
   kStraggler,  // a rank is slower than its peers; the job goes on
-  kNumerics,   // too many steps in a row had a gradient that is not finite
+  kNumerics,   // its numbers are not to be trusted: gradients not finite, a loss spike, replicas
+               // differ
   kLaunch,     // the job never came up
   kUsage,      // the command line or config is wrong
   kHopeless,   // the job says that it would fail in the same way again

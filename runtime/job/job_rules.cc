@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/device/device.h"
 #include "models/config.h"
+#include "runtime/job/fault_plan.h"
 #include "runtime/job/peak.h"
 #include "runtime/job/pipeline.h"
 
@@ -61,6 +62,10 @@ constexpr Bounds kBounds[] = {
     {.path = "checkpoint.every_steps", .low = 0},
     {.path = "checkpoint.keep", .low = 1},
     {.path = "log.every_steps", .low = 1},
+    {.path = "safety.max_consecutive_skips", .low = 0},
+    {.path = "safety.loss_spike_factor", .low = 0},
+    {.path = "safety.loss_window", .low = 1, .high = 100000},
+    {.path = "safety.replica_check_every", .low = 0},
 };
 
 // Whole numbers without an exponent.
@@ -117,6 +122,7 @@ class Checker {
   void CheckRecompute();
   void CheckZero(const MeshDegrees& mesh);
   void CheckPeak();
+  void CheckFaults(int world_size);
 
  private:
   std::string FirstFieldIn(const std::string& sentence) const {
@@ -350,6 +356,20 @@ void Checker::CheckDevice() {
   }
 }
 
+void Checker::CheckFaults(int world_size) {
+  if (job_.safety().replica_check_every() > 0 && job_.zero().level() == 3 &&
+      !AnyBroken({"zero.level", "safety.replica_check_every"})) {
+    Broken("safety.replica_check_every",
+           "safety.replica_check_every is given beside zero.level 3, which keeps no replicas of "
+           "weights to compare; use 0");
+  }
+  std::vector<std::string> sentences;
+  for (const std::string& plan : job_.faults().plan()) {
+    (void)ParseFaultPlan(plan, world_size, &sentences);
+  }
+  for (const std::string& sentence : sentences) Broken("faults.plan", sentence);
+}
+
 void Checker::CheckPeak() {
   const absl::Status known = CheckPeakText(job_.goodput().peak());
   if (!known.ok()) Broken("goodput.peak", std::string(known.message()));
@@ -403,6 +423,7 @@ MeshDegrees CheckJob(const Job& job, int world_size, FileRules files, const Fiel
   checker.CheckRecompute();
   checker.CheckZero(mesh);
   checker.CheckPeak();
+  checker.CheckFaults(world_size);
   return mesh;
 }
 

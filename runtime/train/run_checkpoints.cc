@@ -12,6 +12,7 @@
 #include "runtime/checkpoint/retention.h"
 #include "runtime/job/run_lock.h"
 #include "runtime/train/checkpoint_pieces.h"
+#include "runtime/train/roll_back.h"
 
 namespace muster::runtime {
 namespace {
@@ -104,7 +105,8 @@ absl::Status RunCheckpoints::MakeSaver() {
       .overlap_copy = true,
       .fence = [this] { return CheckEpoch(options_.run_directory, options_.attempt); },
       .ended = [this](const SaveReport& report) { SaveEnded(report); },
-      .waiting = [this] { ledger_.Heartbeat(); }};
+      .waiting = [this] { ledger_.Heartbeat(); },
+      .hook = options_.hook};
   ASSIGN_OR_RETURN(saver_, Checkpointer::Create(options_.run_directory, std::move(pieces), world_,
                                                 state_.compute(), std::move(options)));
   return absl::OkStatus();
@@ -125,7 +127,9 @@ CheckpointFacts RunCheckpoints::FactsOf(int64_t step, int64_t skipped_steps) con
 absl::Status RunCheckpoints::AfterStep(int64_t step, int64_t skipped_steps) {
   if (saver_ == nullptr || !saver_->IsDue(step)) return absl::OkStatus();
   ledger_.Enter(State::kCheckpointStall);
+  RETURN_IF_ERROR(BeforeSave());
   ASSIGN_OR_RETURN(const bool saves, saver_->MaybeSave(FactsOf(step, skipped_steps)));
+  RETURN_IF_ERROR(CheckLast());
   if (saves) {
     ledger_.Checkpoint(EventOf(CheckpointAct::kSnapshot, step, snapshot_bytes_));
   }
@@ -141,10 +145,25 @@ absl::Status RunCheckpoints::AtEnd(int64_t step, int64_t skipped_steps, bool sto
   ledger_.Enter(State::kCheckpointStall);
   if (saver_ == nullptr) RETURN_IF_ERROR(MakeSaver());
   RETURN_IF_ERROR(saver_->Finish());
+  RETURN_IF_ERROR(CheckLast());
   if (step <= std::max(saver_->committed_step(), last_on_disk_)) return absl::OkStatus();
+  RETURN_IF_ERROR(BeforeSave());
   RETURN_IF_ERROR(saver_->Save(FactsOf(step, skipped_steps)));
   ledger_.Checkpoint(EventOf(CheckpointAct::kSnapshot, step, snapshot_bytes_));
-  return saver_->Finish();
+  RETURN_IF_ERROR(saver_->Finish());
+  return CheckLast();
+}
+
+absl::Status RunCheckpoints::BeforeSave() const {
+  return options_.before_save ? options_.before_save() : absl::OkStatus();
+}
+
+// Of the last save that ended, equal on all ranks.
+absl::Status RunCheckpoints::CheckLast() const {
+  const absl::Status& status = saver_->last().status;
+  if (!absl::IsOutOfRange(status)) return absl::OkStatus();
+  return RollBackError(
+      absl::StrCat("after step ", saver_->last().facts.step, ", ", std::string(status.message())));
 }
 
 // On rank 0.

@@ -1,6 +1,7 @@
 #pragma once
 // A run's checkpoints as its trainer sees them: the state that it goes on from, what it saves on
 // the way, and their lines in the ledger and the log.
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -21,6 +22,8 @@ class RunCheckpoints {
     std::string run_directory;
     int attempt = 0;
     std::string start_from;  // another run or checkpoint, if this run has no checkpoint; "": none
+    DiskHook hook;           // planned faults
+    std::function<absl::Status()> before_save;  // collective; an error means: save nothing
   };
   // Collective. Fills `state` from the run's newest good checkpoint, else from start_from, else
   // leaves it as it was built. All outlive it. Errors: see Restore; a checkpoint whose data cursor
@@ -35,7 +38,8 @@ class RunCheckpoints {
   const CheckpointFacts& facts() const { return restored_; }
 
   // After `step`, of which `skipped_steps` so far made no update: saves if it is time. Collective
-  // then. A disk that fails is logged, not an error.
+  // then. A disk that fails is logged, not an error; a state that is not finite is, once its save
+  // has ended: a RollBackError.
   absl::Status AfterStep(int64_t step, int64_t skipped_steps);
   // Before the state changes again: the copy of a save runs behind the forward and backward.
   void BeforeUpdate();
@@ -53,6 +57,8 @@ class RunCheckpoints {
   absl::StatusOr<std::optional<RestoredState>> FindState(std::string* where);
   absl::Status MakeSaver();
   CheckpointFacts FactsOf(int64_t step, int64_t skipped_steps) const;
+  absl::Status BeforeSave() const;
+  absl::Status CheckLast() const;
   void SaveEnded(const SaveReport& report);
   CheckpointEvent EventOf(CheckpointAct act, int64_t step, int64_t bytes) const;
 

@@ -41,12 +41,15 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const ResolvedJob& job,
                                         t.options_.progress));
   t.ledger_->Enter(State::kInitModel);
   ASSIGN_OR_RETURN(t.state_, TrainingState::Build(job, world, t.options_.compute_mode));
+  ASSIGN_OR_RETURN(t.guard_, RunGuard::Create(job, t.options_.run_directory, world, *t.state_));
   t.ledger_->Enter(State::kCheckpointLoad);
   ASSIGN_OR_RETURN(t.checkpoints_,
                    RunCheckpoints::Create(job, world,
                                           {.run_directory = t.options_.run_directory,
                                            .attempt = t.options_.attempt,
-                                           .start_from = t.options_.start_from},
+                                           .start_from = t.options_.start_from,
+                                           .hook = t.guard_->DiskHook(),
+                                           .before_save = t.guard_->SaveHook()},
                                           *t.state_, *t.ledger_));
   t.result_.steps = t.checkpoints_->facts().step;
   t.skipped_steps_ = t.checkpoints_->facts().skipped_steps;
@@ -87,6 +90,7 @@ absl::StatusOr<TrainEnd> Trainer::Run() {
 absl::Status Trainer::End() {
   ledger_->Enter(State::kCheckpointStall);
   state_->gather->Finish(state_->compute());
+  RETURN_IF_ERROR(guard_->BeforeSave());
   RETURN_IF_ERROR(SaveWeights(options_.run_directory + "/weights", *state_->parameters,
                               state_->Buffers(), world_, state_->compute(), state_->hooks.get()));
   ledger_->Enter(State::kTeardown);
@@ -99,6 +103,7 @@ absl::Status Trainer::Step(int64_t step) {
   const StreamView compute = s.compute();
   ledger_->StepBegin(step);
   world_.log().SetPlace({.step = step});
+  RETURN_IF_ERROR(guard_->At(Instant::kBegin, step));
   RETURN_IF_ERROR(s.timeline->Collect().status());  // the step's time starts here
   RETURN_IF_ERROR(LoadBatch(step));
   s.model->BeginStep(s.microbatches, batch_.global_valid_tokens, compute);
@@ -110,14 +115,17 @@ absl::Status Trainer::Step(int64_t step) {
     RETURN_IF_ERROR(
         s.tied_weight->SumGradients(*s.buckets, s.optimizer->zero_level() == 0, compute));
   }
+  RETURN_IF_ERROR(guard_->At(Instant::kReduced));
   {
     Span span(compute, "optimizer", parallel::kOptimizer);
     RETURN_IF_ERROR(s.clip->Measure(compute));
     learning_rate_ = LearningRate(job_.job.optimizer(), job_.job.train().steps(), step);
     checkpoints_->BeforeUpdate();
+    RETURN_IF_ERROR(guard_->BeforeUpdate());
     s.optimizer->Step(learning_rate_, step - skipped_steps_, s.clip->facts(), compute);
     RETURN_IF_ERROR(s.gather->Start(compute));
   }
+  RETURN_IF_ERROR(guard_->At(Instant::kUpdated));
   Span span(compute, "facts", parallel::kOther);
   RETURN_IF_ERROR(ShareFacts());
   return Collect(step);
@@ -125,12 +133,14 @@ absl::Status Trainer::Step(int64_t step) {
 
 void Trainer::BeforeBackward(int, bool last) {
   state_->reducer->SetLastMicrobatch(last);
+  if (last) guard_->BeforeLastBackward();
   ledger_->Heartbeat();
 }
 
 absl::Status Trainer::LoadBatch(int64_t step) {
   TrainingState& s = *state_;
   Span span(s.compute(), "data", parallel::kData);
+  RETURN_IF_ERROR(guard_->At(Instant::kData));
   RETURN_IF_ERROR(loader_->Load(step, s.mesh->coordinates().dp, &batch_));
   CopyBatch({s.tokens, s.targets, s.positions});
   return absl::OkStatus();
@@ -186,7 +196,7 @@ absl::Status Trainer::Collect(int64_t step) {
   m.z_loss = sums[2];
   m.grad_norm = *static_cast<const double*>(s.host_norm.data());
   m.learning_rate = learning_rate_;
-  m.skipped = !std::isfinite(m.grad_norm);
+  m.skipped = !std::isfinite(m.grad_norm) || guard_->skips_update();
   m.tokens = job_.job.train().global_batch_sequences() * job_.sequence_length;
   m.expert_imbalance = ExpertImbalance(s);
   m.dropped_tokens = DroppedChoices(job_, m.tokens, s);
@@ -202,13 +212,14 @@ absl::Status Trainer::Collect(int64_t step) {
   m.mfu = flops / (m.step_seconds * machine_flops);
   m.mfu_full_attention = m.mfu * s.cost.flops_per_token_full() / s.cost.flops_per_token();
   if (m.skipped) {
-    ledger_->Skip(step, "the gradient is not finite");
+    ledger_->Skip(step, guard_->skips_update() ? "the loss spikes" : "the gradient is not finite");
   } else {
     useful_flops_ += flops;
   }
   const double elapsed = static_cast<double>(now - options_.process_start_ns) * 1e-9;
   m.goodput = useful_flops_ / (elapsed * machine_flops);
   if (metrics_ != nullptr) RETURN_IF_ERROR(metrics_->Step(m));
+  RETURN_IF_ERROR(guard_->AfterStep(m));
   ledger_->StepEnded({.step = step,
                       .loss_bits = std::bit_cast<uint64_t>(m.loss),
                       .grad_norm_bits = std::bit_cast<uint64_t>(m.grad_norm),

@@ -16,6 +16,7 @@
 #include "runtime/job/peak.h"
 #include "runtime/train/metrics.h"
 #include "runtime/train/run_checkpoints.h"
+#include "runtime/train/run_guard.h"
 #include "runtime/train/training_state.h"
 
 namespace muster::runtime {
@@ -79,6 +80,7 @@ class Trainer : private parallel::MicrobatchObserver {
   std::unique_ptr<BatchLoader> loader_, validation_;  // validation_ may be null
   std::unique_ptr<TrainingState> state_;
   std::unique_ptr<MetricsWriter> metrics_;  // rank 0 only
+  std::unique_ptr<RunGuard> guard_;
   std::unique_ptr<RunCheckpoints> checkpoints_;
   HostBatch batch_;
   StepMetrics last_;

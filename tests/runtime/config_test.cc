@@ -55,7 +55,7 @@ TEST(Config, EveryDefaultIsWrittenOut) {
   for (const std::string& path : FieldPaths(*Job::descriptor(), /*with_blocks=*/false)) {
     const bool optional = path.starts_with("model.moe.") || path.starts_with("data.") ||
                           path == "model_file" || path == "schedule.layers_per_stage" ||
-                          path == "schedule.file";
+                          path == "schedule.file" || path == "faults.plan";
     if (!optional) {
       EXPECT_TRUE(IsGiven(job.job, path)) << path;
     }

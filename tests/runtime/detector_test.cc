@@ -195,8 +195,9 @@ TEST(Detector, RanksThatNeverSpeakFailTheLaunch) {
 
 TEST(Detector, ExitCodesAreTakenAtTheirWord) {
   const std::pair<int, FailureKind> kCodes[] = {
-      {0, FailureKind::kNone},  {75, FailureKind::kPreempted}, {93, FailureKind::kHopeless},
-      {2, FailureKind::kUsage}, {1, FailureKind::kError},      {139, FailureKind::kCrash}};
+      {0, FailureKind::kNone},     {75, FailureKind::kPreempted}, {93, FailureKind::kHopeless},
+      {2, FailureKind::kUsage},    {1, FailureKind::kError},      {139, FailureKind::kCrash},
+      {76, FailureKind::kNumerics}};
   for (const auto& [code, kind] : kCodes) {
     Job job(2);
     job.BeatAll();

@@ -1,0 +1,66 @@
+#pragma once
+// Planned faults, for drills: faults { plan: "crash rank=2 step=5 at=backward" plan: ... }. A plan
+// is a kind and key=value words. runtime/fault/injector.h carries it out.
+//
+//   crash, abort, exit, stop      SIGKILL, abort(), _exit(code), SIGSTOP of the rank itself
+//   preempt                       SIGTERM to the rank itself
+//   skip [group=dp]               leaves out its next collective (of that group)
+//   slow share=0.1 [steps=n]      sleeps that share of its own time, for n steps (0: to the end)
+//   slow_data seconds=0.2 [steps=n]  as long more for each batch
+//   nan [tensor=name]             NaN in the first element of a gradient, before it is reduced
+//   flip [tensor=name] [bit=12]   one bit of the first element of a weight, after the update
+//   config set=train.seed=7       the rank has another config, in every start
+//   disk_error [call=k] [on=write]   the k-th disk call of the rank's save fails with EIO
+//   disk_crash [call=k] [on=rename]  SIGKILL in front of it
+//   disk_exit [call=k] [on=fsync]    _exit(code) in front of it
+// All take rank= (of the world, default 0) and step= (default 1; disk kinds: calls are counted from
+// that step on). at= is the instant, for the first six: begin, data, backward, reduced, updated.
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace muster::runtime {
+
+enum class FaultKind : uint8_t {
+  kCrash,
+  kAbort,
+  kExit,
+  kStop,
+  kPreempt,
+  kSkip,
+  kSlow,
+  kSlowData,
+  kNan,
+  kFlip,
+  kConfig,
+  kDiskError,
+  kDiskCrash,
+  kDiskExit,
+};
+// Where in a step.
+enum class Instant : uint8_t { kBegin, kData, kBackward, kReduced, kUpdated };
+
+struct PlannedFault {
+  FaultKind kind = FaultKind::kCrash;
+  int rank = 0;
+  int64_t step = 1;
+  Instant at = Instant::kBegin;
+  int64_t steps = 1, call = 1;
+  int code = 1, bit = 12;
+  double seconds = 0, share = 0;
+  std::string group, tensor, on, set;
+};
+
+bool IsDiskFault(FaultKind kind);
+const char* Name(FaultKind kind);
+// Appends a sentence for each thing that is wrong with the plan; the result is meaningful if none
+// was. `world_size` 0: not known.
+PlannedFault ParseFaultPlan(const std::string& plan, int world_size,
+                            std::vector<std::string>* problems);
+
+// What `config` faults add to the --set options of `rank`. Plans that are wrong add nothing.
+std::vector<std::string> PlannedOverrides(const std::vector<std::string>& plans, int rank);
+
+}  // namespace muster::runtime

@@ -1,0 +1,57 @@
+#pragma once
+// What watches over a run from inside: planned faults (drills), gradients that are not finite, loss
+// spikes, replicas that drift apart. The trainer tells it where it is; an error it returns ends the
+// attempt before anything of the step is saved.
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "parallel/comm/rendezvous.h"
+#include "runtime/fault/injector.h"
+#include "runtime/job/config.h"
+#include "runtime/train/metrics.h"
+#include "runtime/train/step_guard.h"
+#include "runtime/train/training_state.h"
+
+namespace muster::runtime {
+
+class RunGuard {
+ public:
+  // All outlive it.
+  static absl::StatusOr<std::unique_ptr<RunGuard>> Create(const ResolvedJob& job,
+                                                          const std::string& run_directory,
+                                                          parallel::World& world,
+                                                          TrainingState& state);
+  // `step` -1: the step of the last call with one.
+  absl::Status At(Instant instant, int64_t step = -1);
+  void BeforeLastBackward();
+  // Once the step's gradient is measured. Where spikes of the loss are to be skipped, waits for the
+  // loss, and takes a step that spikes its update. Collective then.
+  absl::Status BeforeUpdate();
+  bool skips_update() const { return !spike_.empty(); }  // of this step, for its loss
+  // Once the step's facts are on the host. Collective where something is found, and every
+  // safety.replica_check_every steps. Errors: RollBackError, equal on all ranks.
+  absl::Status AfterStep(const StepMetrics& metrics);
+  // Before anything of the last step is written down for good. Collective if replicas are compared
+  // and those of this step were not. Errors: RollBackError.
+  absl::Status BeforeSave();
+  std::function<absl::Status()> SaveHook();  // the same; valid while the guard lives
+  // For the disk of checkpoints; called on any thread, while the guard lives.
+  std::function<absl::Status(const std::string& call, const std::string& path)> DiskHook();
+
+ private:
+  RunGuard(const ResolvedJob& job, parallel::World& world, TrainingState& state);
+  const ResolvedJob& job_;
+  parallel::World& world_;
+  TrainingState& state_;
+  StepGuard steps_;
+  std::unique_ptr<FaultInjector> injector_;
+  absl::StatusOr<double> ShareLoss();
+  absl::Status CompareReplicas();
+  int64_t step_ = 0, replicas_checked_ = -1;  // the latter: of which step
+  std::string spike_;
+};
+
+}  // namespace muster::runtime

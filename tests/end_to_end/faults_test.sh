@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Planned faults through the binary under mpirun: what each one leads to, and what is said of it.
+# The same, mixed and for hours: tests/drills/soak.
+# Usage: faults_test.sh MUSTER (from the root of the repository)
+set -euo pipefail
+muster=$1
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+fail() { echo "FAILED: $*" >&2; exit 1; }
+job=(configs/jobs/tiny-moe.textproto --set mesh.ep=2 --set train.steps=5
+     --set evaluate.sequences=4 --set communication.deadline_seconds=2 --set log.tensorboard=false)
+check() {  # NAME CODE PATTERN COMMAND...
+  local name=$1 code=$2 pattern=$3 status=0
+  shift 3
+  "$@" --run "$scratch/$name" >"$scratch/$name.log" 2>&1 || status=$?
+  ((status == code)) || fail "$name: exit code $status, wanted $code: $(tail -30 "$scratch/$name.log")"
+  grep -qE "$pattern" "$scratch/$name.log" || fail "$name: no '$pattern': $(tail -30 "$scratch/$name.log")"
+  echo "$name: $(grep -oE "$pattern" "$scratch/$name.log" | head -1)"
+}
+train() {  # NAME CODE PATTERN OPTIONS...: 4 ranks, dp4 with ep2
+  local name=$1 code=$2 pattern=$3
+  shift 3
+  check "$name" "$code" "$pattern" mpirun --oversubscribe --bind-to none \
+    --mca mpi_yield_when_idle 1 -np 4 "$muster" train "${job[@]}" "$@"
+}
+
+train skip 1 "rank 2 left it out|waits for rank 2 in reduce_scatter" \
+  --set "faults.plan=skip rank=2 step=3 at=backward group=dp_cp"
+train stop 1 'rank 1 has not come to it' --set "faults.plan=stop rank=1 step=3"
+
+# With a plan that is done, the same command is a run without faults.
+train crash 137 'planned fault, step 2: crash rank=3' --set "faults.plan=crash rank=3 step=2"
+train crash 0 'trained    5 steps' --set "faults.plan=crash rank=3 step=2"
+train nan 0 'step 2 is skipped: .*rank 3 computed it: embedding.weight, element 0' \
+  --set "faults.plan=nan rank=3 step=2"
+train flip 76 'embedding.weight, replicas dp_cp@0: rank 2 against the others' --set zero.level=0 \
+  --set safety.replica_check_every=2 --set "faults.plan=flip rank=2 step=3"
+train preempt 75 'planned fault, step 3: preempt' --set "faults.plan=preempt rank=1 step=3"
+train disk 0 'Input/output error \(planned fault\)' --set checkpoint.every_steps=2 \
+  --set "faults.plan=disk_error rank=1 call=2"
+train config 2 'train.seed: 1234 on rank 0, 2, 3; 7 on rank 1' \
+  --set "faults.plan=config rank=1 set=train.seed=7"
+
+# A supervisor goes back to the checkpoint before the damage, whatever it is.
+check roll_back 0 'numerics: ' "$muster" launch "${job[@]}" --ranks 4 --set checkpoint.every_steps=1 \
+  --set safety.max_consecutive_skips=1 \
+  --set "faults.plan=nan rank=3 step=3,disk_exit rank=0 step=4 on=rename call=2 code=7"
+"$muster" report "$scratch/roll_back" --json >"$scratch/report.json"
+python3 - "$scratch/report.json" <<'PY'
+import json, sys
+report = json.load(open(sys.argv[1]))
+ended = [a["failure"]["kind"] for a in report["attempts"] if a["failure"]]
+assert ended == ["numerics", "crash"], ended
+assert report["attempts"][1]["first_step"] in (2, 3), report["attempts"][1]
+assert report["steps_kept"] == 5 and report["attempts"][2]["first_step"] in (3, 4, 5), report["attempts"]
+PY
+echo "all as planned"

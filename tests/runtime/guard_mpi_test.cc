@@ -1,0 +1,193 @@
+// Planned faults through the trainer: what guards find, whom they name, and what they leave
+// untouched.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "kernels/base/error.h"
+#include "kernels/base/hash.h"
+#include "kernels/device/span.h"
+#include "runtime/job/run_directory.h"
+#include "runtime/train/roll_back.h"
+#include "tests/support/mpi_main.h"
+#include "tests/support/runtime/training_run.h"
+
+namespace muster::runtime {
+namespace {
+
+using parallel::TestWorld;
+
+// A small MoE job on all ranks, trained step by step.
+class GuardedRun {
+ public:
+  explicit GuardedRun(const std::vector<std::string>& overrides, bool with_checkpoints = false)
+      : directory_(SharedTemporaryDirectory(TestWorld())) {
+    const std::string path = std::string(MUSTER_SOURCE_DIR) + "/configs/jobs/tiny-moe.textproto";
+    std::vector<std::string> all = {"train.steps=8",
+                                    "train.global_batch_sequences=12",
+                                    "schedule.microbatches=1",
+                                    "goodput.peak=0.1",
+                                    "train.sequence_length=16",
+                                    "model.layers=2",
+                                    "log.progress=false",
+                                    "communication.bucket_megabytes=0.02",
+                                    "evaluate.sequences=4",
+                                    "model.moe.expert_ffn_hidden=24"};
+    if (with_checkpoints) all.push_back("checkpoint.every_steps=1");
+    all.insert(all.end(), overrides.begin(), overrides.end());
+    std::vector<ConfigProblem> problems;
+    MUSTER_CHECK(LoadJob(path, all, TestWorld().size(), &job_, &problems))
+        << Describe(problems, path);
+    Start();
+  }
+  ~GuardedRun() {
+    trainer_.reset();
+    MUSTER_CHECK_OK(TestWorld().GatherText("").status());
+    if (TestWorld().rank() == 0) std::filesystem::remove_all(directory_);
+  }
+  // As after a restart, without the checkpoints of the attempt before.
+  void Start() {
+    trainer_.reset();
+    auto trainer = Trainer::Create(job_, TestWorld(),
+                                   {.run_directory = directory_,
+                                    .attempt = attempt_++,
+                                    .process_start_ns = kernels::MonotonicNs()});
+    MUSTER_CHECK_OK(trainer.status());
+    trainer_ = *std::move(trainer);
+  }
+  Trainer& trainer() { return *trainer_; }
+  const StepMetrics& Step(int64_t step) {
+    MUSTER_CHECK_OK(trainer_->Step(step));
+    return trainer_->last_step();
+  }
+  uint64_t WeightsHash() {
+    const TrainingState& state = trainer_->state();
+    state.gather->Finish(state.compute());
+    MUSTER_CHECK_OK(state.compute().Synchronize());
+    uint64_t hash = 0;
+    for (const parallel::Parameter& parameter : *state.parameters) {
+      hash = kernels::Hash64(parameter.weight.data, static_cast<size_t>(parameter.weight.bytes()),
+                             hash);
+    }
+    return hash;
+  }
+
+ private:
+  const std::string directory_;
+  ResolvedJob job_;
+  int attempt_ = 0;
+  std::unique_ptr<Trainer> trainer_;
+};
+
+std::string Last() { return std::to_string(TestWorld().size() - 1); }
+
+TEST(RunGuard, ANanInOneGradientOfOneRankSkipsTheStepOnAllAndHappensOnce) {
+  GuardedRun run({"faults.plan=nan rank=" + Last() + " step=2"});
+  EXPECT_FALSE(run.Step(1).skipped);
+  const uint64_t before = run.WeightsHash();
+  EXPECT_TRUE(run.Step(2).skipped);
+  EXPECT_EQ(run.WeightsHash(), before);
+  EXPECT_FALSE(run.Step(3).skipped);
+  EXPECT_NE(run.WeightsHash(), before);
+  run.Start();
+  for (int64_t step = 1; step <= 3; ++step) EXPECT_FALSE(run.Step(step).skipped) << step;
+}
+
+TEST(RunGuard, SkipsInARowEndTheAttemptToGoBack) {
+  GuardedRun run({"safety.max_consecutive_skips=2",
+                  "faults.plan=nan step=1,nan rank=" + Last() + " step=2,nan step=4"});
+  EXPECT_TRUE(run.Step(1).skipped);
+  const absl::Status ended = run.trainer().Step(2);
+  EXPECT_TRUE(IsRollBack(ended)) << ended;
+  EXPECT_NE(ended.message().find("no update in the last 2 steps"), std::string::npos) << ended;
+}
+
+TEST(RunGuard, AStepWhoseLossSpikesMakesNoUpdateIfSpikesAreSkipped) {
+  // Every loss is above half the mean of those before: from step 3 on each one is a spike.
+  GuardedRun run({"safety.loss_spike_factor=0.5", "safety.loss_window=2",
+                  "safety.loss_spike_action=SKIP", "safety.max_consecutive_skips=2"});
+  EXPECT_FALSE(run.Step(1).skipped);
+  EXPECT_FALSE(run.Step(2).skipped);
+  const uint64_t before = run.WeightsHash();
+  EXPECT_TRUE(run.Step(3).skipped);
+  EXPECT_EQ(run.WeightsHash(), before);
+  EXPECT_TRUE(IsRollBack(run.trainer().Step(4)));
+}
+
+TEST(RunGuard, ALossSpikeGoesBackIfSpikesAreNotSkipped) {
+  GuardedRun run({"safety.loss_spike_factor=0.5", "safety.loss_window=2"});
+  (void)run.Step(1);
+  (void)run.Step(2);
+  const absl::Status ended = run.trainer().Step(3);
+  EXPECT_TRUE(IsRollBack(ended)) << ended;
+  EXPECT_NE(ended.message().find("safety.loss_spike_factor"), std::string::npos) << ended;
+}
+
+TEST(RunGuard, SpikesThatAreSkippedLeaveStepsWithoutOneAsTheyAre) {
+  const std::vector<std::string> off = {},
+                                 on = {"safety.loss_spike_factor=100", "safety.loss_window=1",
+                                       "safety.loss_spike_action=SKIP"};
+  std::vector<uint64_t> hashes;
+  for (const auto& overrides : {off, on}) {
+    GuardedRun run(overrides);
+    for (int64_t step = 1; step <= 3; ++step) EXPECT_FALSE(run.Step(step).skipped);
+    hashes.push_back(run.WeightsHash());
+  }
+  EXPECT_EQ(hashes[0], hashes[1]);
+}
+
+TEST(RunGuard, AFlippedBitOfAWeightIsFoundWithinTheIntervalAndItsRankNamed) {
+  const int ranks = TestWorld().size();
+  if (ranks == 1) return;  // no replicas
+  GuardedRun run(
+      {"zero.level=0", "safety.replica_check_every=3", "faults.plan=flip bit=3 rank=1 step=1"});
+  (void)run.Step(1);
+  (void)run.Step(2);
+  const absl::Status ended = run.trainer().Step(3);
+  ASSERT_TRUE(IsRollBack(ended)) << ended;
+  const std::string said(ended.message());
+  EXPECT_NE(said.find(ranks == 2 ? "rank 0, 1 (no majority" : ": rank 1 against the others"),
+            std::string::npos)
+      << said;
+}
+
+TEST(RunGuard, AFlippedBitIsNeverSavedHoweverLongTheInterval) {
+  if (TestWorld().size() == 1) return;
+  GuardedRun run(
+      {"zero.level=0", "safety.replica_check_every=1000", "faults.plan=flip rank=1 step=2"},
+      /*with_checkpoints=*/true);
+  const absl::StatusOr<TrainEnd> end = run.trainer().Run();
+  EXPECT_TRUE(IsRollBack(end.status())) << end.status();
+  EXPECT_EQ(run.trainer().result().steps, 2);  // whose save it was
+}
+
+TEST(RunGuard, HealthyReplicasAgreeAtEveryZeroLevelThatHasThem) {
+  for (const std::string level : {"0", "1", "2"}) {
+    GuardedRun run({"zero.level=" + level, "safety.replica_check_every=1"});
+    for (int64_t step = 1; step <= 3; ++step) (void)run.Step(step);
+  }
+}
+
+TEST(Agreement, OtherConfigsAreNamedFieldByFieldWithinFiveSeconds) {
+  parallel::World& world = TestWorld();
+  if (world.size() == 1) return;
+  const std::string path = std::string(MUSTER_SOURCE_DIR) + "/configs/jobs/tiny-moe.textproto";
+  std::vector<std::string> overrides = {"train.global_batch_sequences=24",
+                                        "schedule.microbatches=1"};
+  if (world.rank() == 1) overrides.push_back("train.seed=7");
+  if (world.rank() == world.size() - 1) overrides.push_back("precision.compute=bf16");
+  ResolvedJob job;
+  std::vector<ConfigProblem> problems;
+  MUSTER_CHECK(LoadJob(path, overrides, world.size(), &job, &problems)) << Describe(problems, path);
+  const int64_t begin_ns = kernels::MonotonicNs();
+  const absl::Status refused = CheckAgreement(job, "one version", world);
+  EXPECT_LT(kernels::MonotonicNs() - begin_ns, 5'000'000'000);
+  const std::string said(refused.message());
+  EXPECT_NE(said.find("train.seed: 1234 on rank 0"), std::string::npos) << said;
+  EXPECT_NE(said.find("7 on rank 1"), std::string::npos) << said;
+  EXPECT_NE(said.find("precision.compute: bf16 on rank " + Last()), std::string::npos) << said;
+  EXPECT_EQ(said.find("(build)"), std::string::npos) << said;
+}
+
+}  // namespace
+}  // namespace muster::runtime
