@@ -48,6 +48,12 @@ Detector::Detector(const DetectorOptions& options, int world_size, int64_t start
 void Detector::See(const RankEvent& event) {
   if (event.kind == RankEvent::Kind::kFrame) return SeeFrame(event);
   if (failure_) return;
+  // All ranks agree to stop, and a starter ends the rest when the first has: its status tells more.
+  if (std::any_of(ranks_.begin(), ranks_.end(),
+                  [](const Rank& rank) { return rank.left && rank.last.exit_code == kRequeue; })) {
+    ranks_[static_cast<size_t>(event.rank)].left = true;
+    return;
+  }
   failure_ = Make(
       FailureKind::kCrash, {event.rank}, event.at_ns, event.at_ns,
       absl::StrCat("rank ", event.rank, " died without a word: ", Said(event.rank, event.at_ns)));

@@ -233,6 +233,25 @@ TEST(Detector, RanksThatLeaveWellAreNoFailure) {
   EXPECT_EQ(job.detector.Check(job.now)->kind, FailureKind::kNone);
 }
 
+// mpirun ends the other ranks when the first has left with a code that is not 0.
+TEST(Detector, RanksThatTheirStarterEndsAfterAStopAreNoCrash) {
+  Job job(3);
+  job.Step();
+  job.Leave(0, 75);
+  job.Lose(1);
+  job.Leave(2, 75);
+  EXPECT_FALSE(job.detector.Check(job.now));
+  job.detector.SeeExit(75, job.now);
+  ASSERT_TRUE(job.detector.Check(job.now));
+  EXPECT_EQ(job.detector.Check(job.now)->kind, FailureKind::kPreempted);
+  Job done(2);
+  done.Step();
+  done.Leave(0, 0);
+  done.Lose(1);
+  ASSERT_TRUE(done.detector.Check(done.now)) << "a rank died while it wrote its weights";
+  EXPECT_EQ(done.detector.Check(done.now)->kind, FailureKind::kCrash);
+}
+
 TEST(Detector, AnEndThatDoesNotEndIsAHang) {
   Job job(2);
   job.Step();
