@@ -9,6 +9,9 @@
 namespace muster::models {
 namespace {
 
+// No model has more; what walks the layers of a config that is being checked ends.
+constexpr int kMostLayers = 1 << 16;
+
 // "1 or 4": the divisors of `number` next to `value`, which is none.
 std::string NearestDivisors(int64_t number, int64_t value) {
   int64_t below = 0, above = 0;
@@ -116,7 +119,9 @@ void CheckModel(const ModelConfig& config, std::vector<std::string>* problems) {
   Rules rules(problems);
   rules.Range("vocab_size", config.vocab_size(), 1);
   rules.Range("hidden", config.hidden(), 1);
-  rules.Range("layers", config.layers(), 1);
+  if (rules.Range("layers", config.layers(), 1)) {
+    rules.Range("layers", config.layers(), 1, kMostLayers);
+  }
   CheckAttention(config, rules);
   if (NumMoeLayers(config) < config.layers()) {
     rules.Range("ffn_hidden", config.ffn_hidden(), 1);

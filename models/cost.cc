@@ -37,6 +37,48 @@ Count MlpCount(const ModelConfig& config, int64_t ffn_hidden, bool bias) {
   return count;
 }
 
+// Parameters of one block: those that every token meets, the routed experts, and as many of these
+// as a token chooses.
+struct LayerCount {
+  Count common;
+  int64_t experts = 0, active_experts = 0;
+  double matmul_flops() const {  // of a token in training: forward 2 a weight, backward 4
+    return 6.0 * static_cast<double>(common.matmul + active_experts);
+  }
+};
+
+LayerCount CountLayer(const ModelConfig& config, int layer) {
+  LayerCount count;
+  count.common = AttentionCount(config);
+  count.common.all += 2 * NormParameters(config);
+  Count fixed;  // the block's dense part behind attention
+  if (IsMoeLayer(config, layer)) {
+    const MoeConfig& moe = config.moe();
+    const Count expert = MlpCount(config, moe.expert_ffn_hidden(), false);
+    fixed = MlpCount(config, int64_t{moe.shared_experts()} * moe.expert_ffn_hidden(), false);
+    count.common.AddLinear(config.hidden(), moe.experts(), false);
+    count.experts = moe.experts() * expert.all;
+    count.active_experts = moe.top_k() * expert.all;
+  } else {
+    fixed = MlpCount(config, config.ffn_hidden(), config.bias());
+  }
+  count.common.all += fixed.all;
+  count.common.matmul += fixed.matmul;
+  return count;
+}
+
+// Q K^T and P V of one layer: 2 x 2 H C FLOPs for each key that a query meets; three times that in
+// training.
+double AttentionFlopsPerKey(const ModelConfig& config) {
+  return 12.0 * config.heads() * config.head_size();
+}
+double MeanKeys(int64_t sequence_length) { return (static_cast<double>(sequence_length) + 1) / 2; }
+
+// Whether or not its weight is the embedding's.
+double OutputFlops(const ModelConfig& config) {
+  return 6.0 * static_cast<double>(int64_t{config.vocab_size()} * config.hidden());
+}
+
 }  // namespace
 
 ModelCost CostOf(const ModelConfig& config, int64_t sequence_length) {
@@ -45,44 +87,31 @@ ModelCost CostOf(const ModelConfig& config, int64_t sequence_length) {
   cost.embedding_parameters = V * D;
   if (config.position() == LEARNED) cost.embedding_parameters += config.max_positions() * D;
 
-  // The output projection costs FLOPs whether or not its weight is the embedding's.
-  int64_t active_matmul = V * D;
   cost.parameters =
       cost.embedding_parameters + (config.tied_embeddings() ? 0 : V * D) + NormParameters(config);
   cost.active_parameters = cost.parameters;
+  cost.matmul_flops_per_token = OutputFlops(config);
   for (int layer = 0; layer < config.layers(); ++layer) {
-    Count common = AttentionCount(config);
-    common.all += 2 * NormParameters(config);
-    int64_t experts = 0, active_experts = 0;
-    if (IsMoeLayer(config, layer)) {
-      const MoeConfig& moe = config.moe();
-      const Count expert = MlpCount(config, moe.expert_ffn_hidden(), false);
-      const Count shared =
-          MlpCount(config, int64_t{moe.shared_experts()} * moe.expert_ffn_hidden(), false);
-      common.AddLinear(D, moe.experts(), false);
-      common.all += shared.all;
-      common.matmul += shared.matmul;
-      experts = moe.experts() * expert.all;
-      active_experts = moe.top_k() * expert.all;
-    } else {
-      const Count mlp = MlpCount(config, config.ffn_hidden(), config.bias());
-      common.all += mlp.all;
-      common.matmul += mlp.matmul;
-    }
-    cost.parameters += common.all + experts;
-    cost.active_parameters += common.all + active_experts;
-    cost.expert_parameters += experts;
-    active_matmul += common.matmul + active_experts;
+    const LayerCount count = CountLayer(config, layer);
+    cost.parameters += count.common.all + count.experts;
+    cost.active_parameters += count.common.all + count.active_experts;
+    cost.expert_parameters += count.experts;
+    cost.matmul_flops_per_token += count.matmul_flops();
   }
-
-  // Forward 2 FLOPs a weight and token, backward twice as many.
-  cost.matmul_flops_per_token = 6.0 * static_cast<double>(active_matmul);
-  // Q K^T and P V: 2 x 2 H C FLOPs for each key that a query meets; three times that in training.
-  const double S = static_cast<double>(sequence_length);
-  const double per_key = 12.0 * config.layers() * config.heads() * config.head_size();
-  cost.attention_flops_per_token_causal = per_key * (S + 1) / 2;
-  cost.attention_flops_per_token_full = per_key * S;
+  const double per_key = config.layers() * AttentionFlopsPerKey(config);
+  cost.attention_flops_per_token_causal = per_key * MeanKeys(sequence_length);
+  cost.attention_flops_per_token_full = per_key * static_cast<double>(sequence_length);
   return cost;
+}
+
+PartCosts CostsOfParts(const ModelConfig& config, int64_t sequence_length) {
+  PartCosts costs;
+  for (int layer = 0; layer < config.layers(); ++layer) {
+    costs.layers.push_back(CountLayer(config, layer).matmul_flops() +
+                           AttentionFlopsPerKey(config) * MeanKeys(sequence_length));
+  }
+  costs.output = OutputFlops(config);
+  return costs;
 }
 
 }  // namespace muster::models

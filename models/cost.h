@@ -4,6 +4,7 @@
 // causal (a query meets half of the keys on average: (S + 1) / 2) and full (all S). Training costs
 // three times the forward. Experts count as used: top_k and shared ones.
 #include <cstdint>
+#include <vector>
 
 #include "models/model.pb.h"
 
@@ -27,5 +28,12 @@ struct ModelCost {
 };
 
 ModelCost CostOf(const ModelConfig& config, int64_t sequence_length);
+
+// The training FLOPs of its parts: those of flops_per_token(), layer by layer.
+struct PartCosts {
+  std::vector<double> layers;
+  double output = 0;  // the projection to the vocabulary
+};
+PartCosts CostsOfParts(const ModelConfig& config, int64_t sequence_length);
 
 }  // namespace muster::models

@@ -31,13 +31,6 @@ void Copy(const TensorView& to, const TensorView& from, StreamView compute) {
 
 }  // namespace
 
-std::vector<int> LayersOfStages(int layers, int num_stages, const std::vector<int>& chosen) {
-  if (!chosen.empty()) return chosen;
-  std::vector<int> counts(static_cast<size_t>(num_stages), layers / num_stages);
-  for (int stage = 0; stage < layers % num_stages; ++stage) ++counts[static_cast<size_t>(stage)];
-  return counts;
-}
-
 GptStage::GptStage(const ModelConfig& config, const StageShape& shape, const StageSpec& spec,
                    const parallel::Mesh& mesh, const RankState& rank, const Weight* table,
                    parallel::ParameterList& parameters)

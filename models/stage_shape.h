@@ -1,7 +1,6 @@
 #pragma once
 // The sizes for which a stage plans its memory.
 #include <cstdint>
-#include <vector>
 
 #include "kernels/base/dtype.h"
 
@@ -49,9 +48,5 @@ struct StageSpec {
   int num_gradient_slots = 1;  // and between the halves of a split backward
   bool tie_parts = false;      // tied embeddings: the other user of the table is on another rank
 };
-
-// Layers of each stage: `chosen` if it is not empty, else as even as possible, the earlier stages
-// with one more (the last one has the output projection to do).
-std::vector<int> LayersOfStages(int layers, int num_stages, const std::vector<int>& chosen);
 
 }  // namespace muster::models

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "models/stage_shape.h"
+#include "models/stage_balance.h"
 #include "parallel/pp/schedule_file.h"
 #include "parallel/pp/schedules.h"
 
@@ -130,8 +130,10 @@ PipelinePlan PlanPipeline(const Job& job, int ranks, std::vector<std::string>* p
   CheckLayers(job, num_stages, problems);
   if (problems->size() > before) return plan;
   const auto& chosen = job.schedule().layers_per_stage();
-  plan.layers =
-      models::LayersOfStages(job.model().layers(), num_stages, {chosen.begin(), chosen.end()});
+  plan.layers = {chosen.begin(), chosen.end()};
+  if (chosen.empty()) {
+    plan.layers = models::LayersOfStages(job.model(), job.train().sequence_length(), num_stages);
+  }
   absl::StatusOr<parallel::ScheduleFacts> facts = parallel::CheckSchedule(plan.schedule);
   if (facts.ok()) {
     plan.facts = *std::move(facts);
