@@ -114,7 +114,11 @@ add_test(NAME kill_drill
          COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/drills/kill_drill ${CMAKE_BINARY_DIR}/muster
                  --set mesh.ep=2 --kills 3 --in-save 1 --steps 48
          WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-set_tests_properties(kill_drill PROPERTIES TIMEOUT 600 RUN_SERIAL ON)
+add_test(NAME memory_drill
+         COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/drills/kill_drill ${CMAKE_BINARY_DIR}/muster
+                 --set mesh.ep=2 --ranks 4 --kills 3 --in-save 0 --steps 42 --every 12 --memory 1
+         WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+set_tests_properties(kill_drill memory_drill PROPERTIES TIMEOUT 600 RUN_SERIAL ON)
 
 if(EXISTS ${CMAKE_SOURCE_DIR}/tests/layering_test)
   add_test(NAME layering COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/layering_test ${CMAKE_SOURCE_DIR})

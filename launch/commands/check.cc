@@ -68,6 +68,25 @@ std::string PipelineLine(const runtime::ResolvedJob& resolved) {
       absl::StrJoin(plan.facts.peak_microbatches, " "));
 }
 
+// What the tier in memory will take; an even share for each rank, before padding.
+std::string MemoryTierLine(const runtime::ResolvedJob& resolved, const models::ModelCost& cost) {
+  const runtime::Checkpoint& config = resolved.job.checkpoint();
+  if (config.memory_every_steps() == 0) return "off";
+  // A master or weight and two moments of each parameter.
+  const double bytes_a_parameter = resolved.job.precision().compute() == runtime::fp64 ? 24 : 12;
+  const double snapshot =
+      bytes_a_parameter * static_cast<double>(cost.parameters) / resolved.mesh.world_size();
+  return absl::StrFormat(
+      "every %s in %s; a rank keeps 2 snapshots of %sB there, with more than one host 2 of a "
+      "peer's "
+      "too: %sB, or %sB; and %sB to copy from",
+      config.memory_every_steps() == 1
+          ? "step"
+          : absl::StrCat(Grouped(config.memory_every_steps()), " steps"),
+      config.memory_directory(), Scaled(snapshot), Scaled(2 * snapshot), Scaled(4 * snapshot),
+      Scaled(snapshot));
+}
+
 std::string Summary(const runtime::ResolvedJob& resolved) {
   const runtime::Job& job = resolved.job;
   const models::ModelCost cost = models::CostOf(job.model(), resolved.sequence_length);
@@ -90,6 +109,7 @@ std::string Summary(const runtime::ResolvedJob& resolved) {
                                 "%sFLOP a step",
                                 Scaled(cost.flops_per_token()), Scaled(cost.flops_per_token_full()),
                                 Scaled(cost.flops_per_token() * static_cast<double>(tokens)))},
+      {"memory tier", MemoryTierLine(resolved, cost)},
       {"hash", kernels::HexDigits(resolved.hash)},
   };
   std::string summary;

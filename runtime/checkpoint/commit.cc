@@ -99,10 +99,15 @@ absl::Status Disk::WriteAndSync(int fd, const std::string& path,
   return fsync(fd) == 0 ? absl::OkStatus() : Failed("sync " + path);
 }
 
-absl::Status Disk::WriteNew(const std::string& path, const std::vector<ByteSpan>& content) const {
+absl::StatusOr<int> Disk::CreateNew(const std::string& path) const {
   RETURN_IF_ERROR(Announce("open", path));
   const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (fd < 0) return Failed("create " + path);
+  return fd;
+}
+
+absl::Status Disk::WriteNew(const std::string& path, const std::vector<ByteSpan>& content) const {
+  ASSIGN_OR_RETURN(const int fd, CreateNew(path));
   absl::Status status = WriteAndSync(fd, path, content);
   if (close(fd) != 0 && status.ok()) status = Failed("close " + path);
   if (!status.ok()) unlink(path.c_str());  // the first error is the one to report
@@ -132,6 +137,12 @@ absl::Status Disk::Rename(const std::string& from, const std::string& to) const 
   // only names of our own attempt are renamed.
   if (errno == EINVAL && rename(from.c_str(), to.c_str()) == 0) return absl::OkStatus();
   return Failed("rename " + from + " to " + to);
+}
+
+absl::Status Disk::Link(const std::string& from, const std::string& to) const {
+  RETURN_IF_ERROR(Announce("link", to));
+  if (link(from.c_str(), to.c_str()) == 0) return absl::OkStatus();
+  return Failed("link " + from + " to " + to);
 }
 
 absl::Status Disk::Exchange(const std::string& a, const std::string& b) const {

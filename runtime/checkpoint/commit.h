@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 
 namespace muster::runtime {
 
@@ -28,9 +29,15 @@ class Disk {
   // A new file (O_EXCL, mode 0600, no symlink followed), written and synced; its directory is not.
   // A file that could not be written whole is removed.
   absl::Status WriteNew(const std::string& path, const std::vector<ByteSpan>& content) const;
+  // The same in parts: a new file to Append to, which the caller closes.
+  absl::StatusOr<int> CreateNew(const std::string& path) const;
+  absl::Status Append(int fd, const std::string& path, const char* data, size_t bytes) const {
+    return Write(fd, path, data, bytes);
+  }
   absl::Status MakeDirectory(const std::string& path) const;  // mode 0700; it must not exist
   absl::Status SyncDirectory(const std::string& path) const;
   absl::Status Rename(const std::string& from, const std::string& to) const;  // never replaces
+  absl::Status Link(const std::string& from, const std::string& to) const;    // a second name
   // Both exist; atomic. Unimplemented where the file system (NFS) cannot.
   absl::Status Exchange(const std::string& a, const std::string& b) const;
   absl::Status RemoveFile(const std::string& path) const;

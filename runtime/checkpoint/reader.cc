@@ -65,27 +65,44 @@ absl::Status CheckCoverage(const Manifest& manifest) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<CheckpointReader>> CheckpointReader::Open(
-    const std::string& directory) {
+absl::StatusOr<std::unique_ptr<CheckpointReader>> CheckpointReader::Map(
+    const std::string& directory, const std::string& manifest_name) {
   std::error_code error;
   if (!fs::is_directory(fs::symlink_status(directory, error))) {
     return absl::DataLossError(directory + " is no directory (symlinks are not followed)");
   }
   std::unique_ptr<CheckpointReader> reader(new CheckpointReader);
   reader->directory_ = directory;
-  absl::StatusOr<Manifest> manifest = ReadManifest(directory, kManifestName);
+  absl::StatusOr<Manifest> manifest = ReadManifest(directory, manifest_name);
   if (!manifest.ok()) return absl::DataLossError(manifest.status().message());
   reader->manifest_ = *std::move(manifest);
+  for (const StoredShard& shard : reader->manifest_.shards) {
+    RETURN_IF_ERROR(reader->MapShard(shard));
+  }
+  return reader;
+}
+
+absl::StatusOr<std::unique_ptr<CheckpointReader>> CheckpointReader::Open(
+    const std::string& directory) {
+  ASSIGN_OR_RETURN(std::unique_ptr<CheckpointReader> reader, Map(directory, kManifestName));
   const int64_t step = StepOfName(fs::path(directory).filename().string());
   if (step >= 0 && step != reader->manifest_.facts.step) {
     return absl::DataLossError(directory + "/" + kManifestName + " is of step " +
                                std::to_string(reader->manifest_.facts.step));
   }
-  for (const StoredShard& shard : reader->manifest_.shards) {
-    RETURN_IF_ERROR(reader->MapShard(shard));
-  }
   RETURN_IF_ERROR(
       kernels::Annotate(CheckCoverage(reader->manifest_), directory + "/" + kManifestName));
+  reader->IndexRuns();
+  return reader;
+}
+
+absl::StatusOr<std::unique_ptr<CheckpointReader>> CheckpointReader::OpenPart(
+    const std::string& directory, const std::string& record) {
+  ASSIGN_OR_RETURN(std::unique_ptr<CheckpointReader> reader, Map(directory, record));
+  if (reader->manifest_.shards.size() != 1) {
+    return absl::DataLossError(directory + "/" + record + ": wanted one shard, found " +
+                               std::to_string(reader->manifest_.shards.size()));
+  }
   reader->IndexRuns();
   return reader;
 }

@@ -25,6 +25,10 @@ class CheckpointReader {
   // a file should be; a shard that is missing or of another size (named, with the first tensor that
   // is cut); coverage.
   static absl::StatusOr<std::unique_ptr<CheckpointReader>> Open(const std::string& directory);
+  // Of one rank's shard and its record (runtime/checkpoint/writer.h), to verify it: there is no
+  // coverage to check, and no Read.
+  static absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenPart(const std::string& directory,
+                                                                    const std::string& record);
 
   const Manifest& manifest() const { return manifest_; }
   const std::string& directory() const { return directory_; }
@@ -50,6 +54,8 @@ class CheckpointReader {
     size_t piece;  // of pieces_
   };
   CheckpointReader() = default;
+  static absl::StatusOr<std::unique_ptr<CheckpointReader>> Map(const std::string& directory,
+                                                               const std::string& manifest);
   absl::Status MapShard(const StoredShard& shard);
   void IndexRuns();
   absl::Status VerifyPiece(size_t piece);

@@ -19,22 +19,6 @@ namespace {
 using kernels::BFloat16;
 using kernels::DType;
 
-// Rank 0's list, so that all ranks try the same ones in the same order.
-absl::StatusOr<std::vector<int64_t>> AgreedSteps(const std::string& directory,
-                                                 parallel::World& world) {
-  absl::StatusOr<std::vector<int64_t>> mine = std::vector<int64_t>();
-  if (world.rank() == 0) mine = ListCheckpoints(directory);
-  ASSIGN_OR_RETURN(const absl::Status listed, Agree(mine.status(), world));
-  RETURN_IF_ERROR(listed);
-  ASSIGN_OR_RETURN(const std::vector<std::string> all, world.GatherText(absl::StrJoin(*mine, " ")));
-  std::vector<int64_t> steps;
-  for (const auto text : absl::StrSplit(all.front(), ' ', absl::SkipEmpty())) {
-    int64_t step = 0;
-    if (absl::SimpleAtoi(text, &step)) steps.push_back(step);
-  }
-  return steps;
-}
-
 // Opens and verifies what this rank reads and its share of the rest.
 absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenVerified(
     const std::string& path, const std::vector<WantedPiece>& wanted, const parallel::World& world) {
@@ -104,6 +88,21 @@ int64_t BytesOf(const std::vector<WantedPiece>& wanted) {
 
 }  // namespace
 
+absl::StatusOr<std::vector<int64_t>> AgreedCheckpoints(const std::string& directory,
+                                                       parallel::World& world) {
+  absl::StatusOr<std::vector<int64_t>> mine = std::vector<int64_t>();
+  if (world.rank() == 0) mine = ListCheckpoints(directory);
+  ASSIGN_OR_RETURN(const absl::Status listed, Agree(mine.status(), world));
+  RETURN_IF_ERROR(listed);
+  ASSIGN_OR_RETURN(const std::vector<std::string> all, world.GatherText(absl::StrJoin(*mine, " ")));
+  std::vector<int64_t> steps;
+  for (const auto text : absl::StrSplit(all.front(), ' ', absl::SkipEmpty())) {
+    int64_t step = 0;
+    if (absl::SimpleAtoi(text, &step)) steps.push_back(step);
+  }
+  return steps;
+}
+
 RestoreSource SourceOf(const std::string& path) {
   const std::filesystem::path normal = std::filesystem::path(path + "/").lexically_normal();
   const std::filesystem::path last = normal.parent_path();  // without the slash
@@ -123,7 +122,7 @@ absl::StatusOr<std::optional<RestoredState>> Restore(const RestoreSource& source
         << piece.tensor << ": " << piece.data.ToString();
   }
   const std::string& directory = source.directory;
-  ASSIGN_OR_RETURN(std::vector<int64_t> steps, AgreedSteps(directory, world));
+  ASSIGN_OR_RETURN(std::vector<int64_t> steps, AgreedCheckpoints(directory, world));
   if (source.step >= 0) {
     std::erase_if(steps, [&](int64_t step) { return step != source.step; });
     if (steps.empty()) {

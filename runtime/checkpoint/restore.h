@@ -29,6 +29,10 @@ struct RestoreSource {
 // Of a run directory; or of one checkpoint, <directory>/step-<n>.
 RestoreSource SourceOf(const std::string& path);
 
+// Collective. Steps of the committed checkpoints in `directory` as rank 0 lists them, newest first.
+absl::StatusOr<std::vector<int64_t>> AgreedCheckpoints(const std::string& directory,
+                                                       parallel::World& world);
+
 struct RestoredState {
   CheckpointFacts facts;
   std::string name;                    // "step-120"

@@ -61,6 +61,8 @@ constexpr Bounds kBounds[] = {
     {.path = "evaluate.sequences", .low = 1},
     {.path = "checkpoint.every_steps", .low = 0},
     {.path = "checkpoint.keep", .low = 1},
+    {.path = "checkpoint.memory_every_steps", .low = 0},
+    {.path = "checkpoint.memory_test_hosts", .low = 0},
     {.path = "log.every_steps", .low = 1},
     {.path = "safety.max_consecutive_skips", .low = 0},
     {.path = "safety.loss_spike_factor", .low = 0},
@@ -123,6 +125,7 @@ class Checker {
   void CheckZero(const MeshDegrees& mesh);
   void CheckPeak();
   void CheckFaults(int world_size);
+  void CheckMemoryTier();
 
  private:
   std::string FirstFieldIn(const std::string& sentence) const {
@@ -370,6 +373,15 @@ void Checker::CheckFaults(int world_size) {
   for (const std::string& sentence : sentences) Broken("faults.plan", sentence);
 }
 
+void Checker::CheckMemoryTier() {
+  const std::string& directory = job_.checkpoint().memory_directory();
+  if (directory.empty() || directory.front() != '/') {
+    Broken("checkpoint.memory_directory",
+           absl::StrCat("checkpoint.memory_directory is \"", directory,
+                        "\": wanted the absolute path of a file system in memory, as /dev/shm"));
+  }
+}
+
 void Checker::CheckPeak() {
   const absl::Status known = CheckPeakText(job_.goodput().peak());
   if (!known.ok()) Broken("goodput.peak", std::string(known.message()));
@@ -424,6 +436,7 @@ MeshDegrees CheckJob(const Job& job, int world_size, FileRules files, const Fiel
   checker.CheckZero(mesh);
   checker.CheckPeak();
   checker.CheckFaults(world_size);
+  checker.CheckMemoryTier();
   return mesh;
 }
 

@@ -9,6 +9,8 @@
 #include "kernels/base/log.h"
 #include "kernels/device/span.h"
 #include "runtime/checkpoint/agreement.h"
+#include "runtime/checkpoint/memory_restore.h"
+#include "runtime/checkpoint/memory_store.h"
 #include "runtime/checkpoint/retention.h"
 #include "runtime/job/run_lock.h"
 #include "runtime/train/checkpoint_pieces.h"
@@ -32,19 +34,57 @@ absl::StatusOr<std::unique_ptr<RunCheckpoints>> RunCheckpoints::Create(const Res
       new RunCheckpoints(job, world, std::move(options), state, ledger));
   RETURN_IF_ERROR(checkpoints->Restore());
   if (job.job.checkpoint().every_steps() > 0) RETURN_IF_ERROR(checkpoints->MakeSaver());
+  if (checkpoints->site_ != nullptr) RETURN_IF_ERROR(checkpoints->MakeMemorySaver());
   return checkpoints;
 }
 
 absl::StatusOr<std::optional<RestoredState>> RunCheckpoints::FindState(std::string* where) {
   const std::vector<WantedPiece> wanted = WantedPieces(state_);
   *where = options_.run_directory;
-  ASSIGN_OR_RETURN(std::optional<RestoredState> found,
-                   runtime::Restore(SourceOf(*where), wanted, world_, state_.compute()));
+  absl::StatusOr<std::optional<RestoredState>> own;
+  if (site_ == nullptr) {
+    own = runtime::Restore(SourceOf(*where), wanted, world_, state_.compute());
+  } else {
+    own = NewestOfTiers(where);
+  }
+  ASSIGN_OR_RETURN(std::optional<RestoredState> found, std::move(own));
   if (found || options_.start_from.empty()) return found;
   *where = options_.start_from;
   ASSIGN_OR_RETURN(found, runtime::Restore(SourceOf(*where), wanted, world_, state_.compute()));
   if (found) return found;
   return absl::NotFoundError("wanted a checkpoint to start from in " + *where + ", found none");
+}
+
+// Snapshots in memory and checkpoints on the disk, the newest first; of one step the one in memory.
+absl::StatusOr<std::optional<RestoredState>> RunCheckpoints::NewestOfTiers(std::string* where) {
+  const std::vector<WantedPiece> wanted = WantedPieces(state_);
+  const RestoreSource disk = SourceOf(options_.run_directory);
+  ASSIGN_OR_RETURN(const std::vector<MemoryCheckpoint> in_memory, FindInMemory(*site_));
+  ASSIGN_OR_RETURN(const std::vector<int64_t> on_disk, AgreedCheckpoints(disk.directory, world_));
+  std::optional<RestoredState> found;
+  for (const MemoryCheckpoint& snapshot : in_memory) {
+    if (!on_disk.empty() && on_disk.front() > snapshot.step) break;
+    const absl::StatusOr<RestoreSource> source = PutTogether(snapshot, *site_);
+    absl::Status status = source.status();
+    if (source.ok()) {
+      auto restored = runtime::Restore(*source, wanted, world_, state_.compute());
+      status = restored.status();
+      if (status.ok()) found = *std::move(restored);
+    }
+    if (found) {
+      *where = "the hosts' memory";
+      break;
+    }
+    if (!absl::IsDataLoss(status) && !absl::IsResourceExhausted(status)) return status;
+    if (world_.rank() == 0) {
+      kernels::Log(kernels::Severity::kError,
+                   absl::StrCat(CheckpointName(snapshot.step),
+                                " in memory is passed by: ", status.message()));
+    }
+  }
+  RETURN_IF_ERROR(KeepOnlyInMemory(found ? found->facts.step : -1, *site_));
+  if (found) return found;
+  return runtime::Restore(disk, wanted, world_, state_.compute());
 }
 
 absl::Status RunCheckpoints::Restore() {
@@ -56,6 +96,16 @@ absl::Status RunCheckpoints::Restore() {
   }
   ASSIGN_OR_RETURN(const absl::Status agreed, Agree(cleared, world_));
   RETURN_IF_ERROR(agreed);
+  const Checkpoint& config = job_.job.checkpoint();
+  if (config.memory_every_steps() > 0) {
+    MemorySiteOptions memory{
+        .run_directory = options_.run_directory,
+        .root = config.memory_directory(),
+        .attempt = options_.attempt,
+        .test_hosts = config.memory_test_hosts(),
+        .fence = [this] { return CheckEpoch(options_.run_directory, options_.attempt); }};
+    ASSIGN_OR_RETURN(site_, MemorySite::Open(memory, world_));
+  }
   std::string where;
   ASSIGN_OR_RETURN(const std::optional<RestoredState> found, FindState(&where));
   if (found) {
@@ -93,6 +143,23 @@ CheckpointEvent RunCheckpoints::EventOf(CheckpointAct act, int64_t step, int64_t
   return {act, {step, options_.attempt}, restored, bytes};
 }
 
+absl::Status RunCheckpoints::MakeMemorySaver() {
+  std::vector<SavedPiece> pieces = SavedPieces(state_);
+  int64_t bytes = 0;
+  for (const SavedPiece& piece : pieces) bytes += piece.data.bytes();
+  RETURN_IF_ERROR(site_->CheckRoom(bytes));
+  const Checkpoint& config = job_.job.checkpoint();
+  CheckpointOptions options{.every_steps = config.memory_every_steps(),
+                            .asynchronous = config.asynchronous(),
+                            .overlap_copy = true,
+                            .ended = [this](const SaveReport& report) { MemorySaveEnded(report); },
+                            .waiting = [this] { ledger_.Heartbeat(); }};
+  ASSIGN_OR_RETURN(memory_saver_,
+                   Checkpointer::CreateWith(MakeMemoryStore(*site_), std::move(pieces), world_,
+                                            state_.compute(), std::move(options)));
+  return absl::OkStatus();
+}
+
 absl::Status RunCheckpoints::MakeSaver() {
   std::vector<SavedPiece> pieces = SavedPieces(state_);
   snapshot_bytes_ = 0;
@@ -125,11 +192,18 @@ CheckpointFacts RunCheckpoints::FactsOf(int64_t step, int64_t skipped_steps) con
 }
 
 absl::Status RunCheckpoints::AfterStep(int64_t step, int64_t skipped_steps) {
-  if (saver_ == nullptr || !saver_->IsDue(step)) return absl::OkStatus();
+  const bool to_memory = memory_saver_ != nullptr && memory_saver_->IsDue(step);
+  const bool to_disk = saver_ != nullptr && saver_->IsDue(step);
+  if (!to_memory && !to_disk) return absl::OkStatus();
   ledger_.Enter(State::kCheckpointStall);
   RETURN_IF_ERROR(BeforeSave());
+  if (to_memory) {
+    RETURN_IF_ERROR(memory_saver_->MaybeSave(FactsOf(step, skipped_steps)).status());
+    RETURN_IF_ERROR(CheckLast(*memory_saver_));
+  }
+  if (!to_disk) return absl::OkStatus();
   ASSIGN_OR_RETURN(const bool saves, saver_->MaybeSave(FactsOf(step, skipped_steps)));
-  RETURN_IF_ERROR(CheckLast());
+  RETURN_IF_ERROR(CheckLast(*saver_));
   if (saves) {
     ledger_.Checkpoint(EventOf(CheckpointAct::kSnapshot, step, snapshot_bytes_));
   }
@@ -138,20 +212,26 @@ absl::Status RunCheckpoints::AfterStep(int64_t step, int64_t skipped_steps) {
 
 void RunCheckpoints::BeforeUpdate() {
   if (saver_ != nullptr) saver_->BeforeUpdate();
+  if (memory_saver_ != nullptr) memory_saver_->BeforeUpdate();
 }
 
 absl::Status RunCheckpoints::AtEnd(int64_t step, int64_t skipped_steps, bool stopped) {
+  if (memory_saver_ != nullptr) {
+    ledger_.Enter(State::kCheckpointStall);
+    RETURN_IF_ERROR(memory_saver_->Finish());
+    RETURN_IF_ERROR(CheckLast(*memory_saver_));
+  }
   if (saver_ == nullptr && !stopped) return absl::OkStatus();
   ledger_.Enter(State::kCheckpointStall);
   if (saver_ == nullptr) RETURN_IF_ERROR(MakeSaver());
   RETURN_IF_ERROR(saver_->Finish());
-  RETURN_IF_ERROR(CheckLast());
+  RETURN_IF_ERROR(CheckLast(*saver_));
   if (step <= std::max(saver_->committed_step(), last_on_disk_)) return absl::OkStatus();
   RETURN_IF_ERROR(BeforeSave());
   RETURN_IF_ERROR(saver_->Save(FactsOf(step, skipped_steps)));
   ledger_.Checkpoint(EventOf(CheckpointAct::kSnapshot, step, snapshot_bytes_));
   RETURN_IF_ERROR(saver_->Finish());
-  return CheckLast();
+  return CheckLast(*saver_);
 }
 
 absl::Status RunCheckpoints::BeforeSave() const {
@@ -159,11 +239,45 @@ absl::Status RunCheckpoints::BeforeSave() const {
 }
 
 // Of the last save that ended, equal on all ranks.
-absl::Status RunCheckpoints::CheckLast() const {
-  const absl::Status& status = saver_->last().status;
+absl::Status RunCheckpoints::CheckLast(const Checkpointer& saver) {
+  const absl::Status& status = saver.last().status;
   if (!absl::IsOutOfRange(status)) return absl::OkStatus();
   return RollBackError(
-      absl::StrCat("after step ", saver_->last().facts.step, ", ", std::string(status.message())));
+      absl::StrCat("after step ", saver.last().facts.step, ", ", std::string(status.message())));
+}
+
+absl::Status RunCheckpoints::Done() {
+  // Without a newer state on the disk what is in memory is what a run that was stopped goes on
+  // from.
+  const bool failed = saver_ != nullptr && !saver_->last().status.ok();
+  if (site_ == nullptr || failed) return absl::OkStatus();
+  memory_saver_.reset();
+  const absl::Status removed = site_->Remove();
+  if (!removed.ok() && world_.rank() == 0) {
+    kernels::Log(kernels::Severity::kWarning, std::string(removed.message()));
+  }
+  return absl::OkStatus();
+}
+
+// On rank 0. Snapshots in memory come often, so only the first one is told of.
+void RunCheckpoints::MemorySaveEnded(const SaveReport& report) {
+  if (!report.status.ok()) {
+    kernels::Log(kernels::Severity::kError,
+                 absl::StrCat(CheckpointName(report.facts.step),
+                              " is not in memory; training goes on, the snapshot before it stays: ",
+                              report.status.message()));
+    return;
+  }
+  if (std::exchange(memory_announced_, true)) return;
+  const int hosts = site_->hosts().num_hosts();
+  kernels::Log(kernels::Severity::kInfo,
+               absl::StrFormat(
+                   "%s is in memory: %.1f MB in %.3f s on %d host%s; training stood still for %.2f "
+                   "ms; further ones follow every %d steps",
+                   CheckpointName(report.facts.step),
+                   static_cast<double>(report.total_bytes) * 1e-6, report.commit_seconds, hosts,
+                   hosts == 1 ? ", without second copies" : "s, each shard on two of them",
+                   report.stall_seconds * 1e3, job_.job.checkpoint().memory_every_steps()));
 }
 
 // On rank 0.

@@ -1,6 +1,6 @@
 #pragma once
 // A run's checkpoints as its trainer sees them: the state that it goes on from, what it saves on
-// the way, and their lines in the ledger and the log.
+// the way, to the disk and to the hosts' memory, and their lines in the ledger and the log.
 #include <functional>
 #include <memory>
 #include <string>
@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "parallel/comm/rendezvous.h"
 #include "runtime/checkpoint/checkpointer.h"
+#include "runtime/checkpoint/memory_site.h"
 #include "runtime/checkpoint/restore.h"
 #include "runtime/goodput/ledger.h"
 #include "runtime/job/config.h"
@@ -25,9 +26,9 @@ class RunCheckpoints {
     DiskHook hook;           // planned faults
     std::function<absl::Status()> before_save;  // collective; an error means: save nothing
   };
-  // Collective. Fills `state` from the run's newest good checkpoint, else from start_from, else
-  // leaves it as it was built. All outlive it. Errors: see Restore; a checkpoint whose data cursor
-  // is not where this job's batch would be.
+  // Collective. Fills `state` from the run's newest good checkpoint, in memory or on the disk, else
+  // from start_from, else leaves it as it was built. All outlive it. Errors: see Restore; a
+  // checkpoint whose data cursor is not where this job's batch would be.
   static absl::StatusOr<std::unique_ptr<RunCheckpoints>> Create(const ResolvedJob& job,
                                                                 parallel::World& world,
                                                                 Options options,
@@ -46,7 +47,9 @@ class RunCheckpoints {
   // No more steps come. Saves the last one if the job saves at all; one that was asked to stop
   // always does, since it is to go on. Waits for the commit.
   absl::Status AtEnd(int64_t step, int64_t skipped_steps, bool stopped);
-  // The last save that ended, for its figures.
+  // The run is at its end and what it leaves is on the disk: frees the hosts' memory.
+  absl::Status Done();
+  // The last save to the disk that ended, for its figures.
   const SaveReport* last() const { return saver_ == nullptr ? nullptr : &saver_->last(); }
 
  private:
@@ -55,11 +58,14 @@ class RunCheckpoints {
       : job_(job), world_(world), options_(std::move(options)), state_(state), ledger_(ledger) {}
   absl::Status Restore();
   absl::StatusOr<std::optional<RestoredState>> FindState(std::string* where);
+  absl::StatusOr<std::optional<RestoredState>> NewestOfTiers(std::string* where);
   absl::Status MakeSaver();
+  absl::Status MakeMemorySaver();
   CheckpointFacts FactsOf(int64_t step, int64_t skipped_steps) const;
   absl::Status BeforeSave() const;
-  absl::Status CheckLast() const;
+  static absl::Status CheckLast(const Checkpointer& saver);
   void SaveEnded(const SaveReport& report);
+  void MemorySaveEnded(const SaveReport& report);
   CheckpointEvent EventOf(CheckpointAct act, int64_t step, int64_t bytes) const;
 
   const ResolvedJob& job_;
@@ -70,6 +76,9 @@ class RunCheckpoints {
   CheckpointFacts restored_;
   int64_t snapshot_bytes_ = 0, last_on_disk_ = 0;  // last_on_disk_: of what was restored
   std::unique_ptr<Checkpointer> saver_;            // null until the first save, if every_steps is 0
+  std::unique_ptr<MemorySite> site_;               // null without the tier in memory, as its saver
+  std::unique_ptr<Checkpointer> memory_saver_;
+  bool memory_announced_ = false;  // rank 0's writer thread: the first snapshot is in the log
 };
 
 }  // namespace muster::runtime

@@ -93,6 +93,7 @@ absl::Status Trainer::End() {
   RETURN_IF_ERROR(guard_->BeforeSave());
   RETURN_IF_ERROR(SaveWeights(options_.run_directory + "/weights", *state_->parameters,
                               state_->Buffers(), world_, state_->compute(), state_->hooks.get()));
+  RETURN_IF_ERROR(checkpoints_->Done());
   ledger_->Enter(State::kTeardown);
   ledger_->End(stop_agreed_ ? 75 : 0);
   return ledger_->status();

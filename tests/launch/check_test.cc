@@ -39,6 +39,19 @@ TEST(CheckCommand, DescribesALegalConfig) {
   EXPECT_NE(outcome.out.find("8 experts, top 2"), std::string::npos) << outcome.out;
 }
 
+TEST(CheckCommand, StatesTheBytesOfTheTierInMemory) {
+  const Outcome off = CheckConfig({kTinyMoe, "--ranks", "4"});
+  EXPECT_NE(off.out.find("memory tier off"), std::string::npos) << off.out;
+  // 670,080 parameters x 12 bytes / 4 ranks.
+  const Outcome on =
+      CheckConfig({kTinyMoe, "--ranks", "4", "--set", "checkpoint.memory_every_steps=5"});
+  EXPECT_NE(on.out.find("every 5 steps in /dev/shm"), std::string::npos) << on.out;
+  EXPECT_NE(on.out.find("2 snapshots of 2.0"), std::string::npos) << on.out;
+  const Outcome relative = CheckConfig({kTinyMoe, "--set", "checkpoint.memory_directory=shm"});
+  EXPECT_EQ(relative.code, kExitUsage);
+  EXPECT_NE(relative.err.find("wanted the absolute path"), std::string::npos) << relative.err;
+}
+
 TEST(CheckCommand, AnOverrideDoesNotSwallowTheConfig) {
   EXPECT_EQ(CheckConfig({"--set", "mesh.ep=2", "--set", "train.steps=7", kTinyMoe}).code,
             kExitDone);
