@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/base/error.h"
+#include "kernels/device/span.h"
 #include "kernels/ops/balance.h"
 #include "kernels/ops/cast.h"
 #include "kernels/ops/gelu.h"
@@ -12,6 +13,7 @@
 #include "kernels/ops/matmul.h"
 #include "kernels/ops/reduce.h"
 #include "kernels/ops/swiglu.h"
+#include "models/uneven_work.h"
 #include "parallel/comm/collectives.h"
 
 namespace muster::models {
@@ -252,12 +254,14 @@ absl::Status Moe::Route(const Pass& pass, TensorView x_TD) {
 
 absl::Status Moe::DispatchAll(TensorView x_TD, const parallel::RoutePlan& plan, TensorView rows_RD,
                               StreamView compute) {
+  const kernels::Span span(compute, "dispatch", kUnevenWork);
   ASSIGN_OR_RETURN(const TensorView all_x_TD, expert_tensor().Gather(x_TD, all_x_TD_, compute));
   return parallel::Dispatch(all_x_TD, plan, staging_, rows_RD, group(), compute);
 }
 
 absl::Status Moe::CombineOwn(TensorView rows_RD, const parallel::RoutePlan& plan, TensorView out_TD,
                              bool accumulate, StreamView compute) {
+  const kernels::Span span(compute, "combine", kUnevenWork);
   const parallel::TensorParallel tensor = expert_tensor();
   if (tensor.size() == 1) {
     return parallel::Combine(rows_RD, plan, staging_, out_TD, accumulate, group(), compute);
@@ -282,6 +286,7 @@ absl::Status Moe::ExpertsHidden(const Pass& pass, TensorView x_TD) {
   const Activations& kept = Kept(pass);
   const Hidden& hidden = hidden_[pass];
   const StreamView compute = pass.compute;
+  const kernels::Span span(compute, "experts", kUnevenWork);
   RETURN_IF_ERROR(DispatchAll(OwnRows(x_TD), kept.plan, hidden.rows_RD, compute));
   kernels::GroupedMatmulForward({.x = hidden.rows_RD,
                                  .w = up_.Use(compute),
@@ -312,11 +317,14 @@ absl::Status Moe::Forward(const Pass& pass, TensorView x_TD, TensorView y_TD) {
   RETURN_IF_ERROR(parallel::DispatchWeights(all_weights_TK, kept.plan, staging_, kept.weights_R,
                                             group(), pass.compute));
   RETURN_IF_ERROR(ExpertsHidden(pass, x_TD));
-  kernels::GroupedMatmulForward({.x = hidden_[pass].activated_RF,
-                                 .w = down_.Use(pass.compute),
-                                 .y = y_RD_,
-                                 .offsets = kept.plan.local_offsets},
-                                pass.compute);
+  {
+    const kernels::Span span(pass.compute, "experts", kUnevenWork);
+    kernels::GroupedMatmulForward({.x = hidden_[pass].activated_RF,
+                                   .w = down_.Use(pass.compute),
+                                   .y = y_RD_,
+                                   .offsets = kept.plan.local_offsets},
+                                  pass.compute);
+  }
   if (shared_) RETURN_IF_ERROR(shared_->Forward(pass, x_TD, y_TD));
   const bool accumulate = shared_ != nullptr;
   if (!gathers_) return CombineOwn(y_RD_, kept.plan, y_TD, accumulate, pass.compute);
@@ -335,6 +343,7 @@ void Moe::ExpertsBackward(const Pass& pass, TensorView d_y_RD) {
   const Hidden& hidden = hidden_[pass];
   const StreamView compute = pass.compute;
   const TensorView& offsets = kept.plan.local_offsets;
+  const kernels::Span span(compute, "experts", kUnevenWork);
   kernels::GroupedMatmulBackwardInput(
       {.d_y = d_y_RD, .w = down_.value(), .d_x = d_activated_RF_, .offsets = offsets}, compute);
   if (stage_.config.activation() == SWIGLU) {
@@ -429,15 +438,18 @@ absl::Status Moe::BackwardWeight(const Pass& pass, TensorView x_TD, TensorView d
   const StreamView compute = pass.compute;
   const TensorView& offsets = kept.plan.local_offsets;
   if (shared_) RETURN_IF_ERROR(shared_->BackwardWeight(pass, x_TD, d_y_TD));
-  kernels::GroupedMatmulBackwardWeight({.d_y = gradients.y_RD,
-                                        .x = hidden.activated_RF,
-                                        .d_w = down_.gradient(),
-                                        .offsets = offsets},
-                                       compute);
-  down_.Ready(compute);
-  kernels::GroupedMatmulBackwardWeight(
-      {.d_y = hidden.up_R, .x = hidden.rows_RD, .d_w = up_.gradient(), .offsets = offsets},
-      compute);
+  {
+    const kernels::Span span(compute, "experts", kUnevenWork);
+    kernels::GroupedMatmulBackwardWeight({.d_y = gradients.y_RD,
+                                          .x = hidden.activated_RF,
+                                          .d_w = down_.gradient(),
+                                          .offsets = offsets},
+                                         compute);
+    down_.Ready(compute);
+    kernels::GroupedMatmulBackwardWeight(
+        {.d_y = hidden.up_R, .x = hidden.rows_RD, .d_w = up_.gradient(), .offsets = offsets},
+        compute);
+  }
   up_.Ready(compute);
   kernels::Matmul({.a = gradients.logits_TE,
                    .b = Widen(OwnRows(x_TD), wide_TD_, compute),

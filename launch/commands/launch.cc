@@ -22,10 +22,6 @@
 namespace muster::launch {
 namespace {
 
-// Experts with more tokens work longer, evenly loaded or not: what a router does is no fault of a
-// rank, so its host is named only if it is far off.
-constexpr double kStragglerExcess = 0.07, kStragglerExcessOfExperts = 0.5;
-
 std::string DefaultRunDirectory(const runtime::ResolvedJob& job) {
   const std::time_t now = std::time(nullptr);
   std::tm local{};
@@ -145,7 +141,6 @@ class Launch : public Command {
     options.recovery.replace_stragglers = replace_stragglers_;
     options.detector.deadlines = runtime::DeadlinesOf(job.job.communication());
     runtime::StragglerOptions& straggler = options.detector.straggler;
-    straggler.excess = job.job.model().has_moe() ? kStragglerExcessOfExperts : kStragglerExcess;
     for (int rank = 0; rank < num_ranks; ++rank) {
       straggler.stage.push_back(parallel::CoordinatesOf(rank, job.mesh).pp);
     }

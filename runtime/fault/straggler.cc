@@ -8,7 +8,9 @@ namespace muster::runtime {
 namespace {
 
 constexpr double kTimesNoise = 3;
-constexpr int kWindowsToBeSlow = 2;
+constexpr int kWindowsToBeSlow = 2, kNoisyWindowsToBeSlow = 6;
+constexpr size_t kWindowsRemembered = 16;
+constexpr size_t kWindowsToKnow = 8;  // so many have a median that one slowdown does not make
 
 double Median(std::vector<double> values) {
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
@@ -17,12 +19,19 @@ double Median(std::vector<double> values) {
   return (*middle + *std::max_element(values.begin(), middle)) / 2;
 }
 
+std::vector<double> Select(const std::vector<double>& values, const std::vector<size_t>& at) {
+  std::vector<double> selected;
+  for (const size_t i : at) selected.push_back(values[i]);
+  return selected;
+}
+
 }  // namespace
 
 StragglerFinder::StragglerFinder(StragglerOptions options, int world_size)
     : options_(std::move(options)),
       now_(static_cast<size_t>(world_size)),
       window_begin_(now_.size()),
+      moves_(now_.size()),
       slow_windows_(now_.size()),
       told_(now_.size()) {}
 
@@ -48,32 +57,62 @@ void StragglerFinder::CloseWindow() {
   }
   window_begin_ = now_;
   rate_before_ = std::exchange(rate_, std::move(rate));
+  NoteMoves();
   for (size_t r = 0; r < now_.size(); ++r) Judge(static_cast<int>(r));
+}
+
+std::vector<size_t> StragglerFinder::PeersOf(size_t rank) const {
+  std::vector<size_t> peers;
+  for (size_t r = 0; r < now_.size(); ++r) {
+    const bool same_stage = options_.stage.empty() || options_.stage[r] == options_.stage[rank];
+    if (r != rank && same_stage) peers.push_back(r);
+  }
+  return peers;
+}
+
+// How far each rank moved against its peers since the window before, as a share of their work.
+void StragglerFinder::NoteMoves() {
+  if (rate_before_.empty()) return;
+  for (size_t r = 0; r < rate_.size(); ++r) {
+    const std::vector<size_t> peers = PeersOf(r);
+    if (peers.empty()) continue;
+    const double now = Median(Select(rate_, peers)), before = Median(Select(rate_before_, peers));
+    if (now <= 0 || before <= 0) continue;
+    moves_[r].push_back(std::abs(rate_[r] / now - rate_before_[r] / before));
+    if (moves_[r].size() > kWindowsRemembered) moves_[r].pop_front();
+  }
+}
+
+double StragglerFinder::UsualNoise(size_t rank) const {
+  const std::deque<double>& own = moves_[rank];
+  if (own.size() < kWindowsToKnow) return 0;
+  std::vector<double> all;
+  for (const std::deque<double>& moves : moves_) all.insert(all.end(), moves.begin(), moves.end());
+  return std::max(Median(std::move(all)), Median({own.begin(), own.end()}));
 }
 
 void StragglerFinder::Judge(int rank) {
   const auto mine = static_cast<size_t>(rank);
-  std::vector<double> now, before;  // the peers'
-  for (size_t r = 0; r < rate_.size(); ++r) {
-    if (r == mine || (!options_.stage.empty() && options_.stage[r] != options_.stage[mine])) {
-      continue;
-    }
-    now.push_back(rate_[r]);
-    if (!rate_before_.empty()) before.push_back(rate_before_[r]);
-  }
-  if (now.empty()) return;
+  const std::vector<size_t> peers = PeersOf(mine);
+  if (peers.empty()) return;
+  const std::vector<double> now = Select(rate_, peers);
   const double median = Median(now);
-  // Steps that are longer for all are no noise; with one peer that cannot be told from it.
-  const double scale = before.empty() || now.size() == 1 ? 1 : median / Median(before);
-  double noise = 0;
-  for (size_t i = 0; i < now.size(); ++i) {
-    noise = std::max(noise, std::abs(now[i] - median));
-    if (!before.empty()) noise = std::max(noise, std::abs(now[i] - before[i] * scale));
+  double noise = UsualNoise(mine) * median;
+  for (const double rate : now) noise = std::max(noise, std::abs(rate - median));
+  if (!rate_before_.empty()) {
+    const std::vector<double> before = Select(rate_before_, peers);
+    // Steps that are longer for all are no noise; with one peer that cannot be told from it.
+    const double scale = peers.size() == 1 ? 1 : median / Median(before);
+    for (size_t i = 0; i < now.size(); ++i) {
+      noise = std::max(noise, std::abs(now[i] - before[i] * scale));
+    }
   }
   const double above = rate_[mine] - median;
   const bool slow = above > options_.excess * median && above > kTimesNoise * noise;
   slow_windows_[mine] = slow ? slow_windows_[mine] + 1 : 0;
-  if (slow_windows_[mine] < kWindowsToBeSlow || told_[mine]) return;
+  const bool noisy = kTimesNoise * noise > options_.excess * median;
+  const int wanted = noisy ? kNoisyWindowsToBeSlow : kWindowsToBeSlow;
+  if (slow_windows_[mine] < wanted || told_[mine]) return;
   told_[mine] = true;
   found_.push_back({rank, above / median});
 }

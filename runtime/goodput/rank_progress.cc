@@ -1,5 +1,6 @@
 #include "runtime/goodput/rank_progress.h"
 
+#include <algorithm>
 #include <numeric>
 #include <utility>
 
@@ -31,6 +32,11 @@ void RankProgress::StepBegan(int64_t step) {
   });
 }
 
+void RankProgress::NoteUneven(int64_t ns) {
+  const std::lock_guard lock(mutex_);
+  uneven_ns_ = ns;
+}
+
 void RankProgress::StepEnded(const StepEnd& end) {
   using namespace parallel;
   const auto& t = end.time_ns;
@@ -42,9 +48,9 @@ void RankProgress::StepEnded(const StepEnd& end) {
     facts_.steps_done += 1;
     facts_.skips_in_row = end.skipped ? facts_.skips_in_row + 1 : 0;
     facts_.last_step_ns = whole;
-    facts_.last_busy_ns = whole - waiting;
+    facts_.last_busy_ns = std::max<int64_t>(0, whole - waiting - std::exchange(uneven_ns_, 0));
     facts_.step_ns += whole;
-    facts_.busy_ns += whole - waiting;
+    facts_.busy_ns += facts_.last_busy_ns;
   });
 }
 

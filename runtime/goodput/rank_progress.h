@@ -12,8 +12,8 @@ struct ProgressFacts {
   State state = State::kLaunch;
   int skips_in_row = 0;
   int64_t step = 0, steps_done = 0;  // begun last; ended
-  // Of all steps that ended, and of the last: this rank's own work (not waiting for other ranks),
-  // and the whole step.
+  // Of all steps that ended, and of the last: this rank's own work (neither waiting for other
+  // ranks, nor what a router gives to some), and the whole step.
   int64_t busy_ns = 0, step_ns = 0, last_busy_ns = 0, last_step_ns = 0;
 };
 
@@ -22,6 +22,8 @@ class RankProgress {
  public:
   void Entered(State state);
   void StepBegan(int64_t step);
+  // Of the step under way: compute that a router gave to this rank and not evenly to all.
+  void NoteUneven(int64_t ns);
   void StepEnded(const StepEnd& end);  // time_ns tiles the step
   ProgressFacts facts() const;
   // Called after each change, by whoever makes it; nullptr: nobody. Not itself thread-safe: set it
@@ -38,6 +40,7 @@ class RankProgress {
 
   mutable std::mutex mutex_;
   ProgressFacts facts_;
+  int64_t uneven_ns_ = 0;
   std::function<void(const ProgressFacts&)> follower_;
   std::mutex
       ledger_mutex_;  // apart: a ledger holds its own lock while it calls the functions above

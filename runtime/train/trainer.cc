@@ -9,8 +9,10 @@
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
 #include "kernels/device/span.h"
+#include "models/uneven_work.h"
 #include "parallel/comm/collectives.h"
 #include "runtime/checkpoint/weights.h"
+#include "runtime/goodput/rank_progress.h"
 #include "runtime/train/agreed_peak.h"
 #include "runtime/train/lr_schedule.h"
 #include "runtime/train/step_breakdown.h"
@@ -184,7 +186,9 @@ absl::Status Trainer::ShareFacts() {
 // Reads the step's facts on the host and writes them down.
 absl::Status Trainer::Collect(int64_t step) {
   TrainingState& s = *state_;
-  ASSIGN_OR_RETURN(const std::vector<int64_t> mine, s.timeline->Collect());
+  ASSIGN_OR_RETURN(std::vector<int64_t> mine, s.timeline->Collect());
+  const int64_t uneven_ns = models::FoldUnevenWork(&mine);
+  if (options_.progress != nullptr) options_.progress->NoteUneven(uneven_ns);
   RETURN_IF_ERROR(s.comm().status());  // a reduction that failed
   RETURN_IF_ERROR(s.channels->status());
   ASSIGN_OR_RETURN(const StepBreakdown breakdown, ShareBreakdown(mine, s));

@@ -5,6 +5,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
 #include "kernels/device/cpu_threads.h"
+#include "models/uneven_work.h"
 #include "parallel/comm/time_category.h"
 #include "runtime/job/pipeline.h"
 
@@ -135,7 +136,7 @@ absl::Status MakeStreams(StreamMode compute_mode, TrainingState& state) {
   state.compute_stream = std::make_unique<kernels::Stream>(std::move(compute));
   state.comm_stream = std::make_unique<kernels::Stream>(std::move(comm));
   ASSIGN_OR_RETURN(state.timeline,
-                   kernels::Timeline::Create(state.compute(), parallel::kNumTimeCategories));
+                   kernels::Timeline::Create(state.compute(), models::kNumTimelineCategories));
   return absl::OkStatus();
 }
 

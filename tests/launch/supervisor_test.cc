@@ -187,6 +187,27 @@ TEST_F(SupervisorTest, ARankThatIsBusyElsewhereIsNamedByTheLogs) {
       << said_.str();
 }
 
+// Ranks work 100 ms a step, rank 1 from step 11 on 110. Real heartbeats, at their real pace.
+TEST_F(SupervisorTest, ARankThatBecomesTenPercentSlowerIsNamedWithinTwentySteps) {
+  EXPECT_EQ(Run([](const ForkedRank& rank) {
+              rank.Steps(1, 10, 100);
+              rank.Steps(11, 35, rank.rank == 1 ? 110 : 100);
+              return 0;
+            }),
+            kExitDone);
+  ASSERT_EQ(attempts_.size(), 1u) << said_.str();
+  EXPECT_FALSE(attempts_[0].failure) << "the job goes on";
+  ASSERT_EQ(attempts_[0].stragglers.size(), 1u) << said_.str();
+  const runtime::Failure& slow = attempts_[0].stragglers[0];
+  EXPECT_EQ(slow.ranks, std::vector<int>{1});
+  int step = 0;
+  const size_t at = slow.evidence.rfind("in step ");
+  ASSERT_NE(at, std::string::npos) << slow.evidence;
+  std::istringstream(slow.evidence.substr(at + 8)) >> step;
+  EXPECT_GE(step, 11);
+  EXPECT_LE(step, 31) << slow.evidence;
+}
+
 TEST_F(SupervisorTest, ARankThatErrsIsNamedWithItsExitCode) {
   EXPECT_EQ(Run([](const ForkedRank& rank) {
               rank.Steps(1, 1);

@@ -343,6 +343,21 @@ TEST_F(Heartbeats, PeersThatNeverSpeakCostNoMoreThanTheirPlaces) {
   if (pulse) Meanwhile([&] { pulse->Leave(0); });
 }
 
+TEST(RankProgress, WorkIsNeitherWaitingNorWhatARouterGives) {
+  RankProgress progress;
+  StepEnd end;
+  end.time_ns[parallel::kCompute] = 100;
+  end.time_ns[parallel::kOptimizer] = 20;
+  end.time_ns[parallel::kExposedEp] = 30;
+  progress.NoteUneven(40);  // of the compute
+  progress.StepEnded(end);
+  EXPECT_EQ(progress.facts().last_busy_ns, 80);
+  EXPECT_EQ(progress.facts().last_step_ns, 150);
+  progress.StepEnded(end);
+  EXPECT_EQ(progress.facts().last_busy_ns, 120) << "it was of the step before only";
+  EXPECT_EQ(progress.facts().busy_ns, 200);
+}
+
 TEST(Pulse, WithoutASupervisorOnlyTheLedgerIsKeptAlive) {
   RankProgress progress;
   auto pulse = Pulse::Start({.interval_ms = 10}, &progress);
