@@ -65,6 +65,27 @@ bool SameGroup(Axis axis, const MeshCoordinates& a, const MeshCoordinates& b) {
   return false;
 }
 
+struct DenseAxis {
+  int degree;
+  int MeshCoordinates::*coordinate;
+};
+DenseAxis DenseAxisOf(Axis axis, const MeshDegrees& degrees) {
+  switch (axis) {
+    case Axis::kTensor:
+      return {degrees.tp, &MeshCoordinates::tp};
+    case Axis::kContext:
+      return {degrees.cp, &MeshCoordinates::cp};
+    case Axis::kData:
+      return {degrees.dp, &MeshCoordinates::dp};
+    case Axis::kPipeline:
+      return {degrees.pp, &MeshCoordinates::pp};
+    default:
+      break;
+  }
+  MUSTER_CHECK(false) << Name(axis) << " is no axis that orders the ranks";
+  return {};
+}
+
 struct Field {
   const char* name;
   int value;
@@ -123,7 +144,9 @@ std::string MeshDegrees::ToString() const {
     text += (text.empty() ? "" : " ") + std::string(field.name) + std::to_string(field.value);
   }
   if (ep > 1 || etp > 1) text += " (edp" + std::to_string(edp()) + ")";
-  return text.empty() ? "dp1" : text;
+  if (text.empty()) text = "dp1";
+  if (order != kDefaultOrder) text += ", order " + parallel::ToString(order);
+  return text;
 }
 
 MeshDegrees ResolveMesh(MeshDegrees wanted, int world_size, std::vector<std::string>* problems) {
@@ -179,17 +202,25 @@ MeshDegrees ResolveMesh(MeshDegrees wanted, int world_size, std::vector<std::str
 MeshCoordinates CoordinatesOf(int world_rank, const MeshDegrees& degrees) {
   MUSTER_CHECK(world_rank >= 0 && world_rank < degrees.world_size())
       << "world rank " << world_rank << " of mesh " << degrees.ToString();
-  const int stage_ranks = degrees.dp * degrees.cp * degrees.tp;
-  const int in_stage = world_rank % stage_ranks;
   MeshCoordinates at;
-  at.pp = world_rank / stage_ranks;
-  at.tp = in_stage % degrees.tp;
-  at.cp = in_stage / degrees.tp % degrees.cp;
-  at.dp = in_stage / (degrees.tp * degrees.cp);
+  int rest = world_rank, in_stage = 0, stride = 1;
+  for (const Axis axis : degrees.order) {
+    const DenseAxis dense = DenseAxisOf(axis, degrees);
+    at.*dense.coordinate = rest % dense.degree;
+    rest /= dense.degree;
+    if (axis == Axis::kPipeline) continue;
+    in_stage += at.*dense.coordinate * stride;
+    stride *= dense.degree;
+  }
   at.etp = in_stage % degrees.etp;
   at.ep = in_stage / degrees.etp % degrees.ep;
   at.edp = in_stage / (degrees.etp * degrees.ep);
   return at;
+}
+
+int IndexInStage(int world_rank, const MeshDegrees& degrees) {
+  const MeshCoordinates at = CoordinatesOf(world_rank, degrees);
+  return at.etp + degrees.etp * (at.ep + degrees.ep * at.edp);
 }
 
 std::vector<int> GroupRanks(Axis axis, int world_rank, const MeshDegrees& degrees) {

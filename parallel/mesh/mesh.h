@@ -1,7 +1,8 @@
 #pragma once
 // The mesh folds the world's W ranks twice over the same ranks:
-//   dense part    W = pp x dp x cp x tp      (tp innermost)
+//   dense part    W = pp x dp x cp x tp      (tp innermost, or in another order)
 //   expert part   W = pp x edp x ep x etp    (etp innermost),  dp cp tp = edp ep etp
+// The expert part counts the ranks of a stage as the dense axes number them, without pp.
 // A degree left out is 1, but dp fills the world. Experts are folded, not multiplied: the ranks of
 // an ep group are ranks of the dense axes.
 #include <map>
@@ -14,6 +15,7 @@
 #include "parallel/comm/process_group.h"
 #include "parallel/comm/rendezvous.h"
 #include "parallel/comm/side_stream.h"
+#include "parallel/mesh/axis_order.h"
 
 namespace muster::parallel {
 
@@ -31,6 +33,8 @@ enum class Axis {
   kWorld,
 };
 const char* Name(Axis axis);
+inline constexpr AxisOrder kDefaultOrder = {Axis::kTensor, Axis::kContext, Axis::kData,
+                                            Axis::kPipeline};
 
 struct MeshDegrees {
   int dp = 0;  // 0: what is left of the world
@@ -38,9 +42,11 @@ struct MeshDegrees {
   // Ranks of dp x cp that shard their state among themselves (ZeRO), while such blocks of ranks
   // replicate it; 0: all.
   int shard = 0;
+  AxisOrder order = kDefaultOrder;
   int edp() const { return dp * cp * tp / (ep * etp); }
   int world_size() const { return pp * dp * cp * tp; }
-  std::string ToString() const;  // "dp4 ep2 (edp2)", degrees of 1 left out
+  // "dp4 ep2 (edp2)", degrees of 1 left out; another order than the default is added.
+  std::string ToString() const;
 };
 
 // Fills dp in and checks every rule; each broken one is a sentence with field, value and the
@@ -52,11 +58,15 @@ struct MeshCoordinates {
   int edp = 0, ep = 0, etp = 0;        // expert
 };
 MeshCoordinates CoordinatesOf(int world_rank, const MeshDegrees& degrees);
+// The rank's number among the ranks of its pipeline stage, in the order of the axes: ascending with
+// the world rank.
+int IndexInStage(int world_rank, const MeshDegrees& degrees);
 // World ranks, ascending, of the group along `axis` that contains `world_rank`.
 std::vector<int> GroupRanks(Axis axis, int world_rank, const MeshDegrees& degrees);
 
 // The ranks of a replica group (kDenseReplica, kExpertData, kStage) that shard its state, and those
-// that hold equal shards. A block is shard x tp consecutive ranks of a stage: members of the group
+// that hold equal shards. A block is shard x tp consecutive ranks of a stage, whose innermost axis
+// must be tp: members of the group
 // in one block shard, members at equal places of all blocks hold copies. See shard_groups.cc.
 std::vector<int> ShardRanks(Axis replica_axis, int world_rank, const MeshDegrees& degrees);
 std::vector<int> CopyRanks(Axis replica_axis, int world_rank, const MeshDegrees& degrees);

@@ -17,13 +17,23 @@ int BlockRanks(const MeshDegrees& degrees) {
 }
 
 int BlockOf(int world_rank, const MeshDegrees& degrees) {
-  return world_rank % StageRanks(degrees) / BlockRanks(degrees);
+  return IndexInStage(world_rank, degrees) / BlockRanks(degrees);
 }
 
 // Expert replicas are this many ranks apart; they divide evenly if one divides the other.
 bool DividesExperts(int block, const MeshDegrees& degrees) {
   const int stride = degrees.ep * degrees.etp;
   return block % stride == 0 || stride % block == 0;
+}
+
+// Else a block of consecutive ranks would hold parts of replicas.
+bool TensorRanksAreNeighbours(const MeshDegrees& degrees) {
+  for (const Axis axis : degrees.order) {
+    if (axis == Axis::kTensor) break;
+    const int inside = axis == Axis::kContext ? degrees.cp : axis == Axis::kData ? degrees.dp : 1;
+    if (inside > 1) return degrees.tp == 1;
+  }
+  return true;
 }
 
 bool IsLegal(int shard, const MeshDegrees& degrees) {
@@ -52,7 +62,14 @@ std::vector<int> CopyRanks(Axis replica_axis, int world_rank, const MeshDegrees&
 }
 
 void CheckShards(const MeshDegrees& degrees, std::vector<std::string>* problems) {
-  if (degrees.shard == 0 || IsLegal(degrees.shard, degrees)) return;
+  if (degrees.shard == 0) return;
+  if (!TensorRanksAreNeighbours(degrees)) {
+    problems->push_back("zero.shard_ranks = " + std::to_string(degrees.shard) +
+                        " wants tp before cp and dp in mesh.order, which is \"" +
+                        ToString(degrees.order) + "\"; nearest legal: mesh.order = \"" +
+                        ToString(kDefaultOrder) + "\", or zero.shard_ranks = 0 (all replicas)");
+  }
+  if (IsLegal(degrees.shard, degrees)) return;
   const int replicas = degrees.dp * degrees.cp;
   int below = std::min(degrees.shard, replicas), above = std::max(degrees.shard, 1);
   while (below >= 1 && !IsLegal(below, degrees)) --below;

@@ -113,6 +113,7 @@ class Checker {
 
   void CheckBounds();
   MeshDegrees CheckMesh(int world_size);
+  void CheckOrder();
   void CheckModel(const MeshDegrees& mesh);
   void CheckBatch(int64_t dp);
   void CheckStreamRows(int64_t dp);
@@ -171,6 +172,17 @@ MeshDegrees Checker::CheckMesh(int world_size) {
       wanted, world_size == 0 ? SmallestWorld(wanted) : world_size, &sentences);
   AddSentences(sentences);
   return sentences.empty() ? mesh : MeshDegrees{};
+}
+
+void Checker::CheckOrder() {
+  parallel::AxisOrder order;
+  std::string nearest;
+  if (parallel::ParseAxisOrder(job_.mesh().order(), &order, &nearest)) return;
+  Broken("mesh.order",
+         absl::StrCat("mesh.order is \"", job_.mesh().order(),
+                      "\": it must have each of tp, cp, dp and pp once, innermost first; the "
+                      "nearest is \"",
+                      nearest, "\""));
 }
 
 void Checker::CheckModel(const MeshDegrees& mesh) {
@@ -399,6 +411,8 @@ MeshDegrees DegreesOf(const Job& job) {
   degrees.ep = mesh.ep();
   degrees.etp = mesh.etp();
   degrees.shard = job.zero().shard_ranks();
+  std::string ignored;
+  parallel::ParseAxisOrder(mesh.order(), &degrees.order, &ignored);  // a rule of its own refuses
   return degrees;
 }
 
@@ -424,6 +438,7 @@ MeshDegrees CheckJob(const Job& job, int world_size, FileRules files, const Fiel
   Checker checker(job, origins, problems);
   checker.CheckBounds();
   const MeshDegrees mesh = checker.CheckMesh(world_size);
+  checker.CheckOrder();
   checker.CheckModel(mesh);
   checker.CheckBatch(DataRanks(DegreesOf(job), world_size));
   checker.CheckStreamRows(DataRanks(DegreesOf(job), world_size));

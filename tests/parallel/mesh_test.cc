@@ -113,6 +113,86 @@ TEST(Mesh, FoldsExpertsOverDenseRanksWithTpInnermost) {
   EXPECT_EQ(GroupRanks(Axis::kExpertData, 5, flat), (std::vector<int>{1, 3, 5, 7}));
 }
 
+std::vector<AxisOrder> AllOrders() {
+  std::vector<AxisOrder> orders;
+  AxisOrder order = kDefaultOrder;
+  std::sort(order.begin(), order.end());
+  do {
+    orders.push_back(order);
+  } while (std::next_permutation(order.begin(), order.end()));
+  return orders;
+}
+
+TEST(AxisOrder, NumbersRanksFromTheInnermostAxis) {
+  MeshDegrees degrees{.dp = 2, .tp = 2, .pp = 2, .ep = 4};
+  degrees.order = {Axis::kTensor, Axis::kPipeline, Axis::kContext, Axis::kData};
+  EXPECT_EQ(GroupRanks(Axis::kTensor, 5, degrees), (std::vector<int>{4, 5}));
+  EXPECT_EQ(GroupRanks(Axis::kPipeline, 5, degrees), (std::vector<int>{5, 7}));
+  EXPECT_EQ(GroupRanks(Axis::kData, 5, degrees), (std::vector<int>{1, 5}));
+  EXPECT_EQ(GroupRanks(Axis::kExpert, 5, degrees), (std::vector<int>{0, 1, 4, 5}));  // the stage
+  degrees.order = {Axis::kData, Axis::kTensor, Axis::kContext, Axis::kPipeline};
+  degrees.ep = 2;
+  EXPECT_EQ(GroupRanks(Axis::kExpert, 5, degrees), (std::vector<int>{4, 5}));  // along dp
+  EXPECT_EQ(GroupRanks(Axis::kExpertData, 5, degrees), (std::vector<int>{5, 7}));
+  EXPECT_EQ(degrees.ToString(), "dp2 tp2 pp2 ep2 (edp2), order dp tp cp pp");
+}
+
+// A rank's place in a group is its coordinate along the axis, which senders and shards count on.
+TEST(AxisOrder, KeepsGroupsAndFoldingsWhole) {
+  for (const AxisOrder& order : AllOrders()) {
+    for (MeshDegrees degrees : LegalMeshes(8)) {
+      degrees.order = order;
+      std::set<std::vector<int>> expert;
+      for (int rank = 0; rank < 8; ++rank) {
+        const MeshCoordinates at = CoordinatesOf(rank, degrees);
+        expert.insert({at.pp, at.edp, at.ep, at.etp});
+        for (const auto& [axis, coordinate] :
+             {std::pair(Axis::kTensor, at.tp), std::pair(Axis::kContext, at.cp),
+              std::pair(Axis::kData, at.dp), std::pair(Axis::kPipeline, at.pp),
+              std::pair(Axis::kExpert, at.ep), std::pair(Axis::kExpertTensor, at.etp),
+              std::pair(Axis::kExpertData, at.edp)}) {
+          const std::vector<int> ranks = GroupRanks(axis, rank, degrees);
+          ASSERT_EQ(static_cast<int>(ranks.size()), SizeOf(axis, degrees));
+          ASSERT_EQ(ranks[static_cast<size_t>(coordinate)], rank)
+              << Name(axis) << " of " << degrees.ToString();
+        }
+      }
+      ASSERT_EQ(expert.size(), 8u) << degrees.ToString();
+    }
+  }
+}
+
+TEST(AxisOrder, IsReadOrCorrected) {
+  AxisOrder order;
+  std::string nearest;
+  for (const char* text : {"dp pp tp cp", "dp-pp-tp-cp", "dp,pp, tp,cp"}) {
+    ASSERT_TRUE(ParseAxisOrder(text, &order, &nearest)) << text;
+    EXPECT_EQ(ToString(order), "dp pp tp cp");
+  }
+  for (const auto& [text, wanted] :
+       std::vector<std::pair<std::string, std::string>>{{"", "tp cp dp pp"},
+                                                        {"pp tp", "pp tp cp dp"},
+                                                        {"dp dp tp cp pp", "dp tp cp pp"},
+                                                        {"tp-cp-ep-dp-pp", "tp cp dp pp"},
+                                                        {"TP CP DP PP", "tp cp dp pp"}}) {
+    EXPECT_FALSE(ParseAxisOrder(text, &order, &nearest)) << text;
+    EXPECT_EQ(nearest, wanted) << text;
+  }
+}
+
+TEST(ShardRanks, WantTensorRanksAsNeighbours) {
+  MeshDegrees degrees{.dp = 4, .tp = 2, .shard = 2};
+  degrees.order = {Axis::kData, Axis::kTensor, Axis::kContext, Axis::kPipeline};
+  std::vector<std::string> problems;
+  CheckShards(degrees, &problems);
+  ASSERT_EQ(problems.size(), 1u);
+  EXPECT_NE(problems[0].find("mesh.order = \"tp cp dp pp\""), std::string::npos) << problems[0];
+  degrees.order = {Axis::kPipeline, Axis::kContext, Axis::kTensor, Axis::kData};  // cp is 1
+  problems.clear();
+  CheckShards(degrees, &problems);
+  EXPECT_TRUE(problems.empty());
+}
+
 TEST(ShardRanks, AndCopyRanksDivideReplicasIntoBlocks) {
   MeshDegrees degrees{.dp = 4, .tp = 2, .ep = 4};
   degrees.shard = 2;  // blocks 0-3 and 4-7 of a stage

@@ -131,6 +131,11 @@ const std::vector<Layout>& AllLayouts() {
       {"moe", 8, "mesh.tp=2 mesh.cp=2 mesh.pp=2 mesh.etp=4 schedule.microbatches=4"},
       {"moe-bias", 8, "mesh.dp=2 mesh.pp=4 mesh.etp=2 schedule.kind=zb_h1 schedule.microbatches=8"},
       {"moe-capacity", 8, "mesh.dp=2 mesh.tp=2 mesh.cp=2 mesh.ep=2 mesh.etp=2"},
+      // Other orders of the axes.
+      {"moe", 8,
+       "mesh.dp=2 mesh.tp=2 mesh.pp=2 mesh.ep=4 schedule.microbatches=4 mesh.order=tp-pp-cp-dp"},
+      {"moe-bias", 8,
+       "mesh.dp=2 mesh.tp=2 mesh.cp=2 mesh.ep=2 mesh.etp=2 zero.level=3 mesh.order=dp-tp-cp-pp"},
       // ZeRO levels; level 1 is the default above.
       {"llama", 4, "mesh.dp=4 zero.level=0"},
       {"llama", 4, "mesh.dp=4 zero.level=2 schedule.microbatches=2"},

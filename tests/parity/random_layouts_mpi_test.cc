@@ -79,6 +79,8 @@ class LayoutDealer {
     for (const char* axis : {"tp", "cp", "pp", "ep", "etp"}) {
       set(absl::StrCat("mesh.", axis).c_str(), Pick({1, 1, 2, 2, 4, 8}));
     }
+    set("mesh.order",
+        Pick({"tp-cp-dp-pp", "tp-cp-dp-pp", "cp-tp-pp-dp", "pp-dp-cp-tp", "tp-dp-pp-cp"}));
     set("mesh.sequence_parallel", Pick({"true", "true", "false"}));
     set("mesh.context_exchange", Pick({"RING", "ALL_GATHER"}));
     set("schedule.kind", Pick({"one_f_one_b", "interleaved_1f1b", "zb_h1", "zb_v", "dualpipev"}));
