@@ -12,6 +12,7 @@
 #include "models/cost.h"
 #include "runtime/job/config.h"
 #include "runtime/job/pipeline.h"
+#include "runtime/train/planned_memory.h"
 
 namespace muster::launch {
 namespace {
@@ -60,12 +61,44 @@ std::string PipelineLine(const runtime::ResolvedJob& resolved) {
   std::vector<std::string> problems;  // a legal config has none
   const runtime::PipelinePlan plan =
       runtime::PlanPipeline(resolved.job, resolved.mesh.pp, &problems);
-  return absl::StrFormat(
+  std::string line = absl::StrFormat(
       "%s, %d stages of %s layers; with F = B = W a bubble of %.3g %% of the step; at most %s "
       "microbatches alive on each rank",
       runtime::ScheduleKind_Name(resolved.job.schedule().kind()), plan.layers.size(),
       absl::StrJoin(plan.layers, " "), 100 * plan.facts.MostBubble() / plan.facts.makespan,
       absl::StrJoin(plan.facts.peak_microbatches, " "));
+  if (parallel::SplitsBackward(plan.schedule)) {
+    std::vector<int> waiting(plan.schedule.size());
+    for (size_t stage = 0; stage < plan.layers.size(); ++stage) {
+      waiting[static_cast<size_t>(plan.facts.stage_ranks[stage])] +=
+          plan.facts.stage_gradient_slots[stage];
+    }
+    absl::StrAppend(&line, ", ", absl::StrJoin(waiting, " "), " between the halves of a backward");
+  }
+  return line;
+}
+
+double Mebibytes(int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
+
+// What the ranks of each pipeline stage will allocate, from their own memory plans.
+std::string MemoryLine(const runtime::ResolvedJob& resolved) {
+  std::vector<std::string> activations;
+  runtime::PlannedMemory most;
+  for (const int rank : parallel::GroupRanks(parallel::Axis::kPipeline, 0, resolved.mesh)) {
+    const absl::StatusOr<runtime::PlannedMemory> planned = runtime::PlanMemory(resolved, rank);
+    if (!planned.ok()) return absl::StrCat("cannot be planned: ", planned.status().message());
+    activations.push_back(absl::StrFormat("%.4g", Mebibytes(planned->activation_bytes)));
+    if (planned->total_bytes() > most.total_bytes()) most = *planned;
+  }
+  std::string line =
+      absl::StrFormat("at most %.4g MiB a rank: %.4g held, %.4g of activations, %.4g of scratch",
+                      Mebibytes(most.total_bytes()), Mebibytes(most.held_bytes),
+                      Mebibytes(most.activation_bytes), Mebibytes(most.scratch_bytes));
+  if (activations.size() > 1) {
+    absl::StrAppend(&line, "; peak activations by pipeline rank: ", absl::StrJoin(activations, " "),
+                    " MiB");
+  }
+  return line;
 }
 
 // What the tier in memory will take; an even share for each rank, before padding.
@@ -103,6 +136,7 @@ std::string Summary(const runtime::ResolvedJob& resolved) {
                        Grouped(sequences), Grouped(resolved.sequence_length), Grouped(tokens),
                        job.schedule().microbatches(), resolved.microbatch_sequences)},
       {"pipeline", PipelineLine(resolved)},
+      {"memory", MemoryLine(resolved)},
       {"length", absl::StrFormat("%s steps = %s tokens", Grouped(job.train().steps()),
                                  Grouped(job.train().steps() * tokens))},
       {"FLOPs", absl::StrFormat("%sFLOP a token with causal attention (%sFLOP with full), "

@@ -171,14 +171,12 @@ TrainingState::~TrainingState() {
   }
 }
 
-absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Build(const ResolvedJob& job,
-                                                                    parallel::World& world,
-                                                                    StreamMode compute_mode) {
-  kernels::SetCpuThreads(kernels::CpuThreadsFor(world.local_size()));
+absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Plan(const ResolvedJob& job,
+                                                                   parallel::World& world,
+                                                                   kernels::Device device,
+                                                                   StreamMode compute_mode) {
   auto state = std::make_unique<TrainingState>();
-  if (job.job.device() == CUDA) {
-    state->device = {kernels::DeviceType::kCuda, world.local_rank()};
-  }
+  state->device = device;
   RETURN_IF_ERROR(MakeStreams(compute_mode, *state));
   ASSIGN_OR_RETURN(state->mesh, parallel::Mesh::Create(world, job.mesh, state->device));
 
@@ -187,7 +185,8 @@ absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Build(const Resolv
   if (!problems.empty()) return absl::FailedPreconditionError(problems.front());
   const models::ModelConfig& config = job.job.model();
   RETURN_IF_ERROR(OpenPipeline(pipeline, config.tied_embeddings(), world, *state));
-  const models::StageShape shape = ShapeOf(job, pipeline);
+  state->shape = ShapeOf(job, pipeline);
+  const models::StageShape& shape = state->shape;
   state->parameters = std::make_unique<parallel::ParameterList>(*state->mesh);
   state->model = models::Gpt::Create(config, shape, *state->mesh, *state->parameters,
                                      StagesOf(pipeline, state->mesh->coordinates().pp));
@@ -214,13 +213,23 @@ absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Build(const Resolv
   state->model->PlanMemory(plan);
   state->channels->PlanMemory(plan, {shape.stream_tokens(), config.hidden()}, shape.dtype);
   PlanExchange(shape, world.size(), *state);
-  ASSIGN_OR_RETURN(state->arena, kernels::Arena::Allocate(plan, state->device));
+  return state;
+}
+
+absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Build(const ResolvedJob& job,
+                                                                    parallel::World& world,
+                                                                    StreamMode compute_mode) {
+  kernels::SetCpuThreads(kernels::CpuThreadsFor(world.local_size()));
+  kernels::Device device;
+  if (job.job.device() == CUDA) device = {kernels::DeviceType::kCuda, world.local_rank()};
+  ASSIGN_OR_RETURN(std::unique_ptr<TrainingState> state, Plan(job, world, device, compute_mode));
+  ASSIGN_OR_RETURN(state->arena, kernels::Arena::Allocate(state->plan, state->device));
   state->buckets->Bind(*state->parameters);
-  CutIntoMicrobatches(shape, *state);
+  CutIntoMicrobatches(state->shape, *state);
   RETURN_IF_ERROR(MakeHostSides(*state));
 
-  const parallel::DataParallelOptions options{.zero_level = zero_level,
-                                              .overlap = communication.overlap()};
+  const parallel::DataParallelOptions options{.zero_level = job.job.zero().level(),
+                                              .overlap = job.job.communication().overlap()};
   ASSIGN_OR_RETURN(state->reducer, parallel::BucketReducer::Create(*state->buckets, *state->mesh,
                                                                    options, state->comm()));
   ASSIGN_OR_RETURN(state->gather, parallel::ParamGather::Create(*state->buckets, *state->mesh,

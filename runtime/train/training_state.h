@@ -35,6 +35,12 @@ struct TrainingState {
   static absl::StatusOr<std::unique_ptr<TrainingState>> Build(
       const ResolvedJob& job, parallel::World& world,
       kernels::StreamMode compute_mode = kernels::StreamMode::kInline);
+  // The first part of it: all that decides about memory, up to the full `plan`; nothing is
+  // allocated. What a job takes is so known offline (runtime/train/planned_memory.h).
+  static absl::StatusOr<std::unique_ptr<TrainingState>> Plan(const ResolvedJob& job,
+                                                             parallel::World& world,
+                                                             kernels::Device device,
+                                                             kernels::StreamMode compute_mode);
 
   kernels::Device device;
   std::unique_ptr<parallel::Mesh> mesh;
@@ -44,6 +50,7 @@ struct TrainingState {
   int evaluation_microbatches = 1;
   std::unique_ptr<parallel::TiedWeight> tied_weight;
   std::unique_ptr<parallel::ParameterList> parameters;
+  models::StageShape shape;
   std::unique_ptr<models::Gpt> model;
   models::ModelCost cost;
   parallel::BucketLayout layout;

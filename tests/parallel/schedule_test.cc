@@ -161,6 +161,22 @@ TEST(PeakMicrobatches, CountsEachStageOfARank) {
   EXPECT_EQ(PeakMicrobatches(schedule), (std::vector<int>{2, 0}));
 }
 
+TEST(StageGradientSlots, CountFromTheInputToTheWeightGradient) {
+  const Schedule schedule = {{{Kind::kForward, 0, 0},
+                              {Kind::kForward, 0, 1},
+                              {Kind::kForward, 0, 2},
+                              {Kind::kBackwardInput, 0, 0},
+                              {Kind::kBackwardInput, 0, 1},
+                              {Kind::kBackwardWeight, 0, 0},
+                              {Kind::kBackward, 0, 2},
+                              {Kind::kBackwardWeight, 0, 1}}};
+  EXPECT_EQ(StageSlots(schedule), std::vector<int>{3});
+  EXPECT_EQ(StageGradientSlots(schedule), std::vector<int>{2});
+  const PipelineShape shape = {.ranks = 4, .microbatches = 8};
+  EXPECT_EQ(StageGradientSlots(ZeroBubbleH1(shape)), (std::vector<int>{1, 2, 3, 4}));
+  EXPECT_EQ(StageGradientSlots(OneForwardOneBackward(shape)), (std::vector<int>{1, 1, 1, 1}));
+}
+
 TEST(Action, PrintsKindStageAndMicrobatch) {
   EXPECT_EQ(ToString({Kind::kForward, 0, 3}), "F0.3");
   EXPECT_EQ(ToString({Kind::kBackward, 1, 12}), "B1.12");

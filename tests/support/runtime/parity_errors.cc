@@ -94,6 +94,7 @@ std::map<std::string, Compared> SumOverRanks(const std::map<std::string, Compare
 ParityErrors CompareWithOneRank(const TrainingRun& one, const TrainingRun& many,
                                 parallel::World& world) {
   MUSTER_CHECK(one.losses.size() == many.losses.size());
+  MUSTER_CHECK_EQ(many.arena_bytes, many.planned.total_bytes());  // what `muster check` says
   ParityErrors errors;
   for (size_t step = 0; step < one.losses.size(); ++step) {  // equal on all ranks
     errors.loss = std::max(errors.loss,

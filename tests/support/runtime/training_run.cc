@@ -81,6 +81,10 @@ TrainingRun Train(parallel::World& world, const std::string& config,
                                   .compute_mode = compute_mode});
   MUSTER_CHECK_OK(trainer.status());
   TrainingRun run;
+  run.arena_bytes = (*trainer)->state().arena.bytes();
+  const auto planned = PlanMemory(job, world.rank());
+  MUSTER_CHECK_OK(planned.status());
+  run.planned = *planned;
   run.num_buckets = (*trainer)->state().layout.buckets.size();
   for (int64_t step = 1; step <= steps; ++step) {
     MUSTER_CHECK_OK((*trainer)->Step(step));

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "parallel/comm/rendezvous.h"
+#include "runtime/train/planned_memory.h"
 #include "runtime/train/trainer.h"
 
 namespace muster::runtime {
@@ -23,6 +24,8 @@ struct TrainingRun {
   std::vector<StepMetrics> metrics;
   double validation_loss = 0;
   size_t num_buckets = 0;
+  int64_t arena_bytes = 0;  // what the run allocated on this rank
+  PlannedMemory planned;    // what PlanMemory said of it
 };
 
 // Runs `steps` steps of `config` (below configs/jobs). All ranks of `world` call it. CHECK-fails
