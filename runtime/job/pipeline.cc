@@ -117,10 +117,11 @@ PipelinePlan PlanPipeline(const Job& job, int ranks, std::vector<std::string>* p
   const size_t before = problems->size();
   PipelinePlan plan;
   const int microbatches = job.schedule().microbatches();
-  // Other rules refuse these: no microbatches, more than sequences, more stages than any model has.
+  // Other rules refuse these: no layers, no microbatches, more than sequences, more stages than any
+  // model has.
   constexpr int kMostStages = 1 << 16;
-  if (microbatches < 1 || microbatches > job.train().global_batch_sequences() ||
-      job.schedule().virtual_stages() < 1 ||
+  if (job.model().layers() < 1 || microbatches < 1 ||
+      microbatches > job.train().global_batch_sequences() || job.schedule().virtual_stages() < 1 ||
       job.schedule().virtual_stages() > kMostStages / ranks) {
     return plan;
   }
