@@ -278,9 +278,9 @@ absl::StatusOr<FailureModel> FailureModelOf(const RunReport& report) {
 
 absl::StatusOr<OwnProjection> ProjectionOfRun(const RunReport& report) {
   const Attribution& run = report.attribution;
-  if (report.failures == 0 || run.productive_steps == 0 || !report.steps_between_checkpoints) {
+  if (run.attempts.size() < 2 || run.productive_steps == 0 || !report.steps_between_checkpoints) {
     return absl::FailedPreconditionError(
-        report.run + " had no failure, or no two checkpoints in one attempt, to project from");
+        report.run + " had no restart, or no two checkpoints in one attempt, to project from");
   }
   OwnProjection own;
   ASSIGN_OR_RETURN(own.model, FailureModelOf(report));
@@ -290,8 +290,12 @@ absl::StatusOr<OwnProjection> ProjectionOfRun(const RunReport& report) {
     seconds += all;
     device_seconds += all * attempt.world_size;
   }
+  const AttributedAttempt& first = run.attempts.front();
+  const double start = Seconds(first.first_step_begin_ns.value_or(first.end_ns) - first.begin_ns);
+  seconds -= start;
+  device_seconds -= start * first.world_size;
   const double productive = Seconds(run.total.At(StepFate::kProductive));
-  own.model.mttf_seconds = seconds / report.failures;
+  own.model.mttf_seconds = seconds / static_cast<double>(run.attempts.size() - 1);
   own.interval_seconds = productive * (seconds / device_seconds) /
                          static_cast<double>(run.productive_steps) *
                          static_cast<double>(*report.steps_between_checkpoints);

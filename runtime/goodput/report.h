@@ -84,15 +84,15 @@ std::string DecimalSeconds(DeviceNs ns);
 // was committed.
 absl::StatusOr<FailureModel> FailureModelOf(const RunReport& report);
 
-// The closed form beside what became of the run, with its own M (all time over all failures) and
-// its own interval. It does not know of the run's first start and end.
+// The closed form beside what became of the run since its first step, with its own interval and
+// its own M: all that time over all restarts, after whatever ended an attempt.
 struct OwnProjection {
   FailureModel model;
   double interval_seconds = 0;  // tau: of work between two snapshots
   double projected = 0;         // G
   double kept = 0;              // time of kept steps / all time, that between attempts included
 };
-// Errors: FailedPrecondition without a failure, or without two snapshots in an attempt.
+// Errors: FailedPrecondition without a restart, or without two snapshots in an attempt.
 absl::StatusOr<OwnProjection> ProjectionOfRun(const RunReport& report);
 
 // A line for people.

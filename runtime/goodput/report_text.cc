@@ -214,7 +214,7 @@ std::string StepsText(const RunReport& report) {
 }  // namespace
 
 std::string OwnProjectionText(const OwnProjection& own) {
-  return absl::StrCat("This run: a failure in ", DurationText(own.model.mttf_seconds),
+  return absl::StrCat("This run: a restart in ", DurationText(own.model.mttf_seconds),
                       ", a snapshot after each ", DurationText(own.interval_seconds),
                       " of work: ", Fixed(own.projected, 3), " projected, ", Fixed(own.kept, 3),
                       " kept\n");
