@@ -15,11 +15,12 @@ file(GLOB parser_sources CONFIGURE_DEPENDS
      ${CMAKE_SOURCE_DIR}/kernels/base/*.cc ${CMAKE_SOURCE_DIR}/kernels/device/*.cc ${CMAKE_SOURCE_DIR}/kernels/tensor/*.cc ${CMAKE_SOURCE_DIR}/kernels/ops/matmul_rate.cc
      ${CMAKE_SOURCE_DIR}/parallel/mesh/*.cc ${CMAKE_SOURCE_DIR}/parallel/comm/collectives.cc ${CMAKE_SOURCE_DIR}/parallel/comm/collective_*.cc
      ${CMAKE_SOURCE_DIR}/parallel/comm/hang_report*.cc ${CMAKE_SOURCE_DIR}/parallel/comm/side_stream.cc ${CMAKE_SOURCE_DIR}/models/config*.cc
+     ${CMAKE_SOURCE_DIR}/models/stage_balance.cc ${CMAKE_SOURCE_DIR}/models/cost.cc ${CMAKE_SOURCE_DIR}/parallel/pp/schedule*.cc
      ${CMAKE_SOURCE_DIR}/runtime/checkpoint/*.cc ${CMAKE_SOURCE_DIR}/runtime/goodput/*.cc ${CMAKE_SOURCE_DIR}/runtime/input/*.cc ${CMAKE_SOURCE_DIR}/runtime/job/*.cc)
 list(FILTER parser_sources EXCLUDE REGEX
      "piece_model|tokenizer|prepare|inspect|text_blocks|batch_loader|dataset_summary|matmul_rate")
 list(FILTER parser_sources EXCLUDE REGEX
-     "checkpointer|weights|restore|retention|reader.cc$|writer|commit|agreement|run_directory|peak")
+     "checkpointer|_store|memory_|weights|restore|retention|reader.cc$|writer|commit|agreement|run_directory|peak")
 list(FILTER parser_sources EXCLUDE REGEX "goodput/(attribution|report|run_log|ledger.cc)|ledger_files")
 list(APPEND parser_sources runtime/goodput/ledger_reader.cc runtime/job/peak.cc
      runtime/job/text_reader.cc kernels/ops/matmul_rate.cc)
