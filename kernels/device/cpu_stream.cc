@@ -80,6 +80,10 @@ class CpuInlineStream : public StreamState {
     RecordCount& count = *CountOf(event);
     count.AwaitRecord(count.issued());
   }
+  absl::Status Await(EventState& event) override {
+    Wait(event);
+    return error_.Get();
+  }
   absl::Status Synchronize() override { return error_.Get(); }
   void Push(std::function<void()> work) override { work(); }
   void Fail(const absl::Status& status) override { error_.Set(status); }
@@ -115,6 +119,10 @@ class CpuQueueStream : public StreamState {
   void Wait(EventState& event) override {
     const uint64_t record = CountOf(event)->issued();
     Push([count = CountOf(event), record] { count->AwaitRecord(record); });
+  }
+  absl::Status Await(EventState& event) override {
+    CountOf(event)->AwaitRecord(CountOf(event)->issued());
+    return error_.Get();
   }
   absl::Status Synchronize() override {
     std::unique_lock lock(mutex_);

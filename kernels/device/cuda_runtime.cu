@@ -55,6 +55,11 @@ class CudaStream : public StreamState {
     Fail(ToStatus(cudaStreamWaitEvent(stream_, static_cast<CudaEvent&>(event).event, 0),
                   "cudaStreamWaitEvent"));
   }
+  absl::Status Await(EventState& event) override {
+    Fail(ToStatus(cudaEventSynchronize(static_cast<CudaEvent&>(event).event),
+                  "cudaEventSynchronize"));
+    return status();
+  }
   absl::Status Synchronize() override {
     Fail(ToStatus(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"));
     std::lock_guard lock(mutex_);

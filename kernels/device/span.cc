@@ -19,14 +19,31 @@ int64_t MonotonicNs() {
 // which may be after the timeline has ended: the marks that wait in the queue own the times too. On
 // CUDA a mark is a timed event (the driver keeps one that is pending), and times count from mark 0.
 struct Timeline::Clock {
-  explicit Clock(size_t max_marks) : times(std::make_shared<std::vector<int64_t>>(max_marks)) {}
+  explicit Clock(size_t max_marks) : times(std::make_shared<std::vector<int64_t>>(max_marks)) {
+    categories.reserve(max_marks);
+  }
 
+  std::vector<int> categories;                        // from each mark on
   const std::shared_ptr<std::vector<int64_t>> times;  // ns
 #ifdef MUSTER_WITH_CUDA
   std::vector<std::unique_ptr<EventState>> events;
 #endif
 
-  void Mark(size_t index, StreamView stream) {
+  static absl::StatusOr<std::unique_ptr<Clock>> Create([[maybe_unused]] Device device,
+                                                       int max_marks) {
+    auto clock = std::make_unique<Clock>(static_cast<size_t>(max_marks));
+#ifdef MUSTER_WITH_CUDA
+    for (int i = 0; device.type == DeviceType::kCuda && i < max_marks; ++i) {
+      ASSIGN_OR_RETURN(auto event, cuda::MakeTimedEvent(device));
+      clock->events.push_back(std::move(event));
+    }
+#endif
+    return clock;
+  }
+
+  void Mark(int category, StreamView stream) {
+    const size_t index = categories.size();
+    categories.push_back(category);
 #ifdef MUSTER_WITH_CUDA
     if (!events.empty()) {
       stream.Record(EventView(events[index].get()));
@@ -36,33 +53,45 @@ struct Timeline::Clock {
     stream.Enqueue([times = times, index] { (*times)[index] = MonotonicNs(); });
   }
 
-  absl::Status Read(size_t num_marks) {
+  // The last mark of this interval is the first of the next, which goes on in `category`.
+  void End(Clock& next, int category, StreamView stream) {
+    const size_t end = categories.size();
+    next.categories.assign(1, category);
 #ifdef MUSTER_WITH_CUDA
     if (!events.empty()) {
-      (*times)[0] = 0;
-      for (size_t i = 1; i < num_marks; ++i) {
-        ASSIGN_OR_RETURN((*times)[i], cuda::ElapsedNs(*events[0], *events[i]));
-      }
+      stream.Record(EventView(events[end].get()));
+      std::swap(events[end], next.events[0]);
+      return;
     }
 #endif
-    (void)num_marks;
-    return absl::OkStatus();
+    stream.Enqueue([times = times, next_times = next.times, end] {
+      (*times)[end] = (*next_times)[0] = MonotonicNs();
+    });
   }
 
-  // The last mark of one interval is the first of the next.
-  void Restart(size_t last) {
+  // After End. Fills in `times` up to the last mark.
+  absl::Status Read([[maybe_unused]] const Clock& next) {
 #ifdef MUSTER_WITH_CUDA
-    if (!events.empty()) std::swap(events[0], events[last]);
+    if (events.empty()) return absl::OkStatus();
+    const size_t end = categories.size();
+    (*times)[0] = 0;
+    for (size_t i = 1; i <= end; ++i) {
+      EventState& mark = i == end ? *next.events[0] : *events[i];
+      ASSIGN_OR_RETURN((*times)[i], cuda::ElapsedNs(*events[0], mark));
+    }
 #endif
-    (*times)[0] = (*times)[last];
+    return absl::OkStatus();
   }
 };
 
-Timeline::Timeline(StreamView stream, int num_categories, std::unique_ptr<Clock> clock)
-    : stream_(stream), num_categories_(num_categories), clock_(std::move(clock)) {
-  categories_.reserve(clock_->times->size());
-  categories_.push_back(current_);
-  clock_->Mark(0, stream_);
+Timeline::Timeline(StreamView stream, int num_categories, Event cut, std::unique_ptr<Clock> open,
+                   std::unique_ptr<Clock> ended)
+    : stream_(stream),
+      num_categories_(num_categories),
+      cut_(std::move(cut)),
+      open_(std::move(open)),
+      ended_(std::move(ended)) {
+  open_->Mark(current_, stream_);
 }
 
 Timeline::~Timeline() {
@@ -72,16 +101,11 @@ Timeline::~Timeline() {
 absl::StatusOr<std::unique_ptr<Timeline>> Timeline::Create(StreamView stream, int num_categories,
                                                            int max_marks) {
   MUSTER_CHECK(num_categories > 0 && max_marks > 1);
-  auto clock = std::make_unique<Clock>(static_cast<size_t>(max_marks));
-#ifdef MUSTER_WITH_CUDA
-  if (stream.device().type == DeviceType::kCuda) {
-    for (int i = 0; i < max_marks; ++i) {
-      ASSIGN_OR_RETURN(auto event, cuda::MakeTimedEvent(stream.device()));
-      clock->events.push_back(std::move(event));
-    }
-  }
-#endif
-  std::unique_ptr<Timeline> timeline(new Timeline(stream, num_categories, std::move(clock)));
+  ASSIGN_OR_RETURN(std::unique_ptr<Clock> open, Clock::Create(stream.device(), max_marks));
+  ASSIGN_OR_RETURN(std::unique_ptr<Clock> ended, Clock::Create(stream.device(), max_marks));
+  ASSIGN_OR_RETURN(Event cut, Event::Create(stream.device()));
+  std::unique_ptr<Timeline> timeline(
+      new Timeline(stream, num_categories, std::move(cut), std::move(open), std::move(ended)));
   stream.AttachTimeline(timeline.get());
   return timeline;
 }
@@ -89,33 +113,42 @@ absl::StatusOr<std::unique_ptr<Timeline>> Timeline::Create(StreamView stream, in
 void Timeline::Enter(int category) {
   MUSTER_CHECK(category >= 0 && category < num_categories_);
   if (category == current_) return;
-  // One mark stays free for Collect.
-  if (categories_.size() + 1 >= clock_->times->size()) {
+  // One mark stays free for Cut.
+  if (open_->categories.size() + 1 >= open_->times->size()) {
     ++dropped_;
     return;
   }
-  clock_->Mark(categories_.size(), stream_);
-  categories_.push_back(category);
+  open_->Mark(category, stream_);
   current_ = category;
 }
 
-absl::StatusOr<std::vector<int64_t>> Timeline::Collect() {
-  const size_t end = categories_.size();
-  clock_->Mark(end, stream_);
-  RETURN_IF_ERROR(stream_.Synchronize());
-  RETURN_IF_ERROR(clock_->Read(end + 1));
-  const std::vector<int64_t>& times = *clock_->times;
+void Timeline::Cut() {
+  MUSTER_CHECK(!unread_) << "the interval before was not read";
+  unread_ = true;
+  open_->End(*ended_, current_, stream_);
+  stream_.Record(cut_.view());
+  std::swap(open_, ended_);
+}
+
+absl::StatusOr<std::vector<int64_t>> Timeline::Read() {
+  MUSTER_CHECK(unread_) << "no interval was cut since the last was read";
+  unread_ = false;
+  RETURN_IF_ERROR(stream_.Await(cut_.view()));
+  RETURN_IF_ERROR(ended_->Read(*open_));
+  const std::vector<int64_t>& times = *ended_->times;
   std::vector<int64_t> sums(static_cast<size_t>(num_categories_), 0);
-  for (size_t i = 0; i < end; ++i) {
-    sums[static_cast<size_t>(categories_[i])] += times[i + 1] - times[i];
+  for (size_t i = 0; i < ended_->categories.size(); ++i) {
+    sums[static_cast<size_t>(ended_->categories[i])] += times[i + 1] - times[i];
   }
-  clock_->Restart(end);
-  categories_.assign(1, current_);
   return sums;
 }
 
 Span::Span(StreamView stream, const char* name, int category)
     : stream_(stream), trace_(stream, name) {
+  Enter(category);
+}
+
+void Span::Enter(int category) {
   if (Timeline* timeline = stream_.timeline()) {
     outer_ = timeline->current();
     timeline->Enter(category);

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -37,30 +38,46 @@ class Timeline {
   // From here in the stream's order, time belongs to `category`.
   void Enter(int category);
   int current() const { return current_; }
-  // Ends the interval at this point of the stream's order, waits for the stream to get there, and
-  // returns ns per category since the Collect before; the next interval starts at the same instant,
-  // in the same category. Errors: the stream's.
-  absl::StatusOr<std::vector<int64_t>> Collect();
+  // Ends the interval at this point of the stream's order, without waiting; the next one starts at
+  // the same instant, in the same category. An interval must be read before the next one is cut.
+  void Cut();
+  // Waits for the stream to get to the last Cut, not for what was enqueued since, and returns the
+  // ns per category of the interval that it ended. Errors: the stream's.
+  absl::StatusOr<std::vector<int64_t>> Read();
+  absl::StatusOr<std::vector<int64_t>> Collect() {  // cuts and reads
+    Cut();
+    return Read();
+  }
   int64_t dropped_marks() const { return dropped_; }
 
  private:
-  struct Clock;  // reads the time of a mark on the stream's device
-  Timeline(StreamView stream, int num_categories, std::unique_ptr<Clock> clock);
+  // The marks of one interval: where they are, and a clock that reads their times on the device.
+  struct Clock;
+  Timeline(StreamView stream, int num_categories, Event cut, std::unique_ptr<Clock> open,
+           std::unique_ptr<Clock> ended);
   StreamView stream_;
   int num_categories_, current_ = 0;
   int64_t dropped_ = 0;
-  std::vector<int> categories_;  // of each mark since the last Collect
-  std::unique_ptr<Clock> clock_;
+  bool unread_ = false;
+  Event cut_;
+  std::unique_ptr<Clock> open_, ended_;  // of the interval under way, and of the one before
 };
 
 class Span {
  public:
   Span(StreamView stream, const char* name, int category);
+  // `work` is asked for only if a trace is attached.
+  template <typename Work>
+  Span(StreamView stream, const char* name, int category, Work&& work)
+      : stream_(stream), trace_(stream, name, std::forward<Work>(work)) {
+    Enter(category);
+  }
   ~Span();
   Span(const Span&) = delete;
   Span& operator=(const Span&) = delete;
 
  private:
+  void Enter(int category);
   StreamView stream_;
   TraceScope trace_;
   int outer_ = 0;

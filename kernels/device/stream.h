@@ -48,6 +48,7 @@ class StreamState {
   virtual ~StreamState() = default;
   virtual void Record(EventState& event) = 0;
   virtual void Wait(EventState& event) = 0;
+  virtual absl::Status Await(EventState& event) = 0;
   virtual absl::Status Synchronize() = 0;
   virtual void Push(std::function<void()> work) = 0;  // host work in stream order
   virtual void Fail(const absl::Status& status) = 0;
@@ -93,9 +94,12 @@ class StreamView {
   // Later work on this stream waits for the event's latest record; the host does not (unless the
   // stream is inline). An event never recorded is waited for at once.
   void Wait(EventView event) const { state_->Wait(event.state()); }
-  // Blocks the host until all enqueued work has run; returns the stream's first error. The only
-  // call here that blocks the host.
+  // Blocks the host until all enqueued work has run; returns the stream's first error. This call
+  // and the next are the only ones here that block the host.
   absl::Status Synchronize() const { return state_->Synchronize(); }
+  // Blocks the host until the event's latest record, made on this stream, is reached, whatever was
+  // enqueued after it; returns the stream's first error so far.
+  absl::Status Await(EventView event) const { return state_->Await(event.state()); }
 
   // Runs host work in stream order. What it captures must outlive its run. On CUDA it must not
   // call CUDA.
@@ -113,6 +117,8 @@ class StreamView {
   void Fail(const absl::Status& status) const { state_->Fail(status); }
 
   Device device() const { return state_->device; }
+  // Whether work has run when the call that enqueues it returns.
+  bool runs_inline() const { return state_->runs_inline; }
   Timeline* timeline() const { return state_->timeline; }
   void AttachTimeline(Timeline* timeline) const { state_->timeline = timeline; }
   Trace* trace() const { return state_->trace; }

@@ -17,11 +17,14 @@
 
 namespace muster::kernels {
 
+enum class TraceKind : uint8_t { kScope, kOperator, kCollective };
+
 // What an interval had to do at least; zeros where nobody counts it.
 struct TracedWork {
   double flops = 0;    // of matrix products, attention's among them
-  double bytes = 0;    // read and written
+  double bytes = 0;    // of the device's memory, read and written
   std::string detail;  // "8192 x 2048 x 2048": what tells calls of one operator apart
+  TraceKind kind = TraceKind::kScope;
 };
 
 class Trace {

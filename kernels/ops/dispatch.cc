@@ -32,7 +32,11 @@ namespace {
 template <typename Args>
 void Dispatch(const char* name, void (*cpu)(const Args&), void (*twin)(const Args&, StreamView),
               const Args& args, StreamView stream) {
-  const TraceScope scope(stream, name, [&] { return WorkOf(args); });
+  const TraceScope scope(stream, name, [&] {
+    TracedWork work = WorkOf(args);
+    work.kind = TraceKind::kOperator;
+    return work;
+  });
   if (stream.device().type == DeviceType::kCpu) {
     stream.Enqueue([cpu, args] { cpu(args); });
   } else if (twin != nullptr) {

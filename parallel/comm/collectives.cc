@@ -62,7 +62,10 @@ absl::Status Call(CollectiveKind kind, int64_t bytes, const ProcessGroup& group,
   call.id = group.log().Enqueued(group.name(), sequence, kind, bytes, std::move(from),
                                  peer < 0 ? -1 : group.world_ranks()[static_cast<size_t>(peer)]);
   const uint64_t id = call.id;
-  const kernels::Span span(stream, Name(kind), group.time_category());
+  const kernels::Span span(stream, Name(kind), group.time_category(), [&] {
+    return kernels::TracedWork{.detail = group.name() + " " + std::to_string(bytes) + " bytes",
+                               .kind = kernels::TraceKind::kCollective};
+  });
   absl::Status status = start(std::move(call));
   if (!status.ok()) group.log().Done(id, /*ok=*/false);
   return status;

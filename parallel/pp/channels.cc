@@ -69,6 +69,15 @@ absl::Status Channels::Open(Channel& channel, int num_buffers, int rank, World& 
   return channel.stream->view().Synchronize();
 }
 
+std::vector<std::pair<std::string, StreamView>> Channels::streams() const {
+  std::vector<std::pair<std::string, StreamView>> streams;
+  for (const Channel& channel : channels_) {
+    if (channel.stream != nullptr)
+      streams.emplace_back(channel.plan.Name(), channel.stream->view());
+  }
+  return streams;
+}
+
 Channels::~Channels() {
   for (const Channel& channel : channels_) {
     if (channel.stream == nullptr) continue;

@@ -9,6 +9,7 @@
 // that is not there (booked as the bubble), or for a buffer that has not left (exposed_pp).
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -52,6 +53,8 @@ class Channels {
   kernels::TensorView Claim(MessageRef message, kernels::StreamView compute);
   absl::Status Written(MessageRef message, kernels::StreamView compute);
 
+  // This rank's streams, named after their channels.
+  std::vector<std::pair<std::string, kernels::StreamView>> streams() const;
   // The first error of any channel's stream so far, without waiting.
   absl::Status status() const;
 

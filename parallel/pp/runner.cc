@@ -1,6 +1,9 @@
 #include "parallel/pp/runner.h"
 
+#include <string>
+
 #include "kernels/base/error.h"
+#include "kernels/device/trace.h"
 
 namespace muster::parallel {
 namespace {
@@ -9,8 +12,28 @@ using kernels::StreamView;
 using kernels::TensorView;
 using Kind = Action::Kind;
 
+const char* NameOf(Kind kind) {
+  switch (kind) {
+    case Kind::kForward:
+      return "forward";
+    case Kind::kEvaluate:
+      return "evaluate";
+    case Kind::kBackward:
+      return "backward";
+    case Kind::kBackwardInput:
+      return "backward of inputs";
+    case Kind::kBackwardWeight:
+      return "backward of weights";
+  }
+  return "pass";
+}
+
 absl::Status RunAction(const Action& action, TensorView in, TensorView out, Stage& stage,
                        StreamView compute) {
+  const kernels::TraceScope scope(compute, NameOf(action.kind), [&] {
+    return kernels::TracedWork{.detail = "stage " + std::to_string(action.stage) + ", microbatch " +
+                                         std::to_string(action.microbatch)};
+  });
   switch (action.kind) {
     case Kind::kForward:
       return stage.Forward(action.stage, action.microbatch, in, out, compute);
