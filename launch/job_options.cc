@@ -23,12 +23,21 @@ void AddResumeOption(CLI::App& app, std::string* resume) {
 }
 
 parallel::WorldOptions WorldOptionsOf(const runtime::Communication& communication) {
-  return {
-      .deadline = std::chrono::milliseconds(
-          static_cast<int64_t>(1e3 * std::max(communication.deadline_seconds(),
-                                              communication.start_deadline_seconds()))),
-      .injected_link = {.latency_us = communication.test_link_latency_us(),
-                        .gigabytes_per_second = communication.test_link_gigabytes_per_second()}};
+  const runtime::NcclConfig& nccl = communication.nccl();
+  const bool efficient = nccl.cta_policy() == runtime::EFFICIENCY;
+  return {.deadline = std::chrono::milliseconds(
+              static_cast<int64_t>(1e3 * std::max(communication.deadline_seconds(),
+                                                  communication.start_deadline_seconds()))),
+          .injected_link = {.latency_us = communication.test_link_latency_us(),
+                            .gigabytes_per_second = communication.test_link_gigabytes_per_second()},
+          .nccl = {.min_ctas = nccl.min_ctas(),
+                   .max_ctas = nccl.max_ctas(),
+                   .overlapped_max_ctas = nccl.overlapped_max_ctas(),
+                   .cga_cluster_size = nccl.cga_cluster_size(),
+                   .cta_policy = efficient ? parallel::NcclOptions::CtaPolicy::kEfficiency
+                                           : parallel::NcclOptions::CtaPolicy::kDefault,
+                   .nvls = nccl.nvls(),
+                   .sums_in_rank_order = nccl.sums_in_rank_order()}};
 }
 
 }  // namespace muster::launch

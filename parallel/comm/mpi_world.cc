@@ -249,7 +249,7 @@ absl::StatusOr<std::unique_ptr<Communicator>> MpiWorld::MakeCommunicator(const G
 // Each group gets a communicator of its own making. Splitting one from a communicator of the world
 // would need every rank of the world to come, and only the group's ranks do.
 absl::StatusOr<std::unique_ptr<Communicator>> MpiWorld::MakeGpuCommunicator(const GroupPlan& plan) {
-  RETURN_IF_ERROR(PrepareNccl(plan.device));
+  RETURN_IF_ERROR(PrepareNccl(plan.device, options_.nccl));
   RETURN_IF_ERROR(Meet(plan));
   std::string id(kNcclIdBytes, '\0');
   if (plan.rank == 0) {
@@ -262,15 +262,17 @@ absl::StatusOr<std::unique_ptr<Communicator>> MpiWorld::MakeGpuCommunicator(cons
   if (plan.rank != 0) exchange_->Receive(plan.world_ranks[0], id.data(), kNcclIdBytes);
   RETURN_IF_ERROR(kernels::Annotate(exchange_->Wait(), "sharing the NCCL id of " + plan.name));
   if (watchdog_ == nullptr) watchdog_ = std::make_unique<Watchdog>();
-  const bool overlapped = plan.category == kExposedDp;
+  NcclOptions nccl = options_.nccl;
+  if (plan.category == kExposedDp && nccl.overlapped_max_ctas > 0) {
+    nccl.max_ctas = nccl.overlapped_max_ctas;
+  }
   return MakeNcclCommunicator({.unique_id = id,
                                .name = plan.name,
                                .world_ranks = plan.world_ranks,
                                .rank = plan.rank,
                                .device = plan.device,
                                .deadline = &deadline_,
-                               .max_ctas = overlapped ? options_.nccl.overlapped_max_ctas : 0,
-                               .sums_in_rank_order = options_.nccl.sums_in_rank_order,
+                               .nccl = nccl,
                                .world_failed = &failed_,
                                .watchdog = watchdog_.get()});
 }

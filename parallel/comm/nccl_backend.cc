@@ -83,11 +83,11 @@ NcclCommunicator::~NcclCommunicator() {
 absl::Status NcclCommunicator::Open() {
   const int64_t counts_bytes = 2 * size_ * static_cast<int64_t>(sizeof(int64_t));
   const kernels::Device device = options_.device;
-  ASSIGN_OR_RETURN(nccl_,
-                   NcclAlgorithms::Create({.rank = rank_,
-                                           .size = size_,
-                                           .device = device,
-                                           .sums_in_rank_order = options_.sums_in_rank_order}));
+  ASSIGN_OR_RETURN(
+      nccl_, NcclAlgorithms::Create({.rank = rank_,
+                                     .size = size_,
+                                     .device = device,
+                                     .sums_in_rank_order = options_.nccl.sums_in_rank_order}));
   ASSIGN_OR_RETURN(counts_, kernels::DeviceBuffer::AllocateHost(device, counts_bytes));
   ASSIGN_OR_RETURN(
       comm_, NcclComm::Create({.unique_id = options_.unique_id,
@@ -95,7 +95,7 @@ absl::Status NcclCommunicator::Open() {
                                .rank = rank_,
                                .size = size_,
                                .device = device,
-                               .max_ctas = options_.max_ctas,
+                               .config = options_.nccl,
                                .deadline = std::max(options_.deadline->load(), kSetupDeadline)}));
   nccl_->Use(comm_.get());
   ASSIGN_OR_RETURN(const kernels::Stream stream,
@@ -240,7 +240,7 @@ absl::Status NcclCommunicator::Barrier(CollectiveCall call, StreamView stream) {
 
 }  // namespace
 
-absl::Status PrepareNccl(kernels::Device device) {
+absl::Status PrepareNccl(kernels::Device device, const NcclOptions& options) {
   const int num_devices = kernels::DeviceCount(device.type);
   if (device.index >= num_devices) {
     return absl::FailedPreconditionError(
@@ -248,7 +248,7 @@ absl::Status PrepareNccl(kernels::Device device) {
         std::to_string(num_devices) +
         " CUDA devices; start one rank per GPU, or look at CUDA_VISIBLE_DEVICES");
   }
-  return NcclComm::Prepare();
+  return NcclComm::Prepare(options.nvls);
 }
 
 absl::StatusOr<std::string> NewNcclId() { return NcclComm::NewUniqueId(); }

@@ -23,6 +23,7 @@
 
 #include "absl/status/statusor.h"
 #include "parallel/comm/communicator.h"
+#include "parallel/comm/rendezvous.h"
 #include "parallel/comm/watchdog.h"
 
 namespace muster::parallel {
@@ -36,14 +37,13 @@ struct NcclCommunicatorOptions {
   int rank = 0;                  // of this process in the group
   kernels::Device device;
   const SharedDeadline* deadline = nullptr;  // outlives the group
-  int max_ctas = 0;                          // most SMs that a call takes; 0: NCCL's choice
-  bool sums_in_rank_order = false;
+  NcclOptions nccl;  // max_ctas is this group's; overlapped_max_ctas is not looked at
   std::atomic<bool>* world_failed = nullptr;  // set at the first failure; outlives the group
   Watchdog* watchdog = nullptr;               // outlives the group
 };
 
 // Once per process before the others, on every rank. Errors: no such device; see NcclComm::Prepare.
-absl::Status PrepareNccl(kernels::Device device);
+absl::Status PrepareNccl(kernels::Device device, const NcclOptions& options);
 absl::StatusOr<std::string> NewNcclId();
 // All ranks of the group call it. Opens the connections, by one small call of each kind; ranks that
 // do not come within the deadline (at least a minute) are an error.

@@ -60,14 +60,14 @@ class Pause {
 
 }  // namespace
 
-absl::Status NcclComm::Prepare() {
+absl::Status NcclComm::Prepare(bool nvls) {
   const char* multicast = std::getenv(kMulticast);
   if (multicast == nullptr) {
-    setenv(kMulticast, "0", /*overwrite=*/0);
-  } else if (std::string(multicast) != "0") {
-    return absl::FailedPreconditionError(
-        std::string(kMulticast) + "=" + multicast +
-        " is set, but Muster runs without NVLink multicast; unset it, or set it to 0");
+    setenv(kMulticast, nvls ? "1" : "0", /*overwrite=*/0);
+  } else if ((std::string(multicast) != "0") != nvls) {
+    return absl::FailedPreconditionError(std::string(kMulticast) + "=" + multicast +
+                                         " is set, but the job runs with" + (nvls ? "" : "out") +
+                                         " NVLink multicast (communication.nccl.nvls); unset it");
   }
   int loaded = 0;
   RETURN_IF_ERROR(FromCode(ncclGetVersion(&loaded), "asked for its version"));
@@ -93,9 +93,15 @@ absl::StatusOr<std::unique_ptr<NcclComm>> NcclComm::Create(const Options& option
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
   config.commName = made->options_.name.c_str();
-  if (options.max_ctas > 0) {
+  const NcclOptions& wanted = options.config;
+  if (wanted.max_ctas > 0) {
     config.minCTAs = 1;
-    config.maxCTAs = options.max_ctas;
+    config.maxCTAs = wanted.max_ctas;
+  }
+  if (wanted.min_ctas > 0) config.minCTAs = wanted.min_ctas;
+  if (wanted.cga_cluster_size > 0) config.cgaClusterSize = wanted.cga_cluster_size;
+  if (wanted.cta_policy == NcclOptions::CtaPolicy::kEfficiency) {
+    config.CTAPolicy = NCCL_CTA_POLICY_EFFICIENCY;
   }
   const int result = ncclCommInitRankConfig(&made->comm_, options.size, id, options.rank, &config);
   absl::Status status = made->Settle(result);

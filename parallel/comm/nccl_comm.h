@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/device/device.h"
+#include "parallel/comm/rendezvous.h"
 
 struct ncclComm;
 
@@ -25,14 +26,15 @@ class NcclComm {
     std::string name;       // of the group: in NCCL's own messages
     int rank = 0, size = 0;
     kernels::Device device;
-    int max_ctas = 0;  // most blocks (so SMs) a kernel of this communicator takes; 0: NCCL's choice
+    NcclOptions config;  // overlapped_max_ctas and sums_in_rank_order are not NCCL's
     std::chrono::milliseconds deadline{0};  // of Settle
   };
 
-  // Before any other call to NCCL in the process. Turns NVLink multicast off for NCCL: a process
-  // that ends badly while using it can take the host's GPUs with it. Errors: the environment asks
-  // for multicast; the loaded library is of another version than the header this was built with.
-  static absl::Status Prepare();
+  // Before any other call to NCCL in the process. Turns NVLink multicast off for NCCL, or on for
+  // `nvls`: a process that ends badly while using it can take the host's GPUs with it. Errors: the
+  // environment asks for the opposite; the loaded library is of another version than the header
+  // this was built with.
+  static absl::Status Prepare(bool nvls);
   static absl::StatusOr<std::string> NewUniqueId();
   // All ranks call it, each for its own device, which becomes the thread's current one.
   static absl::StatusOr<std::unique_ptr<NcclComm>> Create(const Options& options);

@@ -34,11 +34,17 @@ struct InjectedLink {
   }
 };
 
-// For groups on GPUs.
+// For groups on GPUs. 0: NCCL's choice.
 struct NcclOptions {
-  // Most SMs that a collective takes in groups whose calls run beside compute (those of data
-  // parallelism); 0: NCCL's choice.
+  enum class CtaPolicy { kDefault, kEfficiency };
+  int min_ctas = 0, max_ctas = 0;  // blocks, so SMs, that a collective takes
+  // Most in groups whose calls run beside compute (those of data parallelism); 0: max_ctas.
   int overlapped_max_ctas = 0;
+  int cga_cluster_size = 0;  // blocks of a cluster
+  CtaPolicy cta_policy = CtaPolicy::kDefault;
+  // Multicast in NVLink switches. A process that ends badly while using it can take the host's GPUs
+  // with it.
+  bool nvls = false;
   // Sums to the bit as on MPI, rank by rank in the accumulator dtype, at more traffic and memory;
   // parallel/comm/nccl_backend.h has the costs.
   bool sums_in_rank_order = false;

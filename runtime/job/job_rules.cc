@@ -57,6 +57,10 @@ constexpr Bounds kBounds[] = {
     {.path = "communication.evaluate_deadline_seconds", .low = 0, .above = true},
     {.path = "communication.test_link_latency_us", .low = 0},
     {.path = "communication.test_link_gigabytes_per_second", .low = 0},
+    {.path = "communication.nccl.min_ctas", .low = 0, .high = 64},
+    {.path = "communication.nccl.max_ctas", .low = 0, .high = 64},
+    {.path = "communication.nccl.overlapped_max_ctas", .low = 0, .high = 64},
+    {.path = "communication.nccl.cga_cluster_size", .low = 0, .high = 8},
     {.path = "evaluate.every_steps", .low = 0},
     {.path = "evaluate.sequences", .low = 1},
     {.path = "checkpoint.every_steps", .low = 0},
@@ -122,6 +126,7 @@ class Checker {
   void CheckOptimizer();
   void CheckData(FileRules files);
   void CheckDevice();
+  void CheckNccl();
   void CheckRecompute();
   void CheckZero(const MeshDegrees& mesh);
   void CheckPeak();
@@ -394,6 +399,40 @@ void Checker::CheckMemoryTier() {
   }
 }
 
+void Checker::CheckNccl() {
+  const NcclConfig& nccl = job_.communication().nccl();
+  if (AnyBroken({"communication.nccl", "device"})) return;
+  const std::pair<const char*, bool> fields[] = {
+      {"min_ctas", nccl.min_ctas() != 0},
+      {"max_ctas", nccl.max_ctas() != 0},
+      {"overlapped_max_ctas", nccl.overlapped_max_ctas() != 0},
+      {"cga_cluster_size", nccl.cga_cluster_size() != 0},
+      {"cta_policy", nccl.cta_policy() != DEFAULT},
+      {"nvls", nccl.nvls()},
+      {"sums_in_rank_order", nccl.sums_in_rank_order()}};
+  for (const auto& [field, differs] : fields) {
+    if (!differs || job_.device() == CUDA) continue;
+    const std::string path = absl::StrCat("communication.nccl.", field);
+    Broken(path, absl::StrCat(path,
+                              " is given: device is CPU, whose ranks talk by MPI, not by "
+                              "NCCL; remove it, or use device: CUDA"));
+  }
+  if (job_.device() != CUDA) return;
+  for (const auto& [field, most] : {std::pair<const char*, int>{"max_ctas", nccl.max_ctas()},
+                                    {"overlapped_max_ctas", nccl.overlapped_max_ctas()}}) {
+    if (most == 0 || nccl.min_ctas() <= most) continue;
+    Broken("communication.nccl.min_ctas",
+           absl::StrCat("communication.nccl.min_ctas is ", nccl.min_ctas(),
+                        ": it must be at most communication.nccl.", field, ", ", most));
+  }
+  if (nccl.cta_policy() == ZERO) {
+    Broken("communication.nccl.cta_policy",
+           "communication.nccl.cta_policy is ZERO: NCCL copies without SMs only between buffers in "
+           "symmetric windows, which this version does not register, and would take SMs without a "
+           "word; use EFFICIENCY or DEFAULT");
+  }
+}
+
 void Checker::CheckPeak() {
   const absl::Status known = CheckPeakText(job_.goodput().peak());
   if (!known.ok()) Broken("goodput.peak", std::string(known.message()));
@@ -447,6 +486,7 @@ MeshDegrees CheckJob(const Job& job, int world_size, FileRules files, const Fiel
   checker.CheckOptimizer();
   checker.CheckData(files);
   checker.CheckDevice();
+  checker.CheckNccl();
   checker.CheckRecompute();
   checker.CheckZero(mesh);
   checker.CheckPeak();

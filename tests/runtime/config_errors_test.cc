@@ -55,6 +55,26 @@ void ExpectOne(const std::vector<std::string>& problems, const std::vector<std::
 
 TEST(ConfigErrors, TheBaseOfTheseTestsIsLegal) { EXPECT_EQ(Joined(ProblemsOf(kLegal)), ""); }
 
+TEST(ConfigErrors, NcclOptionsAreForGpusAndNeverIgnored) {
+  for (const char* field :
+       {"min_ctas: 2", "max_ctas: 4", "overlapped_max_ctas: 4", "cga_cluster_size: 2",
+        "cta_policy: EFFICIENCY", "nvls: true", "sums_in_rank_order: true"}) {
+    const std::string name = std::string(field).substr(0, std::string(field).find(':'));
+    ExpectOne(ProblemsOf(kLegal + "communication { nccl { " + field + " } }"),
+              {"communication.nccl." + name, "device is CPU", "device: CUDA"});
+  }
+  EXPECT_EQ(Joined(ProblemsOf(kLegal + "communication { nccl { max_ctas: 0 } }")), "");
+  const std::string cuda = kLegal + "device: CUDA\n";
+  const auto told = [&](const std::string& nccl) {
+    return Joined(ProblemsOf(cuda + "communication { nccl { " + nccl + " } }"));
+  };
+  EXPECT_NE(told("max_ctas: 65").find("at most 64"), std::string::npos);
+  EXPECT_NE(told("cta_policy: ZERO").find("use EFFICIENCY or DEFAULT"), std::string::npos);
+  EXPECT_NE(told("min_ctas: 8 max_ctas: 4").find("at most communication.nccl.max_ctas, 4"),
+            std::string::npos);
+  EXPECT_EQ(told("min_ctas: 4 max_ctas: 8 cta_policy: EFFICIENCY").find("nccl"), std::string::npos);
+}
+
 TEST(ConfigErrors, UnknownKeyNamesLineAndNearest) {
   ExpectOne(ProblemsOf(kLegal + "train {\n  stesp: 5\n}\n"),
             {":4: ", "unknown key train.stesp", "train.steps"});
