@@ -1,16 +1,21 @@
 #include "kernels/device/memory.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <string>
 
 #include "kernels/base/error.h"
+#include "kernels/device/buffer_count.h"
 #ifdef MUSTER_WITH_CUDA
 #include "kernels/device/cuda_runtime.h"
 #endif
 
 namespace muster::kernels {
 namespace {
+
+// Of the process, as the allocators are; only ever counted up.
+std::atomic<int64_t> buffers_taken{0};
 
 absl::StatusOr<void*> AllocateZeroedHost(int64_t bytes) {
   const int64_t rounded = (bytes + kMemoryAlignment - 1) / kMemoryAlignment * kMemoryAlignment;
@@ -25,8 +30,11 @@ absl::StatusOr<void*> AllocateZeroedHost(int64_t bytes) {
 
 }  // namespace
 
+int64_t NumBuffersTaken() { return buffers_taken.load(std::memory_order_relaxed); }
+
 absl::StatusOr<DeviceBuffer> DeviceBuffer::Allocate(Device device, int64_t bytes) {
   MUSTER_CHECK(bytes >= 0);
+  buffers_taken.fetch_add(1, std::memory_order_relaxed);
   if (device.type == DeviceType::kCpu) {
     ASSIGN_OR_RETURN(void* data, AllocateZeroedHost(bytes));
     return DeviceBuffer(data, bytes, device, Kind::kHost);
@@ -46,6 +54,7 @@ absl::StatusOr<DeviceBuffer> DeviceBuffer::Allocate(Device device, int64_t bytes
 
 absl::StatusOr<DeviceBuffer> DeviceBuffer::AllocateHost(Device device, int64_t bytes) {
   MUSTER_CHECK(bytes >= 0);
+  buffers_taken.fetch_add(1, std::memory_order_relaxed);
 #ifdef MUSTER_WITH_CUDA
   if (device.type == DeviceType::kCuda) {
     ASSIGN_OR_RETURN(void* data, cuda::AllocatePinned(bytes));

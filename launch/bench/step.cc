@@ -141,11 +141,13 @@ absl::StatusOr<BenchTable> BenchStep(const runtime::ResolvedJob& job, parallel::
                                              .process_start_ns = kernels::MonotonicNs()}));
   int64_t step = 0;
   while (step < kWarmUps) RETURN_IF_ERROR(trainer->Step(++step));
+  // Facts may come a step late; the one after the timed steps brings those of the last.
   std::vector<StepMetrics> timed;
-  for (int i = 0; i < steps; ++i) {
+  while (timed.size() < static_cast<size_t>(steps)) {
     RETURN_IF_ERROR(trainer->Step(++step));
-    timed.push_back(trainer->last_step());
+    if (trainer->last_step().step > kWarmUps) timed.push_back(trainer->last_step());
   }
+  RETURN_IF_ERROR(trainer->Settle());
   std::sort(timed.begin(), timed.end(), [](const StepMetrics& a, const StepMetrics& b) {
     return a.step_seconds < b.step_seconds;
   });
@@ -154,6 +156,7 @@ absl::StatusOr<BenchTable> BenchStep(const runtime::ResolvedJob& job, parallel::
       const std::unique_ptr<Trace> trace,
       Trace::Start({{state.compute(), "compute"}, {state.comm(), "comm"}}, kMaxIntervals));
   RETURN_IF_ERROR(trainer->Step(++step));
+  RETURN_IF_ERROR(trainer->Settle());
   ASSIGN_OR_RETURN(const std::vector<Trace::Interval> intervals, trace->Stop());
   BenchTable table;
   AddFacts(job, *trainer, ceilings, timed, table);

@@ -72,6 +72,7 @@ constexpr Bounds kBounds[] = {
     {.path = "safety.loss_spike_factor", .low = 0},
     {.path = "safety.loss_window", .low = 1, .high = 100000},
     {.path = "safety.replica_check_every", .low = 0},
+    {.path = "log.trace_step", .low = 0},
 };
 
 // Whole numbers without an exponent.

@@ -192,8 +192,7 @@ CheckpointFacts RunCheckpoints::FactsOf(int64_t step, int64_t skipped_steps) con
 }
 
 absl::Status RunCheckpoints::AfterStep(int64_t step, int64_t skipped_steps) {
-  const bool to_memory = memory_saver_ != nullptr && memory_saver_->IsDue(step);
-  const bool to_disk = saver_ != nullptr && saver_->IsDue(step);
+  const bool to_memory = IsDueInMemory(step), to_disk = IsDueOnDisk(step);
   if (!to_memory && !to_disk) return absl::OkStatus();
   ledger_.Enter(State::kCheckpointStall);
   RETURN_IF_ERROR(BeforeSave());

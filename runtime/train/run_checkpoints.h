@@ -38,6 +38,8 @@ class RunCheckpoints {
   // Of what was restored; all zero if nothing was. Training goes on at facts().step + 1.
   const CheckpointFacts& facts() const { return restored_; }
 
+  // Whether AfterStep may save.
+  bool IsDue(int64_t step) const { return IsDueInMemory(step) || IsDueOnDisk(step); }
   // After `step`, of which `skipped_steps` so far made no update: saves if it is time. Collective
   // then. A disk that fails is logged, not an error; a state that is not finite is, once its save
   // has ended: a RollBackError.
@@ -53,6 +55,10 @@ class RunCheckpoints {
   const SaveReport* last() const { return saver_ == nullptr ? nullptr : &saver_->last(); }
 
  private:
+  bool IsDueInMemory(int64_t step) const {
+    return memory_saver_ != nullptr && memory_saver_->IsDue(step);
+  }
+  bool IsDueOnDisk(int64_t step) const { return saver_ != nullptr && saver_->IsDue(step); }
   RunCheckpoints(const ResolvedJob& job, parallel::World& world, Options options,
                  TrainingState& state, LedgerWriter& ledger)
       : job_(job), world_(world), options_(std::move(options)), state_(state), ledger_(ledger) {}

@@ -80,11 +80,15 @@ absl::Status RunGuard::BeforeUpdate() {
   return absl::OkStatus();
 }
 
-absl::Status RunGuard::AfterStep(const StepMetrics& metrics) {
+absl::Status RunGuard::AfterStep(const StepMetrics& metrics, bool has_gradient) {
   if (metrics.skipped) {
     std::string why = spike_;
-    if (!std::isfinite(metrics.grad_norm)) {
+    if (!std::isfinite(metrics.grad_norm) && has_gradient) {
       ASSIGN_OR_RETURN(why, NameNonFinite(*state_.buckets, state_.compute(), world_));
+    } else if (!std::isfinite(metrics.grad_norm)) {
+      why =
+          "its gradient is not finite, and was overwritten before the host knew; if the next one "
+          "is not finite either, its tensor will be named";
     }
     if (world_.rank() == 0) {
       kernels::Log(kernels::Severity::kWarning,
@@ -94,18 +98,19 @@ absl::Status RunGuard::AfterStep(const StepMetrics& metrics) {
   const std::string why = steps_.After(metrics.step, metrics.loss, metrics.skipped);
   if (!why.empty()) return RollBackError(why + "; going back to a checkpoint");
   const int64_t every = job_.job.safety().replica_check_every();
-  return every > 0 && metrics.step % every == 0 ? CompareReplicas() : absl::OkStatus();
+  return every > 0 && metrics.step % every == 0 ? CompareReplicas(metrics.step) : absl::OkStatus();
 }
 
-absl::Status RunGuard::CompareReplicas() {
+absl::Status RunGuard::CompareReplicas(int64_t step) {
   state_.gather->Finish(state_.compute());
-  replicas_checked_ = step_;
+  replicas_checked_ = step;
   return CheckReplicas(*state_.buckets, *state_.parameters, *state_.mesh, state_.compute(), world_);
 }
 
 absl::Status RunGuard::BeforeSave() {
   const bool checks = job_.job.safety().replica_check_every() > 0;
-  return checks && step_ > 0 && replicas_checked_ != step_ ? CompareReplicas() : absl::OkStatus();
+  return checks && step_ > 0 && replicas_checked_ != step_ ? CompareReplicas(step_)
+                                                           : absl::OkStatus();
 }
 
 std::function<absl::Status()> RunGuard::SaveHook() {

@@ -31,9 +31,11 @@ class RunGuard {
   // loss, and takes a step that spikes its update. Collective then.
   absl::Status BeforeUpdate();
   bool skips_update() const { return !spike_.empty(); }  // of this step, for its loss
-  // Once the step's facts are on the host. Collective where something is found, and every
-  // safety.replica_check_every steps. Errors: RollBackError, equal on all ranks.
-  absl::Status AfterStep(const StepMetrics& metrics);
+  // Once the step's facts are on the host, and before the next update; `has_gradient`: while the
+  // gradient is still its own, so that what is not finite can be named. Collective where something
+  // is found, and every safety.replica_check_every steps. Errors: RollBackError, equal on all
+  // ranks.
+  absl::Status AfterStep(const StepMetrics& metrics, bool has_gradient);
   // Before anything of the last step is written down for good. Collective if replicas are compared
   // and those of this step were not. Errors: RollBackError.
   absl::Status BeforeSave();
@@ -49,7 +51,7 @@ class RunGuard {
   StepGuard steps_;
   std::unique_ptr<FaultInjector> injector_;
   absl::StatusOr<double> ShareLoss();
-  absl::Status CompareReplicas();
+  absl::Status CompareReplicas(int64_t step);
   int64_t step_ = 0, replicas_checked_ = -1;  // the latter: of which step
   std::string spike_;
 };

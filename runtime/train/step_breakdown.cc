@@ -1,11 +1,12 @@
 #include "runtime/train/step_breakdown.h"
 
 #include <algorithm>
+#include <cstring>
 #include <numeric>
+#include <string>
 
 #include "kernels/base/error.h"
 #include "kernels/device/span.h"
-#include "parallel/comm/collectives.h"
 
 namespace muster::runtime {
 namespace {
@@ -40,24 +41,25 @@ void SeparateImbalance(int world_size, std::vector<int64_t>* all) {
 }
 
 absl::StatusOr<StepBreakdown> ShareBreakdown(const std::vector<int64_t>& mine,
-                                             TrainingState& state) {
-  const kernels::StreamView compute = state.compute();
-  const parallel::ProcessGroup& everyone = state.mesh->Group(parallel::Axis::kWorld);
+                                             parallel::World& world) {
+  MUSTER_CHECK_EQ(mine.size(), size_t{kCategories});
   StepBreakdown breakdown;
   breakdown.end_ns = kernels::MonotonicNs();
-  kernels::CopyAsync(state.time_ns.data, mine.data(), state.time_ns.bytes(), compute);
-  RETURN_IF_ERROR(parallel::AllGather(
-      state.time_ns, state.times_ns.Reshape({state.times_ns.num_elements()}), everyone, compute));
-  kernels::CopyAsync(state.host_times.data(), state.times_ns.data, state.times_ns.bytes(), compute);
-  RETURN_IF_ERROR(compute.Synchronize());
-  const auto* host = static_cast<const int64_t*>(state.host_times.data());
-  std::vector<int64_t> all(host, host + state.times_ns.num_elements());
-  SeparateImbalance(everyone.size(), &all);
-  for (int rank = 0; rank < everyone.size(); ++rank) {
+  const size_t bytes = mine.size() * sizeof(int64_t);
+  ASSIGN_OR_RETURN(
+      const std::vector<std::string> texts,
+      world.GatherText(std::string(reinterpret_cast<const char*>(mine.data()), bytes)));
+  std::vector<int64_t> all(texts.size() * mine.size());
+  for (size_t rank = 0; rank < texts.size(); ++rank) {
+    MUSTER_CHECK_EQ(texts[rank].size(), bytes) << "times of rank " << rank;
+    std::memcpy(all.data() + rank * mine.size(), texts[rank].data(), bytes);
+  }
+  SeparateImbalance(world.size(), &all);
+  for (int rank = 0; rank < world.size(); ++rank) {
     for (int c = 0; c < kCategories; ++c) {
       const int64_t ns = all[static_cast<size_t>(rank * kCategories + c)];
-      breakdown.mean_ns[static_cast<size_t>(c)] += static_cast<double>(ns) / everyone.size();
-      if (rank == everyone.rank()) breakdown.mine_ns[static_cast<size_t>(c)] = ns;
+      breakdown.mean_ns[static_cast<size_t>(c)] += static_cast<double>(ns) / world.size();
+      if (rank == world.rank()) breakdown.mine_ns[static_cast<size_t>(c)] = ns;
     }
   }
   return breakdown;

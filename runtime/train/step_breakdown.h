@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "parallel/comm/rendezvous.h"
 #include "parallel/comm/time_category.h"
 #include "runtime/job/config.h"
 #include "runtime/train/training_state.h"
@@ -26,11 +27,12 @@ struct StepBreakdown {
 // that exceeds the least of all ranks to kImbalance; each rank's sum stays.
 void SeparateImbalance(int world_size, std::vector<int64_t>* all);
 
-// Gathers all ranks' times of the step that has just been collected.
+// Gathers all ranks' times of a step, from host to host: a device is busy with the next one.
+// Collective.
 absl::StatusOr<StepBreakdown> ShareBreakdown(const std::vector<int64_t>& mine,
-                                             TrainingState& state);
+                                             parallel::World& world);
 
-// Max / mean of the global expert load, by MoE layer. Read after ShareBreakdown.
+// Max / mean of the global expert load, by MoE layer. Read once the step has ended.
 std::vector<double> ExpertImbalance(const TrainingState& state);
 // Choices that capacity dropped in the global batch: those the router made less those kept.
 int64_t DroppedChoices(const ResolvedJob& job, int64_t tokens, const TrainingState& state);

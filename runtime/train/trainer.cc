@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 #include <utility>
 
@@ -16,6 +17,7 @@
 #include "runtime/train/agreed_peak.h"
 #include "runtime/train/lr_schedule.h"
 #include "runtime/train/step_breakdown.h"
+#include "runtime/train/step_trace.h"
 
 namespace muster::runtime {
 
@@ -71,16 +73,21 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const ResolvedJob& job,
 }
 
 absl::StatusOr<TrainEnd> Trainer::Run() {
+  // A pipeline's first step is its warm-up: it runs microbatch by microbatch (PlanOpening).
+  const bool warms = state_->device.type == kernels::DeviceType::kCuda && job_.mesh.pp == 1;
+  if (warms && result_.steps < job_.job.train().steps()) RETURN_IF_ERROR(WarmUp());
   train_start_ns_ = kernels::MonotonicNs();
   const int64_t every = job_.job.evaluate().every_steps();
   int64_t step = result_.steps, evaluated = -1;
   while (step < job_.job.train().steps() && !stop_agreed_ && !over_time_) {
-    RETURN_IF_ERROR(Step(++step));
+    const bool traced = ++step == job_.job.log().trace_step();
+    RETURN_IF_ERROR(traced ? TraceStep(step) : Step(step));
+    const bool evaluates = every > 0 && step % every == 0 && validation_ != nullptr;
+    if (evaluates || checkpoints_->IsDue(step)) RETURN_IF_ERROR(Settle());
     RETURN_IF_ERROR(checkpoints_->AfterStep(step, skipped_steps_));
-    if (every > 0 && step % every == 0 && validation_ != nullptr && !stop_agreed_) {
-      RETURN_IF_ERROR(EvaluateAt(evaluated = step));
-    }
+    if (evaluates && !stop_agreed_) RETURN_IF_ERROR(EvaluateAt(evaluated = step));
   }
+  RETURN_IF_ERROR(Settle());
   RETURN_IF_ERROR(checkpoints_->AtEnd(step, skipped_steps_, stop_agreed_));
   if (validation_ != nullptr && !stop_agreed_ && evaluated != step) {
     RETURN_IF_ERROR(EvaluateAt(step));
@@ -104,10 +111,13 @@ absl::Status Trainer::End() {
 absl::Status Trainer::Step(int64_t step) {
   TrainingState& s = *state_;
   const StreamView compute = s.compute();
-  ledger_->StepBegin(step);
   world_.log().SetPlace({.step = step});
+  if (unread_step_ == 0) ledger_->StepBegin(step);
   RETURN_IF_ERROR(guard_->At(Instant::kBegin, step));
-  RETURN_IF_ERROR(s.timeline->Collect().status());  // the step's time starts here
+  if (unread_step_ == 0) {
+    RETURN_IF_ERROR(s.timeline->Collect().status());  // the step's time starts here
+  }
+  s.timeline->Enter(parallel::kCompute);
   RETURN_IF_ERROR(LoadBatch(step));
   s.model->BeginStep(s.microbatches, batch_.global_valid_tokens, compute);
   s.reducer->BeginStep(compute);
@@ -119,6 +129,10 @@ absl::Status Trainer::Step(int64_t step) {
         s.tied_weight->SumGradients(*s.buckets, s.optimizer->zero_level() == 0, compute));
   }
   RETURN_IF_ERROR(guard_->At(Instant::kReduced));
+  if (unread_step_ != 0) {
+    RETURN_IF_ERROR(Settle());
+    ledger_->StepBegin(step);
+  }
   {
     Span span(compute, "optimizer", parallel::kOptimizer);
     RETURN_IF_ERROR(s.clip->Measure(compute));
@@ -129,9 +143,60 @@ absl::Status Trainer::Step(int64_t step) {
     RETURN_IF_ERROR(s.gather->Start(compute));
   }
   RETURN_IF_ERROR(guard_->At(Instant::kUpdated));
-  Span span(compute, "facts", parallel::kOther);
-  RETURN_IF_ERROR(ShareFacts());
-  return Collect(step);
+  {
+    Span span(compute, "facts", parallel::kOther);
+    RETURN_IF_ERROR(ShareFacts());
+  }
+  s.timeline->Enter(parallel::kOther);  // if the device waits for the next step, it waits in this
+  s.timeline->Cut();
+  unread_step_ = step;
+  read_late_ = ReadsLate();
+  return read_late_ ? absl::OkStatus() : Settle();
+}
+
+absl::Status Trainer::WarmUp() {
+  TrainingState& s = *state_;
+  ledger_->Enter(State::kWarmup);
+  RETURN_IF_ERROR(LoadBatch(result_.steps + 1));
+  s.model->BeginStep(s.microbatches, batch_.global_valid_tokens, s.compute());
+  s.reducer->BeginStep(s.compute());
+  const parallel::PipelineRun& run = std::exchange(trained_, true) ? s.training : s.first_training;
+  absl::Status status = parallel::RunSchedule(run, s.channels.get(), *s.model, *this, s.compute());
+  if (status.ok()) status = s.reducer->Finish(s.compute());
+  const absl::Status ran = s.compute().Synchronize();
+  if (status.ok()) status = ran;
+  if (!absl::IsResourceExhausted(status)) return status;
+  return kernels::Annotate(
+      status, "beside the memory plan of " + std::to_string(s.plan.total_bytes()) +
+                  " bytes there is no room for what libraries want; its biggest blocks are\n" +
+                  s.plan.Describe(8));
+}
+
+absl::Status Trainer::TraceStep(int64_t step) {
+  RETURN_IF_ERROR(Settle());
+  ledger_->Enter(State::kEval);  // a measurement beside training, like an evaluation
+  std::vector<kernels::Trace::Row> rows = {{state_->compute(), "compute"},
+                                           {state_->comm(), "comm"}};
+  for (const auto& [name, stream] : state_->channels->streams()) rows.push_back({stream, name});
+  ASSIGN_OR_RETURN(const std::unique_ptr<StepTrace> trace,
+                   StepTrace::Start(world_, std::move(rows)));
+  RETURN_IF_ERROR(Step(step));
+  RETURN_IF_ERROR(Settle());
+  ledger_->Enter(State::kEval);
+  return trace->Write(options_.run_directory + "/trace.step-" + std::to_string(step) + ".json");
+}
+
+// Not with stages: hosts ahead of their devices would post the next step's receives while a stage
+// may still have to load a kernel (parallel/pp/runner.h, PlanOpening). Nor where the state after a
+// step is asked for: after a skipped one (whose gradient, if it was the next step's turn already,
+// nobody can look at), and in drills.
+bool Trainer::ReadsLate() const {
+  return !state_->compute().runs_inline() && job_.mesh.pp == 1 && !last_.skipped &&
+         job_.job.faults().plan().empty();
+}
+
+absl::Status Trainer::Settle() {
+  return unread_step_ == 0 ? absl::OkStatus() : Collect(std::exchange(unread_step_, 0));
 }
 
 void Trainer::BeforeBackward(int, bool last) {
@@ -145,14 +210,17 @@ absl::Status Trainer::LoadBatch(int64_t step) {
   Span span(s.compute(), "data", parallel::kData);
   RETURN_IF_ERROR(guard_->At(Instant::kData));
   RETURN_IF_ERROR(loader_->Load(step, s.mesh->coordinates().dp, &batch_));
-  CopyBatch({s.tokens, s.targets, s.positions});
+  // The step before may still read its slot; the one before that was settled.
+  CopyBatch({s.tokens, s.targets, s.positions}, static_cast<size_t>(step) % s.host_batches.size());
   return absl::OkStatus();
 }
 
-// batch_ stays as it is until the copies have run.
-void Trainer::CopyBatch(const models::MicrobatchTokens& to) {
+void Trainer::CopyBatch(const models::MicrobatchTokens& to, size_t slot) {
+  char* pinned = static_cast<char*>(state_->host_batches[slot].data());
   const auto copy = [&](const kernels::TensorView& tensor, const std::vector<int32_t>& from) {
-    kernels::CopyAsync(tensor.data, from.data(), tensor.bytes(), state_->compute());
+    std::memcpy(pinned, from.data(), static_cast<size_t>(tensor.bytes()));
+    kernels::CopyAsync(tensor.data, pinned, tensor.bytes(), state_->compute());
+    pinned += tensor.bytes();
   };
   copy(to.tokens, batch_.tokens);
   copy(to.targets, batch_.targets);
@@ -186,12 +254,12 @@ absl::Status Trainer::ShareFacts() {
 // Reads the step's facts on the host and writes them down.
 absl::Status Trainer::Collect(int64_t step) {
   TrainingState& s = *state_;
-  ASSIGN_OR_RETURN(std::vector<int64_t> mine, s.timeline->Collect());
+  ASSIGN_OR_RETURN(std::vector<int64_t> mine, s.timeline->Read());
   const int64_t uneven_ns = models::FoldUnevenWork(&mine);
   if (options_.progress != nullptr) options_.progress->NoteUneven(uneven_ns);
   RETURN_IF_ERROR(s.comm().status());  // a reduction that failed
   RETURN_IF_ERROR(s.channels->status());
-  ASSIGN_OR_RETURN(const StepBreakdown breakdown, ShareBreakdown(mine, s));
+  ASSIGN_OR_RETURN(const StepBreakdown breakdown, ShareBreakdown(mine, world_));
   const auto* sums = static_cast<const double*>(s.host_sums.data());
   StepMetrics& m = last_;
   m.step = result_.steps = step;
@@ -211,7 +279,8 @@ absl::Status Trainer::Collect(int64_t step) {
 
   const double flops = s.cost.flops_per_token() * static_cast<double>(m.tokens);
   const int64_t now = kernels::MonotonicNs();
-  m.breakdown_seconds = breakdown.MeanSeconds(now);
+  // What the host does here is part of the step only if the device waits for it.
+  m.breakdown_seconds = breakdown.MeanSeconds(read_late_ ? breakdown.end_ns : now);
   m.step_seconds = std::accumulate(m.breakdown_seconds.begin(), m.breakdown_seconds.end(), 0.0);
   const double machine_flops = peak_.flops * world_.size();
   m.mfu = flops / (m.step_seconds * machine_flops);
@@ -224,7 +293,7 @@ absl::Status Trainer::Collect(int64_t step) {
   const double elapsed = static_cast<double>(now - options_.process_start_ns) * 1e-9;
   m.goodput = useful_flops_ / (elapsed * machine_flops);
   if (metrics_ != nullptr) RETURN_IF_ERROR(metrics_->Step(m));
-  RETURN_IF_ERROR(guard_->AfterStep(m));
+  RETURN_IF_ERROR(guard_->AfterStep(m, /*has_gradient=*/!read_late_));
   ledger_->StepEnded({.step = step,
                       .loss_bits = std::bit_cast<uint64_t>(m.loss),
                       .grad_norm_bits = std::bit_cast<uint64_t>(m.grad_norm),
@@ -240,6 +309,7 @@ absl::StatusOr<double> Trainer::Evaluate() {
     return absl::FailedPreconditionError(
         "evaluation wants data.validation_files or data.synthetic; the job has neither");
   }
+  RETURN_IF_ERROR(Settle());
   TrainingState& s = *state_;
   const int dp = s.mesh->degrees().dp, rank = s.mesh->coordinates().dp;
   const int64_t windows =
@@ -253,8 +323,8 @@ absl::StatusOr<double> Trainer::Evaluate() {
                                                        s.microbatches.begin() + at_once);
     for (int64_t m = 0; m < at_once; ++m) {
       RETURN_IF_ERROR(validation_->LoadValidation(round * at_once + m, rank, windows, &batch_));
-      CopyBatch(inputs[static_cast<size_t>(m)]);
-      RETURN_IF_ERROR(s.compute().Synchronize());  // before batch_ is filled again
+      CopyBatch(inputs[static_cast<size_t>(m)], /*slot=*/0);
+      RETURN_IF_ERROR(s.compute().Synchronize());  // before the slot is filled again
     }
     s.model->BeginStep(inputs, batch_.global_valid_tokens, s.compute());
     const parallel::PipelineRun& run =

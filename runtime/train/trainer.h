@@ -1,6 +1,12 @@
 #pragma once
 // A job's step loop on one rank. Step is one screen: batch, forward and backward with gradients
 // reducing behind it, norm and clip, update, weights gathered under the next forward, facts.
+//
+// The host reads a step's facts (loss, gradient norm, times, wishes to stop) late: once the next
+// step's forward and backward are enqueued, and before its update is. So the device never waits for
+// the host, and an update still knows how the one before ended. Where work runs inline there is
+// nothing to run ahead of, and a step reads its own facts; so it does in a pipeline.
+// docs/concepts/late_facts.md
 #include <atomic>
 #include <limits>
 #include <memory>
@@ -50,13 +56,21 @@ class Trainer : private parallel::MicrobatchObserver {
   // Trains the steps that are left, evaluates, writes the final weights. Asked to stop, it saves a
   // checkpoint and does not evaluate.
   absl::StatusOr<TrainEnd> Run();
-  // Update number `step`, from 1.
+  // The forward and backward of the next step, without its update: libraries search their kernels
+  // and take their scratch memory now, so that no step takes any, and a lack of it ends the job
+  // here. Changes nothing that a step sees. Run calls it on GPUs, but not for pipelines. Errors:
+  // out of memory, naming the biggest blocks of the plan.
+  absl::Status WarmUp();
+  // Enqueues update number `step`, from 1; reads the facts of the step before.
   absl::Status Step(int64_t step);
+  // Waits for the last step and reads its facts, if that has not been done. To be called before
+  // anything that depends on them: last_step(), a save, an evaluation, the end.
+  absl::Status Settle();
   // Mean loss over the validation windows, equal on all ranks, in nats per token.
   absl::StatusOr<double> Evaluate();
 
   const TrainingState& state() const { return *state_; }
-  const StepMetrics& last_step() const { return last_; }  // valid on every rank
+  const StepMetrics& last_step() const { return last_; }  // the last one read; on every rank
   const TrainResult& result() const { return result_; }   // so far; valid on every rank
   const RunCheckpoints& checkpoints() const { return *checkpoints_; }
 
@@ -64,8 +78,11 @@ class Trainer : private parallel::MicrobatchObserver {
   Trainer(const ResolvedJob& job, parallel::World& world, TrainerOptions options)
       : job_(job), world_(world), options_(std::move(options)) {}
   void BeforeBackward(int microbatch, bool last) override;
+  absl::Status TraceStep(int64_t step);
+  bool ReadsLate() const;
   absl::Status LoadBatch(int64_t step);
-  void CopyBatch(const models::MicrobatchTokens& to);  // batch_, to the device
+  // batch_ to the device, through pinned memory `slot`: free once the copies that used it have run.
+  void CopyBatch(const models::MicrobatchTokens& to, size_t slot);
   absl::Status ShareFacts();
   absl::Status Collect(int64_t step);
   absl::Status EvaluateAt(int64_t step);
@@ -87,7 +104,9 @@ class Trainer : private parallel::MicrobatchObserver {
   TrainResult result_;
   double learning_rate_ = 0;
   double useful_flops_ = 0;  // of the world, this attempt
+  int64_t unread_step_ = 0;  // 0: every step's facts have been read
   int64_t skipped_steps_ = 0, train_start_ns_ = 0;
+  bool read_late_ = false;  // the step that is not read yet, or was read last
   bool stop_agreed_ = false, over_time_ = false;
   bool trained_ = false, evaluated_ = false;  // at least once, by this process
 };

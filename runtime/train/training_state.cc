@@ -89,7 +89,7 @@ absl::Status OpenPipeline(const PipelinePlan& pipeline, bool tied, parallel::Wor
 }
 
 // The tensors through which the trainer and the device exchange a step's input and facts.
-void PlanExchange(const models::StageShape& shape, int world_size, TrainingState& state) {
+void PlanExchange(const models::StageShape& shape, TrainingState& state) {
   const kernels::Shape batch{shape.num_microbatches, shape.tokens()};
   ArenaPlan& plan = state.plan;
   plan.Add(&state.tokens, "batch.tokens", DType::kInt32, batch, Lifetime::kPersistent);
@@ -97,10 +97,6 @@ void PlanExchange(const models::StageShape& shape, int world_size, TrainingState
   plan.Add(&state.positions, "batch.positions", DType::kInt32, batch, Lifetime::kPersistent);
   plan.Add(&state.step_sums, "step.sums", DType::kFloat64, {StepSums::kSize},
            Lifetime::kPersistent);
-  plan.Add(&state.time_ns, "step.time_ns", DType::kInt64, {parallel::kNumTimeCategories},
-           Lifetime::kPersistent);
-  plan.Add(&state.times_ns, "step.times_ns", DType::kInt64,
-           {world_size, parallel::kNumTimeCategories}, Lifetime::kPersistent);
 }
 
 void CutIntoMicrobatches(const models::StageShape& shape, TrainingState& state) {
@@ -113,16 +109,19 @@ void CutIntoMicrobatches(const models::StageShape& shape, TrainingState& state) 
 }
 
 absl::Status MakeHostSides(TrainingState& state) {
-  const auto allocate = [&](const kernels::TensorView& tensor, kernels::DeviceBuffer* buffer) {
+  const auto allocate = [&](int64_t bytes, kernels::DeviceBuffer* buffer) {
     absl::StatusOr<kernels::DeviceBuffer> host =
-        kernels::DeviceBuffer::AllocateHost(state.device, tensor.bytes());
+        kernels::DeviceBuffer::AllocateHost(state.device, bytes);
     if (host.ok()) *buffer = *std::move(host);
     return host.status();
   };
-  RETURN_IF_ERROR(allocate(state.step_sums, &state.host_sums));
-  RETURN_IF_ERROR(allocate(state.times_ns, &state.host_times));
-  RETURN_IF_ERROR(allocate(state.clip->facts().norm, &state.host_norm));
-  return allocate(state.model->facts().expert_load, &state.host_load);
+  RETURN_IF_ERROR(allocate(state.step_sums.bytes(), &state.host_sums));
+  RETURN_IF_ERROR(allocate(state.clip->facts().norm.bytes(), &state.host_norm));
+  RETURN_IF_ERROR(allocate(state.model->facts().expert_load.bytes(), &state.host_load));
+  for (kernels::DeviceBuffer& batch : state.host_batches) {
+    RETURN_IF_ERROR(allocate(3 * state.tokens.bytes(), &batch));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status MakeStreams(StreamMode compute_mode, TrainingState& state) {
@@ -212,7 +211,7 @@ absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Plan(const Resolve
       plan);
   state->model->PlanMemory(plan);
   state->channels->PlanMemory(plan, {shape.stream_tokens(), config.hidden()}, shape.dtype);
-  PlanExchange(shape, world.size(), *state);
+  PlanExchange(shape, *state);
   return state;
 }
 

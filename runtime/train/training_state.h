@@ -2,6 +2,7 @@
 // Everything that stands before step 1 of one rank: mesh, model, buckets, optimizer, streams, and
 // the one arena that holds their memory. Members are listed in order of construction; a step
 // allocates nothing.
+#include <array>
 #include <memory>
 #include <vector>
 
@@ -63,10 +64,11 @@ struct TrainingState {
   kernels::TensorView tokens, targets, positions;
   std::vector<models::MicrobatchTokens> microbatches;
   kernels::TensorView step_sums;  // fp64 [StepSums::kSize]
-  kernels::TensorView time_ns;    // int64 [categories]: this rank's step, by category
-  kernels::TensorView times_ns;   // int64 [world, categories]
   kernels::Arena arena;
-  kernels::DeviceBuffer host_sums, host_times, host_load, host_norm;  // host sides of the facts
+  kernels::DeviceBuffer host_sums, host_load, host_norm;  // host sides of the facts
+  // Host sides of the batch: tokens, targets, positions. Two, so that one step's can be filled
+  // while the device still reads the other's.
+  std::array<kernels::DeviceBuffer, 2> host_batches;
 
   std::unique_ptr<kernels::Stream> compute_stream, comm_stream;
   std::unique_ptr<parallel::Channels> channels;  // between stages

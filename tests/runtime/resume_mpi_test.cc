@@ -97,6 +97,7 @@ class Attempt {
  private:
   void Step(int64_t step, Record* record) {
     MUSTER_CHECK_OK(trainer_->Step(step));
+    MUSTER_CHECK_OK(trainer_->Settle());
     if (step <= kSaved) return;
     record->losses.push_back(trainer_->last_step().loss);
     record->norms.push_back(trainer_->last_step().grad_norm);

@@ -88,6 +88,7 @@ TrainingRun Train(parallel::World& world, const std::string& config,
   run.num_buckets = (*trainer)->state().layout.buckets.size();
   for (int64_t step = 1; step <= steps; ++step) {
     MUSTER_CHECK_OK((*trainer)->Step(step));
+    MUSTER_CHECK_OK((*trainer)->Settle());
     const StepMetrics& metrics = (*trainer)->last_step();
     run.losses.push_back(metrics.loss);
     run.loss_bits.push_back(std::bit_cast<uint64_t>(metrics.loss));

@@ -1,0 +1,194 @@
+#include "runtime/train/step_trace.h"
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <system_error>
+#include <utility>
+
+#include "kernels/base/error.h"
+#include "kernels/base/log.h"
+#include "kernels/device/span.h"
+#include "runtime/checkpoint/agreement.h"
+#include "runtime/job/atomic_file.h"
+
+namespace muster::runtime {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using kernels::Trace;
+
+constexpr int kRounds = 8;
+constexpr int kMaxIntervals = 1 << 16;
+
+const char* NameOf(kernels::TraceKind kind) {
+  switch (kind) {
+    case kernels::TraceKind::kScope:
+      return "span";
+    case kernels::TraceKind::kOperator:
+      return "operator";
+    case kernels::TraceKind::kCollective:
+      return "collective";
+  }
+  return "span";
+}
+
+double Microseconds(int64_t ns) { return static_cast<double>(ns) * 1e-3; }
+
+Json Metadata(int rank, const char* name, Json arguments) {
+  return {{"name", name}, {"ph", "M"}, {"pid", rank}, {"tid", 0}, {"args", std::move(arguments)}};
+}
+
+Json Arguments(const Trace::Interval& interval) {
+  Json arguments = Json::object();
+  const kernels::TracedWork& work = interval.work;
+  const auto ns = static_cast<double>(std::max<int64_t>(interval.end_ns - interval.begin_ns, 1));
+  if (!work.detail.empty()) arguments["what"] = work.detail;
+  if (work.flops > 0) arguments["TFLOP/s"] = work.flops / ns * 1e-3;
+  if (work.bytes > 0) arguments["GB/s"] = work.bytes / ns;
+  return arguments;
+}
+
+// Each rank's host and rounds, by rank.
+absl::StatusOr<std::vector<std::pair<std::string, std::vector<ClockRound>>>> Meet(
+    parallel::World& world) {
+  std::vector<ClockRound> mine(kRounds);
+  for (ClockRound& round : mine) {
+    round.before_ns = kernels::MonotonicNs();
+    RETURN_IF_ERROR(world.GatherText("").status());
+    round.after_ns = kernels::MonotonicNs();
+  }
+  constexpr size_t kBytes = kRounds * sizeof(ClockRound);
+  const std::string packed(reinterpret_cast<const char*>(mine.data()), kBytes);
+  ASSIGN_OR_RETURN(const std::vector<std::string> texts, world.GatherText(packed + world.host()));
+  std::vector<std::pair<std::string, std::vector<ClockRound>>> all;
+  for (const std::string& text : texts) {
+    MUSTER_CHECK(text.size() >= kBytes);
+    std::vector<ClockRound> rounds(kRounds);
+    std::memcpy(rounds.data(), text.data(), kBytes);
+    all.emplace_back(text.substr(kBytes), std::move(rounds));
+  }
+  return all;
+}
+
+std::string PartName(const std::string& path, int rank) {
+  return path + ".part-" + std::to_string(rank);
+}
+
+}  // namespace
+
+ClockOffset OffsetBetween(const std::vector<ClockRound>& mine,
+                          const std::vector<ClockRound>& reference) {
+  MUSTER_CHECK(!mine.empty() && mine.size() == reference.size());
+  int64_t low = std::numeric_limits<int64_t>::min(), high = std::numeric_limits<int64_t>::max();
+  for (size_t i = 0; i < mine.size(); ++i) {
+    low = std::max(low, reference[i].before_ns - mine[i].after_ns);
+    high = std::min(high, reference[i].after_ns - mine[i].before_ns);
+  }
+  // Clocks that drift against each other can leave low above high, by next to nothing.
+  return {low + (high - low) / 2, std::abs(high - low) / 2 + 1};
+}
+
+std::string TraceEvents(const TracedRank& rank) {
+  std::string text;
+  const auto add = [&](const Json& event) { text += event.dump() + ",\n"; };
+  add(Metadata(rank.rank, "process_name", {{"name", rank.label}}));
+  add(Metadata(rank.rank, "process_sort_index", {{"sort_index", rank.rank}}));
+  if (rank.dropped > 0) {
+    add(Metadata(rank.rank, "process_labels",
+                 {{"labels", std::to_string(rank.dropped) + " intervals had no room"}}));
+  }
+  for (size_t row = 0; row < rank.rows.size(); ++row) {
+    for (auto [name, arguments] :
+         {std::pair<const char*, Json>{"thread_name", {{"name", rank.rows[row]}}},
+          {"thread_sort_index", {{"sort_index", row}}}}) {
+      Json event = Metadata(rank.rank, name, std::move(arguments));
+      event["tid"] = row;
+      add(event);
+    }
+  }
+  for (const Trace::Interval& interval : rank.intervals) {
+    add({{"name", interval.name},
+         {"cat", NameOf(interval.work.kind)},
+         {"ph", "X"},
+         {"pid", rank.rank},
+         {"tid", interval.row},
+         {"ts", Microseconds(interval.begin_ns - rank.origin_ns)},
+         {"dur", Microseconds(interval.end_ns - interval.begin_ns)},
+         {"args", Arguments(interval)}});
+  }
+  add({{"name", "clock"},
+       {"ph", "i"},
+       {"s", "p"},
+       {"pid", rank.rank},
+       {"tid", 0},
+       {"ts", 0},
+       {"args", {{"uncertainty_us", Microseconds(rank.uncertainty_ns)}}}});
+  return text;
+}
+
+absl::StatusOr<std::unique_ptr<StepTrace>> StepTrace::Start(parallel::World& world,
+                                                            std::vector<Trace::Row> rows) {
+  ASSIGN_OR_RETURN(const auto all, Meet(world));
+  const auto& [host, reference] = all[0];
+  ClockOffset clock;
+  if (world.host() != host) {
+    const auto of_my_host = std::find_if(
+        all.begin(), all.end(), [&](const auto& rank) { return rank.first == world.host(); });
+    clock = OffsetBetween(of_my_host->second, reference);
+  }
+  const int64_t origin_ns = reference.back().after_ns - clock.offset_ns;
+  std::unique_ptr<StepTrace> trace(new StepTrace(world, clock, origin_ns));
+  ASSIGN_OR_RETURN(trace->trace_, Trace::Start(std::move(rows), kMaxIntervals));
+  return trace;
+}
+
+absl::Status StepTrace::WritePart(const std::string& path) {
+  TracedRank traced{.rank = world_.rank(),
+                    .label = "rank " + std::to_string(world_.rank()) + " of " +
+                             std::to_string(world_.size()) + " on " + world_.host(),
+                    .origin_ns = origin_ns_,
+                    .uncertainty_ns = clock_.uncertainty_ns};
+  for (const Trace::Row& row : trace_->rows()) traced.rows.push_back(row.name);
+  ASSIGN_OR_RETURN(traced.intervals, trace_->Stop());
+  traced.dropped = trace_->dropped();
+  return WriteFileAtomically(PartName(path, world_.rank()), TraceEvents(traced));
+}
+
+// On rank 0, once all parts are there.
+absl::Status StepTrace::Join(const std::string& path) const {
+  ASSIGN_OR_RETURN(const std::unique_ptr<AtomicFile> file, AtomicFile::Create(path));
+  const auto write = [&](const std::string& text) { return file->Write(text.data(), text.size()); };
+  RETURN_IF_ERROR(write("{\"displayTimeUnit\": \"ns\", \"traceEvents\": [\n"));
+  for (int rank = 0; rank < world_.size(); ++rank) {
+    std::ifstream part(PartName(path, rank), std::ios::binary);
+    std::ostringstream text;
+    text << part.rdbuf();
+    if (!part) return absl::UnavailableError("cannot read " + PartName(path, rank));
+    std::string events = text.str();
+    if (rank + 1 == world_.size()) events.resize(events.size() - 2);  // the last comma
+    RETURN_IF_ERROR(write(events));
+  }
+  RETURN_IF_ERROR(write("\n]}\n"));
+  return file->Commit();
+}
+
+absl::Status StepTrace::Write(const std::string& path) {
+  ASSIGN_OR_RETURN(absl::Status done, Agree(WritePart(path), world_));
+  if (done.ok()) {
+    ASSIGN_OR_RETURN(done, Agree(world_.rank() == 0 ? Join(path) : absl::OkStatus(), world_));
+  }
+  std::error_code ignored;
+  std::filesystem::remove(PartName(path, world_.rank()), ignored);
+  if (done.ok() && world_.rank() == 0) {
+    kernels::Log(kernels::Severity::kInfo,
+                 "traced a step of all ranks: open " + path + " in ui.perfetto.dev");
+  }
+  return kernels::Annotate(done, "writing the trace " + path);
+}
+
+}  // namespace muster::runtime

@@ -1,0 +1,115 @@
+// After a job's first step no step takes memory; what a trainer on GPUs does to that end, before
+// step 1, changes no step.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_join.h"
+#include "kernels/base/error.h"
+#include "kernels/device/buffer_count.h"
+#include "kernels/device/span.h"
+#include "runtime/train/trainer.h"
+#include "tests/support/mpi_main.h"
+#include "tests/support/runtime/training_run.h"
+
+namespace muster::runtime {
+namespace {
+
+using parallel::TestWorld;
+
+struct Layout {
+  const char* config;
+  std::vector<std::string> overrides;
+};
+
+// Those that fit the world.
+std::vector<Layout> Layouts() {
+  const char* dense = "tiny-dense.textproto";
+  const char* moe = "tiny-moe.textproto";
+  std::vector<Layout> layouts = {{dense, {"zero.level=0"}},
+                                 {dense, {"zero.level=3", "recompute.block=true"}}};
+  if (TestWorld().size() == 3) return layouts;  // divides neither heads nor experts
+  layouts.push_back({moe, {"zero.level=2", "precision.compute=bf16"}});
+  if (TestWorld().size() == 1) return layouts;
+  layouts.push_back({moe, {"mesh.ep=2", "model.moe.shared_experts=1"}});
+  layouts.push_back({moe, {"mesh.tp=2", "mesh.etp=2"}});
+  layouts.push_back({dense, {"mesh.tp=2", "model.vocab_size=257"}});
+  layouts.push_back({dense, {"mesh.cp=2", "mesh.context_exchange=ALL_GATHER"}});
+  layouts.push_back({dense, {"mesh.pp=2", "schedule.kind=zb_h1", "model.tied_embeddings=true"}});
+  return layouts;
+}
+
+ResolvedJob JobOf(const Layout& layout) {
+  std::vector<std::string> all = {"goodput.peak=0.1",
+                                  "log.progress=false",
+                                  "train.steps=4",
+                                  "train.sequence_length=32",
+                                  "train.global_batch_sequences=24",
+                                  "data.synthetic.tokens=8192"};
+  all.insert(all.end(), layout.overrides.begin(), layout.overrides.end());
+  const std::string path =
+      std::string(MUSTER_SOURCE_DIR) + "/configs/jobs/" + std::string(layout.config);
+  ResolvedJob job;
+  std::vector<ConfigProblem> problems;
+  MUSTER_CHECK(LoadJob(path, all, TestWorld().size(), &job, &problems)) << Describe(problems, path);
+  return job;
+}
+
+TEST(StepMemory, StepsAfterTheFirstTakeNone) {
+  for (const Layout& layout : Layouts()) {
+    SCOPED_TRACE(layout.config + (" " + absl::StrJoin(layout.overrides, " ")));
+    const ResolvedJob job = JobOf(layout);
+    const std::string directory = SharedTemporaryDirectory(TestWorld());
+    auto trainer = Trainer::Create(
+        job, TestWorld(), {.run_directory = directory, .process_start_ns = kernels::MonotonicNs()});
+    ASSERT_TRUE(trainer.ok()) << trainer.status();
+    ASSERT_TRUE((*trainer)->Step(1).ok());
+    ASSERT_TRUE((*trainer)->Settle().ok());
+    const int64_t before = kernels::NumBuffersTaken();
+    EXPECT_GT(before, 0);
+    for (const int64_t step : {2, 3, 4}) ASSERT_TRUE((*trainer)->Step(step).ok());
+    ASSERT_TRUE((*trainer)->Settle().ok());
+    EXPECT_EQ(kernels::NumBuffersTaken(), before);
+    trainer->reset();
+    ASSERT_TRUE(TestWorld().GatherText("").ok());
+    if (TestWorld().rank() == 0) std::filesystem::remove_all(directory);
+  }
+}
+
+// What a trainer on GPUs does before step 1.
+TEST(StepMemory, WarmingUpChangesNoStep) {
+  for (const Layout& layout : Layouts()) {
+    SCOPED_TRACE(layout.config + (" " + absl::StrJoin(layout.overrides, " ")));
+    const ResolvedJob job = JobOf(layout);
+    std::vector<std::vector<double>> seen;
+    for (const bool warm : {false, true}) {
+      const std::string directory = SharedTemporaryDirectory(TestWorld());
+      auto trainer =
+          Trainer::Create(job, TestWorld(),
+                          {.run_directory = directory, .process_start_ns = kernels::MonotonicNs()});
+      ASSERT_TRUE(trainer.ok()) << trainer.status();
+      if (warm) {
+        ASSERT_TRUE((*trainer)->WarmUp().ok());
+      }
+      std::vector<double>& facts = seen.emplace_back();
+      for (const int64_t step : {1, 2, 3}) {
+        ASSERT_TRUE((*trainer)->Step(step).ok());
+        ASSERT_TRUE((*trainer)->Settle().ok());
+        const StepMetrics& metrics = (*trainer)->last_step();
+        for (const double fact : {metrics.loss, metrics.aux_loss, metrics.grad_norm}) {
+          facts.push_back(fact);
+        }
+        facts.insert(facts.end(), metrics.expert_imbalance.begin(), metrics.expert_imbalance.end());
+      }
+      trainer->reset();
+      ASSERT_TRUE(TestWorld().GatherText("").ok());
+      if (TestWorld().rank() == 0) std::filesystem::remove_all(directory);
+    }
+    EXPECT_EQ(seen[0], seen[1]);
+  }
+}
+
+}  // namespace
+}  // namespace muster::runtime

@@ -1,0 +1,81 @@
+#include "runtime/train/step_trace.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <random>
+
+namespace muster::runtime {
+namespace {
+
+using Json = nlohmann::json;
+
+// Rounds of two clocks, the second `ahead_ns` ahead of the first: nobody leaves before both came.
+TEST(ClockOffset, LiesWithinItsUncertaintyWhateverTheDelays) {
+  std::mt19937_64 random(7);
+  const auto delay = [&](int64_t most) { return static_cast<int64_t>(random() % most); };
+  for (const int64_t ahead_ns : {int64_t{0}, int64_t{5'000'000'000}, int64_t{-77'000'000'123}}) {
+    for (int run = 0; run < 50; ++run) {
+      std::vector<ClockRound> reference, mine;
+      int64_t now = 1'000'000'000;
+      for (int round = 0; round < 8; ++round) {
+        const int64_t first = now + delay(400'000), second = now + delay(400'000);
+        const int64_t both = std::max(first, second);
+        reference.push_back({first, both + delay(300'000)});
+        mine.push_back({second + ahead_ns, both + delay(300'000) + ahead_ns});
+        now = both + 300'000;
+      }
+      const ClockOffset offset = OffsetBetween(mine, reference);
+      EXPECT_LE(std::abs(offset.offset_ns + ahead_ns), offset.uncertainty_ns);
+      EXPECT_LT(offset.uncertainty_ns, 500'000);
+    }
+  }
+}
+
+TEST(TraceEvents, AreMicrosecondsFromTheOriginWithRates) {
+  TracedRank rank{.rank = 3,
+                  .label = "rank 3 of 4 on \"node\"",
+                  .rows = {"compute", "comm"},
+                  .dropped = 2,
+                  .origin_ns = 1'000'000};
+  rank.intervals = {{.row = 0,
+                     .name = "Matmul",
+                     .work = {.flops = 4e6,
+                              .bytes = 8e3,
+                              .detail = "8 x 8",
+                              .kind = kernels::TraceKind::kOperator},
+                     .begin_ns = 1'002'500,
+                     .end_ns = 1'004'500},
+                    {.row = 1,
+                     .name = "reduce_scatter",
+                     .work = {.detail = "dp 64 bytes", .kind = kernels::TraceKind::kCollective},
+                     .begin_ns = 1'003'000,
+                     .end_ns = 1'003'100}};
+  std::string text = TraceEvents(rank);
+  ASSERT_TRUE(text.ends_with(",\n"));
+  text.resize(text.size() - 2);
+  const Json events = Json::parse("[" + text + "]");
+  const auto find = [&](const std::string& name) {
+    for (const Json& event : events) {
+      if (event["name"] == name) return event;
+    }
+    return Json();
+  };
+  EXPECT_EQ(find("process_name")["args"]["name"], rank.label);
+  EXPECT_NE(find("process_labels")["args"]["labels"].get<std::string>().find("2 intervals"),
+            std::string::npos);
+  const Json matmul = find("Matmul"), reduce = find("reduce_scatter");
+  EXPECT_EQ(matmul["ph"], "X");
+  EXPECT_EQ(matmul["cat"], "operator");
+  EXPECT_EQ(matmul["pid"], 3);
+  EXPECT_DOUBLE_EQ(matmul["ts"], 2.5);
+  EXPECT_DOUBLE_EQ(matmul["dur"], 2.0);
+  EXPECT_DOUBLE_EQ(matmul["args"]["TFLOP/s"], 2.0);
+  EXPECT_DOUBLE_EQ(matmul["args"]["GB/s"], 4.0);
+  EXPECT_EQ(reduce["cat"], "collective");
+  EXPECT_EQ(reduce["tid"], 1);
+  EXPECT_EQ(reduce["args"]["what"], "dp 64 bytes");
+}
+
+}  // namespace
+}  // namespace muster::runtime
