@@ -15,7 +15,7 @@ file(GLOB parser_sources CONFIGURE_DEPENDS
      ${CMAKE_SOURCE_DIR}/kernels/base/*.cc ${CMAKE_SOURCE_DIR}/kernels/device/*.cc ${CMAKE_SOURCE_DIR}/kernels/tensor/*.cc ${CMAKE_SOURCE_DIR}/kernels/ops/matmul_rate.cc
      ${CMAKE_SOURCE_DIR}/parallel/mesh/*.cc ${CMAKE_SOURCE_DIR}/parallel/comm/collectives.cc ${CMAKE_SOURCE_DIR}/parallel/comm/collective_*.cc
      ${CMAKE_SOURCE_DIR}/parallel/comm/hang_report*.cc ${CMAKE_SOURCE_DIR}/parallel/comm/side_stream.cc ${CMAKE_SOURCE_DIR}/models/config*.cc
-     ${CMAKE_SOURCE_DIR}/models/stage_balance.cc ${CMAKE_SOURCE_DIR}/models/cost.cc ${CMAKE_SOURCE_DIR}/parallel/pp/schedule*.cc
+     ${CMAKE_SOURCE_DIR}/models/stage_balance.cc ${CMAKE_SOURCE_DIR}/models/cost.cc ${CMAKE_SOURCE_DIR}/parallel/pp/schedule*.cc ${CMAKE_SOURCE_DIR}/parallel/pp/message_plan.cc
      ${CMAKE_SOURCE_DIR}/runtime/checkpoint/*.cc ${CMAKE_SOURCE_DIR}/runtime/goodput/*.cc ${CMAKE_SOURCE_DIR}/runtime/input/*.cc ${CMAKE_SOURCE_DIR}/runtime/job/*.cc)
 list(FILTER parser_sources EXCLUDE REGEX
      "piece_model|tokenizer|prepare|inspect|text_blocks|batch_loader|dataset_summary|matmul_rate")
