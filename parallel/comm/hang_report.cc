@@ -74,6 +74,7 @@ class Explainer {
   std::optional<uint64_t> FirstDifference(const Channel& channel) const;
   std::vector<int> WaitsFor(int rank, const CollectiveEntry& call) const;
   std::optional<bool> BreaksItsOrder(int rank, const CollectiveEntry& call) const;
+  bool BreaksOrderOf(const Channel& channel, int rank, uint64_t number) const;
   const CollectiveEntry* Next(const Channel& channel, int rank, const CollectiveEntry& call) const;
 
   void FindWaits();
@@ -183,6 +184,23 @@ std::optional<bool> Explainer::BreaksItsOrder(int rank, const CollectiveEntry& c
   return breaks;
 }
 
+// The same among the calls of one channel. It tells more: other groups' calls may lie between two
+// of the channel's, in equal order whether one was left out or not.
+bool Explainer::BreaksOrderOf(const Channel& channel, int rank, uint64_t number) const {
+  const CollectiveEntry* call = CallAt(channel, rank, number);
+  const CollectiveEntry* before = CallAt(channel, rank, number - 1);
+  if (call == nullptr || before == nullptr) return false;
+  bool breaks = false;
+  for (const auto& [earlier, other] : channels_.at(channel).at(rank)) {
+    if (earlier >= number) break;
+    const CollectiveEntry* its_before = CallAt(channel, rank, earlier - 1);
+    if (its_before == nullptr || !SameInProgram(*other, *call)) continue;
+    if (SameInProgram(*its_before, *before)) return false;
+    breaks = true;
+  }
+  return breaks;
+}
+
 // What the rank calls after `call` on the channel: now, or, if it has not come to it, after the
 // same call of an earlier step.
 const CollectiveEntry* Explainer::Next(const Channel& channel, int rank,
@@ -261,11 +279,12 @@ bool Explainer::ExplainDifference() {
   const Channel& channel = *first->channel;
   Sides sides = SidesAt(channel, first->number);
   const auto breaks = [&](const std::vector<int>& side) {
-    return BreaksItsOrder(side.front(), *CallAt(channel, side.front(), first->number))
-        .value_or(false);
+    const int rank = side.front();
+    return std::pair(BreaksOrderOf(channel, rank, first->number),
+                     BreaksItsOrder(rank, *CallAt(channel, rank, first->number)).value_or(false));
   };
   std::stable_sort(sides.begin(), sides.end(), [&](const auto& a, const auto& b) {
-    return a.size() != b.size() ? a.size() > b.size() : !breaks(a) && breaks(b);
+    return a.size() != b.size() ? a.size() > b.size() : breaks(a) < breaks(b);
   });
   const bool tie = sides[0].size() == sides[1].size();
   report_.sure = !tie || breaks(sides[0]) != breaks(sides[1]);

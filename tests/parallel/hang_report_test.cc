@@ -115,6 +115,29 @@ TEST(HangReport, TellsByTheOrderOfEarlierStepsWhichOfTwoRanksIsWrong) {
   }
 }
 
+// Calls of another group lie between those of dp, in the same order whether one is missing or not.
+TEST(HangReport, TellsByTheOrderOfTheGroupWhichOfTwoRanksIsWrong) {
+  for (const int wrong : {0, 1}) {
+    Ranks ranks(2);
+    for (const int rank : {0, 1}) {
+      for (const int64_t step : {1, 2}) {
+        for (int bucket = 0; bucket < 3; ++bucket) {
+          ranks.Call(rank, "world", {.step = step}, 8, true, CollectiveKind::kAllReduce);
+          if (rank == wrong && step == 2 && bucket == 1) continue;
+          ranks.Call(rank, "dp", {.step = step, .bucket = bucket}, 64, step == 1 || bucket == 0);
+          if (rank != wrong && step == 2 && bucket == 1) break;
+        }
+      }
+    }
+    const HangReport report = ExplainHang(ranks.Records());
+    EXPECT_EQ(report.kind, Kind::kDifferent);
+    EXPECT_TRUE(report.sure);
+    EXPECT_EQ(report.call.place.bucket, 1);
+    EXPECT_EQ(Deviating(report), std::vector<int>{wrong});
+    EXPECT_TRUE(report.deviations[0].left_out);
+  }
+}
+
 TEST(HangReport, BlamesNobodyWhenNothingTells) {
   Ranks ranks(2);
   ranks.Call(0, "dp", {.step = 1, .bucket = 0}, 64, false);
