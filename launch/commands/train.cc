@@ -109,14 +109,9 @@ std::string Doing(const parallel::CollectiveLog& log) {
 void WriteCalls(parallel::World& world, const std::string& directory) {
   std::error_code error;
   if (std::filesystem::exists(directory + "/report.txt", error)) return;
-  const absl::Status status =
-      parallel::WriteRecord(directory, {.rank = world.rank(),
-                                        .world_size = world.size(),
-                                        .host = world.host(),
-                                        .deadline_ms = world.deadline().count(),
-                                        .written_ns = kernels::MonotonicNs(),
-                                        .groups = world.log().Groups(),
-                                        .calls = world.log().Entries()});
+  const absl::Status status = parallel::WriteRecord(
+      directory,
+      parallel::RecordNow(world.rank(), world.size(), world.host(), world.deadline(), world.log()));
   if (!status.ok()) kernels::Log(kernels::Severity::kWarning, std::string(status.message()));
 }
 

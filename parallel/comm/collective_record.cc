@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "kernels/base/error.h"
+#include "kernels/device/span.h"
 
 namespace muster::parallel {
 namespace {
@@ -92,6 +93,17 @@ bool ParseLine(const Words& words, CollectiveRecord* record) {
 }
 
 }  // namespace
+
+CollectiveRecord RecordNow(int rank, int world_size, const std::string& host,
+                           std::chrono::milliseconds deadline, const CollectiveLog& log) {
+  return {.rank = rank,
+          .world_size = world_size,
+          .host = host,
+          .deadline_ms = deadline.count(),
+          .written_ns = kernels::MonotonicNs(),
+          .groups = log.Groups(),
+          .calls = log.Entries()};
+}
 
 std::string Encode(const CollectiveRecord& record) {
   std::string text = absl::StrCat(kFirstLine, "\nrank ", record.rank, " of ", record.world_size,

@@ -7,6 +7,7 @@
 //   call ID GROUP SEQUENCE KIND BYTES STATE ENQUEUED_NS STARTED_NS DONE_NS STEP MICROBATCH LAYER
 //        BUCKET PEER PAIR_SEQUENCE SITE
 //   end
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -25,6 +26,10 @@ struct CollectiveRecord {
   std::vector<CollectiveGroup> groups;
   std::vector<CollectiveEntry> calls;  // oldest first
 };
+
+// What a rank's log holds now.
+CollectiveRecord RecordNow(int rank, int world_size, const std::string& host,
+                           std::chrono::milliseconds deadline, const CollectiveLog& log);
 
 std::string Encode(const CollectiveRecord& record);
 // Errors: InvalidArgument naming the line.

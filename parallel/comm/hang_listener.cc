@@ -115,13 +115,8 @@ void HangListener::Answer() {
 void HangListener::WriteOwn() {
   if (std::exchange(wrote_, true)) return;
   const absl::Status status =
-      WriteRecord(options_.directory, {.rank = options_.rank,
-                                       .world_size = options_.world_size,
-                                       .host = options_.host,
-                                       .deadline_ms = options_.deadline->load().count(),
-                                       .written_ns = kernels::MonotonicNs(),
-                                       .groups = options_.log->Groups(),
-                                       .calls = options_.log->Entries()});
+      WriteRecord(options_.directory, RecordNow(options_.rank, options_.world_size, options_.host,
+                                                options_.deadline->load(), *options_.log));
   if (!status.ok()) kernels::Log(kernels::Severity::kWarning, std::string(status.message()));
 }
 

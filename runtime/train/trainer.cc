@@ -118,12 +118,7 @@ absl::Status Trainer::Step(int64_t step) {
     RETURN_IF_ERROR(s.timeline->Collect().status());  // the step's time starts here
   }
   s.timeline->Enter(parallel::kCompute);
-  RETURN_IF_ERROR(LoadBatch(step));
-  s.model->BeginStep(s.microbatches, batch_.global_valid_tokens, compute);
-  s.reducer->BeginStep(compute);
-  const parallel::PipelineRun& run = std::exchange(trained_, true) ? s.training : s.first_training;
-  RETURN_IF_ERROR(parallel::RunSchedule(run, s.channels.get(), *s.model, *this, compute));
-  RETURN_IF_ERROR(s.reducer->Finish(compute));
+  RETURN_IF_ERROR(ForwardBackward(step));
   if (s.tied_weight) {
     RETURN_IF_ERROR(
         s.tied_weight->SumGradients(*s.buckets, s.optimizer->zero_level() == 0, compute));
@@ -154,15 +149,20 @@ absl::Status Trainer::Step(int64_t step) {
   return read_late_ ? absl::OkStatus() : Settle();
 }
 
-absl::Status Trainer::WarmUp() {
+absl::Status Trainer::ForwardBackward(int64_t step) {
   TrainingState& s = *state_;
-  ledger_->Enter(State::kWarmup);
-  RETURN_IF_ERROR(LoadBatch(result_.steps + 1));
+  RETURN_IF_ERROR(LoadBatch(step));
   s.model->BeginStep(s.microbatches, batch_.global_valid_tokens, s.compute());
   s.reducer->BeginStep(s.compute());
   const parallel::PipelineRun& run = std::exchange(trained_, true) ? s.training : s.first_training;
-  absl::Status status = parallel::RunSchedule(run, s.channels.get(), *s.model, *this, s.compute());
-  if (status.ok()) status = s.reducer->Finish(s.compute());
+  RETURN_IF_ERROR(parallel::RunSchedule(run, s.channels.get(), *s.model, *this, s.compute()));
+  return s.reducer->Finish(s.compute());
+}
+
+absl::Status Trainer::WarmUp() {
+  TrainingState& s = *state_;
+  ledger_->Enter(State::kWarmup);
+  absl::Status status = ForwardBackward(result_.steps + 1);
   const absl::Status ran = s.compute().Synchronize();
   if (status.ok()) status = ran;
   if (!absl::IsResourceExhausted(status)) return status;
