@@ -1,6 +1,7 @@
 #include "launch/hosts.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
 #include "absl/strings/numbers.h"
@@ -19,9 +20,12 @@ bool IsHostName(std::string_view name) {
          });
 }
 
+// Of many hosts of many slots, as many as an int can say.
 int Slots(const std::vector<HostSlots>& hosts) {
-  return std::accumulate(hosts.begin(), hosts.end(), 0,
-                         [](int sum, const HostSlots& host) { return sum + host.slots; });
+  const int64_t sum =
+      std::accumulate(hosts.begin(), hosts.end(), int64_t{0},
+                      [](int64_t sum, const HostSlots& host) { return sum + host.slots; });
+  return static_cast<int>(std::min<int64_t>(sum, std::numeric_limits<int>::max()));
 }
 
 absl::StatusOr<HostSlots> ParseHost(const std::vector<std::string>& words) {

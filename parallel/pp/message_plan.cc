@@ -35,21 +35,37 @@ std::optional<std::pair<Flow, int>> Read(const Action& action, int num_stages) {
   return std::nullopt;
 }
 
-MessageRef Find(const std::vector<ChannelPlan>& channels, Flow flow, int source, int destination,
-                Message message) {
-  for (size_t c = 0; c < channels.size(); ++c) {
-    const ChannelPlan& channel = channels[c];
-    if (channel.flow != flow || channel.source != source || channel.destination != destination) {
-      continue;
+// Finds messages of channels. Both ends take them nearly in the channel's order, so that each
+// search begins where the last one of that channel ended: a program of n actions costs about n
+// steps.
+class MessageFinder {
+ public:
+  explicit MessageFinder(const std::vector<ChannelPlan>& channels)
+      : channels_(channels), next_(channels.size()) {}
+
+  MessageRef Find(Flow flow, int source, int destination, Message message) {
+    for (size_t c = 0; c < channels_.size(); ++c) {
+      const ChannelPlan& channel = channels_[c];
+      if (channel.flow != flow || channel.source != source || channel.destination != destination) {
+        continue;
+      }
+      const auto begin = channel.messages.begin(), end = channel.messages.end();
+      const auto from = begin + static_cast<std::ptrdiff_t>(next_[c]);
+      auto found = std::find(from, end, message);
+      if (found == end) found = std::find(begin, from, message);
+      if (found == end || *found != message) break;
+      next_[c] = static_cast<size_t>(found - begin) + 1;
+      return {static_cast<int>(c), static_cast<int>(found - begin)};
     }
-    const auto found = std::find(channel.messages.begin(), channel.messages.end(), message);
-    if (found == channel.messages.end()) break;
-    return {static_cast<int>(c), static_cast<int>(found - channel.messages.begin())};
+    MUSTER_CHECK(false) << "no message for stage " << message.stage << ", microbatch "
+                        << message.microbatch << " from rank " << source << " to " << destination;
+    return {};
   }
-  MUSTER_CHECK(false) << "no message for stage " << message.stage << ", microbatch "
-                      << message.microbatch << " from rank " << source << " to " << destination;
-  return {};
-}
+
+ private:
+  const std::vector<ChannelPlan>& channels_;
+  std::vector<size_t> next_;  // by channel
+};
 
 }  // namespace
 
@@ -99,17 +115,17 @@ Program MakeProgram(const Schedule& schedule, const std::vector<ChannelPlan>& ch
   const std::vector<int> ranks = StageRanks(schedule);
   const int num_stages = static_cast<int>(ranks.size());
   Program program;
+  MessageFinder reads(channels), writes(channels);
   std::map<int, size_t> last;  // contribution of each stage
   for (const Action& action : schedule[static_cast<size_t>(rank)]) {
     ProgramStep step{.action = action, .input = {}, .output = {}};
     if (const auto read = Read(action, num_stages)) {
-      step.input = Find(channels, read->first, ranks[static_cast<size_t>(read->second)], rank,
-                        {action.stage, action.microbatch});
+      step.input = reads.Find(read->first, ranks[static_cast<size_t>(read->second)], rank,
+                              {action.stage, action.microbatch});
     }
     if (const auto written = Written(action, num_stages)) {
-      step.output =
-          Find(channels, written->first, rank, ranks[static_cast<size_t>(written->second)],
-               {written->second, action.microbatch});
+      step.output = writes.Find(written->first, rank, ranks[static_cast<size_t>(written->second)],
+                                {written->second, action.microbatch});
     }
     if (IsWeightGradient(action)) last[action.stage] = program.size();
     program.push_back(step);

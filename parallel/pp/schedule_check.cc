@@ -17,6 +17,7 @@ using Kind = Action::Kind;
 
 // A message is on its way to be computed under while another is read.
 constexpr int kLeastBuffers = 2;
+constexpr size_t kMostProblems = 20;  // that are listed
 
 double Duration(const Action& action, const ActionTimes& times) {
   switch (action.kind) {
@@ -47,8 +48,12 @@ class ListRules {
     }
     const int stages = NumStages(schedule_), microbatches = NumMicrobatches(schedule_);
     if (stages == 0 || microbatches == 0) problems_.push_back("the schedule has no actions");
+    // Numbers in a file may leave more places empty than there are actions by far.
     for (int stage = 0; stage < stages; ++stage) {
-      for (int microbatch = 0; microbatch < microbatches; ++microbatch) Check(stage, microbatch);
+      for (int microbatch = 0; microbatch < microbatches; ++microbatch) {
+        if (problems_.size() > kMostProblems) return problems_;
+        Check(stage, microbatch);
+      }
     }
     return problems_;
   }
@@ -301,9 +306,10 @@ double ScheduleFacts::MostBubble() const {
 absl::StatusOr<ScheduleFacts> CheckSchedule(const Schedule& schedule, const ActionTimes& times) {
   const std::vector<std::string> broken = ListRules(schedule).Broken();
   if (!broken.empty()) {
-    constexpr size_t kMost = 20;
-    std::vector<std::string> shown(broken.begin(), broken.begin() + std::min(broken.size(), kMost));
-    if (broken.size() > kMost) shown.push_back(absl::StrCat(broken.size() - kMost, " more"));
+    std::vector<std::string> shown(
+        broken.begin(),
+        broken.begin() + static_cast<std::ptrdiff_t>(std::min(broken.size(), kMostProblems)));
+    if (broken.size() > kMostProblems) shown.push_back("more like these");
     return absl::InvalidArgumentError(absl::StrJoin(shown, "; "));
   }
   ScheduleFacts facts;

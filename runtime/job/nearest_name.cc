@@ -1,14 +1,13 @@
 #include "runtime/job/nearest_name.h"
 
 #include <algorithm>
-#include <cctype>
 
 namespace muster::runtime {
 namespace {
 
-bool SameLetter(char a, char b) {
-  return std::tolower(static_cast<unsigned char>(a)) == std::tolower(static_cast<unsigned char>(b));
-}
+char Lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
+
+bool SameLetter(char a, char b) { return Lower(a) == Lower(b); }
 
 }  // namespace
 
@@ -35,8 +34,11 @@ std::string NearestName(std::string_view wanted, const std::vector<std::string>&
   const std::string* nearest = nullptr;
   int least = 0;
   for (const std::string& name : names) {
-    const int distance = EditDistance(wanted, name);
     const int longer = static_cast<int>(std::max(wanted.size(), name.size()));
+    // A distance is at least the difference in length.
+    const int at_least = 2 * longer - static_cast<int>(wanted.size() + name.size());
+    if (2 * at_least > longer || (nearest != nullptr && at_least >= least)) continue;
+    const int distance = EditDistance(wanted, name);
     if (2 * distance <= longer && (nearest == nullptr || distance < least)) {
       nearest = &name;
       least = distance;

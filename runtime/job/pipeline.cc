@@ -1,6 +1,7 @@
 #include "runtime/job/pipeline.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <numeric>
 #include <sstream>
@@ -41,15 +42,40 @@ void CheckLayers(const Job& job, int num_stages, std::vector<std::string>* probl
   }
 }
 
+// What a step of a schedule may have: its check and its tables are in memory at every start.
+constexpr int64_t kMostPasses = 1 << 17;
+
+// Refuses a schedule that is too long before it is made.
+void CheckLength(const ScheduleConfig& config, int ranks, std::vector<std::string>* problems) {
+  int64_t stages = ranks;
+  if (config.kind() == interleaved_1f1b) stages *= config.virtual_stages();
+  if (config.kind() == zb_v || config.kind() == dualpipev) stages *= 2;
+  if (stages > kMostPasses) {
+    problems->push_back(absl::StrCat("schedule.virtual_stages is ", config.virtual_stages(),
+                                     ": with mesh.pp = ", ranks, " that makes ", stages,
+                                     " stages; at most ", kMostPasses / ranks, " are planned for"));
+  } else if (stages * config.microbatches() > kMostPasses) {
+    problems->push_back(absl::StrCat("schedule.microbatches is ", config.microbatches(), ": on ",
+                                     stages, " stages at most ", kMostPasses / stages,
+                                     " are planned for"));
+  }
+}
+
 // The lists of schedule.file.
 parallel::Schedule ReadSchedule(const ScheduleConfig& config, int ranks,
                                 std::vector<std::string>* problems) {
+  constexpr uintmax_t kMostBytes = 1 << 24;  // lists as long as kMostPasses
+  std::error_code ignored;
+  const bool regular = std::filesystem::is_regular_file(config.file(), ignored);
   std::ifstream file(config.file());
   std::stringstream text;
-  text << file.rdbuf();
-  if (config.file().empty() || !file.good()) {
+  if (regular && std::filesystem::file_size(config.file(), ignored) <= kMostBytes) {
+    text << file.rdbuf();
+  }
+  if (text.str().empty()) {
     problems->push_back(absl::StrCat("schedule.file is \"", config.file(),
-                                     "\": schedule.kind from_file needs a file that can be read"));
+                                     "\": schedule.kind from_file needs a file that can be read, "
+                                     "of at most 16 MiB"));
     return {};
   }
   absl::StatusOr<parallel::Schedule> schedule = parallel::ParseSchedule(text.str(), config.file());
@@ -117,14 +143,13 @@ PipelinePlan PlanPipeline(const Job& job, int ranks, std::vector<std::string>* p
   const size_t before = problems->size();
   PipelinePlan plan;
   const int microbatches = job.schedule().microbatches();
-  // Other rules refuse these: no layers, no microbatches, more than sequences, more stages than any
-  // model has.
-  constexpr int kMostStages = 1 << 16;
+  // Other rules refuse these: no layers, no microbatches, more than sequences.
   if (job.model().layers() < 1 || microbatches < 1 ||
-      microbatches > job.train().global_batch_sequences() || job.schedule().virtual_stages() < 1 ||
-      job.schedule().virtual_stages() > kMostStages / ranks) {
+      microbatches > job.train().global_batch_sequences() || job.schedule().virtual_stages() < 1) {
     return plan;
   }
+  CheckLength(job.schedule(), ranks, problems);
+  if (problems->size() > before) return plan;
   plan.schedule = MakeSchedule(job.schedule(), ranks, problems);
   if (problems->size() > before) return plan;
   const int num_stages = parallel::NumStages(plan.schedule);

@@ -1,6 +1,7 @@
 #include "runtime/job/text_reader.h"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -27,6 +28,7 @@ class Problems {
   Problems(std::string file, std::vector<ConfigProblem>* list)
       : file_(std::move(file)), list_(list) {}
   std::string Where(int line) const { return absl::StrCat(file_, ":", line + 1); }
+  bool full() const { return count_ >= kMaxProblems; }
   void Add(int line, const std::string& message) {
     if (count_ < kMaxProblems) list_->push_back({Where(line), message});
     if (count_ == kMaxProblems) list_->push_back({file_, "further problems are not listed"});
@@ -191,7 +193,10 @@ class Reader {
   }
 
   void AddUnknownKey(int line, const std::string& path, const google::protobuf::Descriptor& type) {
-    const std::string nearest = NearestPath(path, origins_->type());
+    // A search through all keys for a sentence that is not listed would take a file of mistakes
+    // long.
+    const std::string nearest =
+        problems_->full() ? std::string() : NearestPath(path, origins_->type());
     std::string message = absl::StrCat("unknown key ", path);
     if (!nearest.empty()) {
       absl::StrAppend(&message, ": did you mean ", nearest, "?");
@@ -331,17 +336,22 @@ bool ReadConfigFile(const std::string& path, std::string* text,
     problems->push_back({path, absl::StrCat("cannot be read: ", std::strerror(errno))});
     return false;
   }
-  text->resize(kMaxFileBytes + 1);
-  const size_t bytes = std::fread(text->data(), 1, text->size(), file);
+  // Piece by piece: a config is far shorter than the most that is accepted.
+  std::array<char, 16384> piece;
+  text->clear();
+  size_t bytes = 0;
+  while (text->size() <= kMaxFileBytes &&
+         (bytes = std::fread(piece.data(), 1, piece.size(), file)) > 0) {
+    text->append(piece.data(), bytes);
+  }
   const bool failed = std::ferror(file) != 0;
   const int error = errno;
   std::fclose(file);
-  text->resize(bytes);
   if (failed) {
     problems->push_back({path, absl::StrCat("cannot be read: ", std::strerror(error))});
     return false;
   }
-  if (bytes > kMaxFileBytes) {
+  if (text->size() > kMaxFileBytes) {
     problems->push_back({path, "is no config: wanted a text of at most 1 MiB, found more"});
     return false;
   }

@@ -5,7 +5,7 @@ list(APPEND fuzz_targets ${CMAKE_SOURCE_DIR}/tests/fuzz/scratch_file.cc)
 
 if(NOT MUSTER_FUZZ)
   add_executable(muster_fuzz_replay ${fuzz_targets} tests/fuzz/replay_main.cc)
-  target_link_libraries(muster_fuzz_replay muster_runtime)
+  target_link_libraries(muster_fuzz_replay muster_launch OpenSSL::Crypto)
   add_test(NAME fuzz_replay COMMAND muster_fuzz_replay ${CMAKE_SOURCE_DIR}/tests/fuzz/corpus)
   return()
 endif()
@@ -23,7 +23,8 @@ list(FILTER parser_sources EXCLUDE REGEX
      "checkpointer|_store|memory_|weights|restore|retention|reader.cc$|writer|commit|agreement|run_directory|peak")
 list(FILTER parser_sources EXCLUDE REGEX "goodput/(attribution|report|run_log|ledger.cc)|ledger_files")
 list(APPEND parser_sources runtime/goodput/ledger_reader.cc runtime/job/peak.cc
-     runtime/job/text_reader.cc kernels/ops/matmul_rate.cc)
+     runtime/job/text_reader.cc kernels/ops/matmul_rate.cc runtime/fault/heartbeat_frame.cc
+     launch/hosts.cc)
 foreach(proto models/model runtime/job/job)
   list(APPEND parser_sources ${CMAKE_BINARY_DIR}/generated/${proto}.pb.cc)
 endforeach()
@@ -34,7 +35,8 @@ target_include_directories(muster_parsers PUBLIC ${CMAKE_SOURCE_DIR} ${CMAKE_BIN
 target_link_libraries(muster_parsers PUBLIC absl::status absl::statusor absl::strings
                       Threads::Threads protobuf::libprotobuf nlohmann_json::nlohmann_json
                       OpenSSL::Crypto ${OpenMP_CXX_LIBRARIES})
-foreach(target Safetensors Manifest Ledger TokenFile Megatron Llmc Config CollectiveRecord)
+foreach(target Safetensors Manifest Ledger TokenFile Megatron Llmc Config CollectiveRecord Schedule
+        Hosts Heartbeat)
   string(REGEX REPLACE "([a-z])([A-Z])" "\\1_\\2" name ${target})
   string(TOLOWER ${name} name)
   add_executable(muster_fuzz_${name} EXCLUDE_FROM_ALL tests/fuzz/libfuzzer_entry.cc)

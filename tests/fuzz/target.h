@@ -18,6 +18,9 @@ int Megatron(std::string_view bytes);
 int Llmc(std::string_view bytes);
 int Config(std::string_view bytes);
 int CollectiveRecord(std::string_view bytes);
+int Schedule(std::string_view bytes);
+int Hosts(std::string_view bytes);
+int Heartbeat(std::string_view bytes);
 
 struct Target {
   const char* name;  // of the corpus and the binary
@@ -28,6 +31,8 @@ constexpr Target kTargets[] = {
     {"ledger", Ledger},           {"token_file", TokenFile},
     {"megatron", Megatron},       {"llmc", Llmc},
     {"config", Config},           {"collective_record", CollectiveRecord},
+    {"schedule", Schedule},       {"hosts", Hosts},
+    {"heartbeat", Heartbeat},
 };
 
 // A file of this process in memory (/dev/shm) that holds `bytes`, for parsers that want a path.

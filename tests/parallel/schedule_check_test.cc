@@ -232,6 +232,32 @@ TEST(CheckSchedule, NamesWhatIsMissingDoubledOrOutOfOrder) {
   }
 }
 
+TEST(CheckSchedule, ListsTheFirstOfVeryManyProblems) {
+  // 2^40 places are empty.
+  const std::string refusal = Refusal("0: F0.1048575 F1048575.0");
+  EXPECT_NE(refusal.find("F0.0 is missing"), std::string::npos) << refusal;
+  EXPECT_NE(refusal.find("more like these"), std::string::npos) << refusal;
+  EXPECT_LT(refusal.size(), 10'000u);
+}
+
+TEST(MakeProgram, FindsMessagesTakenAgainstTheirOrder) {
+  const auto schedule = ParseSchedule(
+      "0: F0.0 F0.1 F0.2 F0.3 B0.3 B0.0 B0.2 B0.1\n1: F1.3 B1.3 F1.0 B1.0 F1.2 B1.2 F1.1 B1.1", "");
+  ASSERT_TRUE(schedule.ok()) << schedule.status();
+  const std::vector<ChannelPlan> channels = PlanChannels(*schedule);
+  for (const int rank : {0, 1}) {
+    for (const ProgramStep& step : MakeProgram(*schedule, channels, rank)) {
+      for (const MessageRef ref : {step.input, step.output}) {
+        if (!ref) continue;
+        const ChannelPlan& channel = channels[static_cast<size_t>(ref.channel)];
+        EXPECT_EQ(channel.messages[static_cast<size_t>(ref.index)].microbatch,
+                  step.action.microbatch)
+            << ToString(step.action);
+      }
+    }
+  }
+}
+
 TEST(CheckSchedule, BuffersLetNoMessageWait) {
   const ScheduleFacts facts = Facts(OneForwardOneBackward({.ranks = 3, .microbatches = 6}));
   ASSERT_EQ(facts.channels.size(), 4u);

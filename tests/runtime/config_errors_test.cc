@@ -233,6 +233,31 @@ TEST(ConfigErrors, SchedulesNameTheMicrobatchesTheyNeed) {
   ExpectOne(problems({"schedule.virtual_stages=0"}), {"schedule.virtual_stages is 0"});
   ExpectOne(problems({"schedule.kind=from_file"}), {"schedule.file is \"\""});
   ExpectOne(problems({"schedule.file=x"}), {"schedule.kind is one_f_one_b"});
+  ExpectOne(problems({"schedule.kind=from_file", "schedule.file=/dev/zero"}),
+            {"schedule.file is \"/dev/zero\"", "at most 16 MiB"});
+}
+
+// Such a schedule would be planned in memory before anybody could refuse it.
+TEST(ConfigErrors, SchedulesThatNobodyCouldPlanAreRefusedAtOnce) {
+  const auto problems = [](std::vector<std::string> more) {
+    more.insert(more.end(), {"mesh.pp=2", "train.global_batch_sequences=2000000000"});
+    return ProblemsOf(kLegal, more, 2);
+  };
+  ExpectOne(problems({"schedule.microbatches=2000000000"}),
+            {"schedule.microbatches is 2000000000: on 2 stages at most 65536"});
+  ExpectOne(problems({"schedule.kind=zb_v", "schedule.microbatches=2000000000"}),
+            {"schedule.microbatches is 2000000000: on 4 stages at most 32768"});
+  ExpectOne(problems({"schedule.kind=interleaved_1f1b", "schedule.microbatches=2",
+                      "schedule.virtual_stages=2000000000"}),
+            {"schedule.virtual_stages is 2000000000", "at most 65536"});
+}
+
+TEST(ConfigErrors, OfThousandsOfUnknownKeysAHundredAreListed) {
+  std::string text = kLegal;
+  for (int i = 0; i < 20'000; ++i) text += "lear" + std::to_string(i) + ": 5\n";
+  const std::vector<std::string> problems = ProblemsOf(text);
+  ASSERT_EQ(problems.size(), 101u);
+  EXPECT_NE(problems.back().find("further problems are not listed"), std::string::npos);
 }
 
 TEST(ConfigErrors, ScheduleFilesAreReadAndProved) {
