@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
@@ -94,10 +95,12 @@ bool Checkpointer::IsDue(int64_t step) const {
 }
 
 absl::StatusOr<bool> Checkpointer::MaybeSave(const CheckpointFacts& facts) {
-  if (!IsDue(facts.step)) return false;
   const int64_t begin_ns = kernels::MonotonicNs();
-  RETURN_IF_ERROR(Finish());
-  if (!IsDue(facts.step)) return false;  // the save before has failed once more
+  if (IsDue(facts.step)) RETURN_IF_ERROR(Finish());
+  if (!IsDue(facts.step)) {  // not at all, or the save before has failed once more
+    marked_ = false;
+    return false;
+  }
   RETURN_IF_ERROR(Begin(facts, Since(begin_ns)));
   return true;
 }
@@ -123,11 +126,17 @@ absl::Status Checkpointer::Begin(const CheckpointFacts& facts, double wait_secon
   return options_.asynchronous ? absl::OkStatus() : Finish();
 }
 
+void Checkpointer::Mark() {
+  if (copy_stream_ == nullptr) return;
+  compute_.Record(ready_->view());
+  marked_ = true;
+}
+
 void Checkpointer::Snapshot() {
   const kernels::Span span(compute_, "snapshot", parallel::kCheckpoint);
   const kernels::StreamView stream = copy_stream_ ? copy_stream_->view() : compute_;
   if (copy_stream_) {
-    compute_.Record(ready_->view());
+    if (!std::exchange(marked_, false)) compute_.Record(ready_->view());
     stream.Wait(ready_->view());
   }
   char* host = static_cast<char*>(host_.data());
@@ -194,39 +203,35 @@ bool Checkpointer::WaitUntil(const std::function<bool()>& is_there) {
   return false;
 }
 
-// What this rank's writer has come to: "" for success. Waits for it a while.
-std::string Checkpointer::OwnProgress() {
-  std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, kTellAgain, [this] { return ended_; });
+std::string Checkpointer::Progress() {
+  if (!writer_.joinable()) return "";
+  const std::lock_guard lock(mutex_);
   return ended_ ? StatusText(result_) : kBusy;
 }
 
-// Collective. All ranks ask each other until every writer has ended, however long the disk takes.
-absl::StatusOr<absl::Status> Checkpointer::AgreeOnEnd() {
-  for (;;) {
-    ASSIGN_OR_RETURN(std::vector<std::string> all, world_.GatherText(OwnProgress()));
-    bool busy = false;
-    for (std::string& text : all) {
-      if (text != kBusy) continue;
-      busy = true;
-      text.clear();
-    }
-    const absl::Status failed = FirstError(all);
-    if (!busy) return failed;
-    if (options_.waiting) options_.waiting();
-    if (failed.ok()) continue;
-    const std::lock_guard lock(mutex_);
-    give_up_ = true;
-    changed_.notify_all();
+absl::Status Checkpointer::Hear(const std::vector<std::string>& all) {
+  if (!writer_.joinable()) return absl::OkStatus();
+  std::vector<std::string> ended = all;
+  bool busy = false;
+  for (std::string& text : ended) {
+    if (text != kBusy) continue;
+    busy = true;
+    text.clear();
   }
+  const absl::Status status = FirstError(ended);
+  if (!busy) return Conclude(status);
+  if (status.ok()) return absl::OkStatus();
+  const std::lock_guard lock(mutex_);
+  give_up_ = true;
+  changed_.notify_all();
+  return absl::OkStatus();
 }
 
-absl::Status Checkpointer::Finish() {
-  if (!writer_.joinable()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(flying_.status, AgreeOnEnd());
+absl::Status Checkpointer::Conclude(const absl::Status& status) {
   writer_.join();
+  flying_.status = status;
   last_ = flying_;
-  store_->Ended(last_);
+  store_told_ = false;
   if (last_.status.ok()) {
     committed_step_ = last_.facts.step;
     failures_ = 0;
@@ -237,6 +242,24 @@ absl::Status Checkpointer::Finish() {
   retry_step_ = last_.facts.step + intervals * options_.every_steps;
   if (world_.rank() == 0 && options_.ended) options_.ended(last_);
   return absl::IsAborted(last_.status) ? last_.status : absl::OkStatus();
+}
+
+// A while at most.
+void Checkpointer::AwaitOwnEnd() {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, kTellAgain, [this] { return ended_; });
+}
+
+// All ranks tell each other until every writer has ended, however long the disk takes.
+absl::Status Checkpointer::Finish() {
+  while (writer_.joinable()) {
+    AwaitOwnEnd();
+    ASSIGN_OR_RETURN(const std::vector<std::string> all, world_.GatherText(Progress()));
+    RETURN_IF_ERROR(Hear(all));
+    if (writer_.joinable() && options_.waiting) options_.waiting();
+  }
+  if (!std::exchange(store_told_, true)) store_->Ended(last_);
+  return absl::OkStatus();
 }
 
 }  // namespace muster::runtime

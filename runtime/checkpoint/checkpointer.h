@@ -7,6 +7,10 @@
 // With overlap_copy the copy runs on a stream of its own, behind the next forward and backward,
 // which only read the state: the next change of it has to wait, by BeforeUpdate.
 //
+// Whether a save has ended is for all ranks to say together. A caller whose ranks meet at each step
+// in any case passes on there what each has to tell (Progress, Hear); a save that all have heard
+// the end of costs the next one no meeting of its own.
+//
 // A store that fails does not stop training: the error is logged on the rank that met it and kept
 // in last(), older checkpoints stay, and MaybeSave tries again when the next save is due; after
 // further failures it lets 2, 4, then 8 intervals pass.
@@ -70,9 +74,21 @@ class Checkpointer {
   absl::StatusOr<bool> MaybeSave(const CheckpointFacts& facts);
   absl::Status Save(const CheckpointFacts& facts);
   bool IsDue(int64_t step) const;
+  // With overlap_copy: the state to save is the one that the compute stream's work up to here
+  // leaves. If Save or MaybeSave comes later, work enqueued between may only read it.
+  void Mark();
   // Later work of the compute stream, which may change the state, waits until the copy is done.
   void BeforeUpdate();
-  // Waits until the save in flight, if any, has been committed or has failed. Collective.
+  // What this rank has to tell all others of the save in flight; "": there is none, or it went
+  // well. Never waits.
+  std::string Progress();
+  // What all ranks had to tell at one moment, by rank; never waits. If all have ended, so has the
+  // save, and last() is of it (its store hears of that at the next Save or Finish, and may clear
+  // up); if one has failed, the others are told to give up. Every rank must hear the same. Errors:
+  // Aborted, by the fence.
+  absl::Status Hear(const std::vector<std::string>& all);
+  // Waits until the save in flight, if any, has been committed or has failed. Collective if there
+  // is one whose end has not been heard.
   absl::Status Finish();
   const SaveReport& last() const { return last_; }  // that has ended
   // Of the newest save that was committed; -1: none.
@@ -85,8 +101,8 @@ class Checkpointer {
   void Snapshot();
   void WriteBehind();
   bool WaitUntil(const std::function<bool()>& is_there);
-  std::string OwnProgress();
-  absl::StatusOr<absl::Status> AgreeOnEnd();
+  void AwaitOwnEnd();
+  absl::Status Conclude(const absl::Status& status);
 
   const std::unique_ptr<CheckpointStore> store_;
   const std::vector<SavedPiece> pieces_;
@@ -102,7 +118,8 @@ class Checkpointer {
   // With overlap_copy.
   std::unique_ptr<kernels::Event> ready_, copy_done_;
   std::unique_ptr<kernels::Stream> copy_stream_;
-  bool copy_pending_ = false;
+  bool copy_pending_ = false, marked_ = false;
+  bool store_told_ = true;  // of last_
 
   std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;

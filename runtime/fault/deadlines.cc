@@ -8,6 +8,8 @@ namespace {
 
 constexpr size_t kRememberedSteps = 1000;
 
+int64_t Ns(double seconds) { return static_cast<int64_t>(seconds * 1e9); }
+
 double SecondsOf(const Deadlines& deadlines, State state, bool after_first_step,
                  const StepTimes& steps) {
   switch (state) {
@@ -52,7 +54,15 @@ int64_t StepTimes::Percentile99() const {
 int64_t DeadlineOf(const Deadlines& deadlines, State state, bool after_first_step,
                    const StepTimes& steps) {
   const double seconds = SecondsOf(deadlines, state, after_first_step, steps);
-  return static_cast<int64_t>(std::max(deadlines.least_seconds, seconds) * 1e9);
+  return Ns(std::max(deadlines.least_seconds, seconds));
+}
+
+int64_t RankDeadline::OfRound() const {
+  const int64_t longest_ns = std::max(steps_.Percentile99(), longest_round_ns_);
+  const double seconds = rounds_done_ == 0
+                             ? deadlines_.start_seconds
+                             : deadlines_.times * static_cast<double>(longest_ns) * 1e-9;
+  return Ns(std::max(deadlines_.least_seconds, std::min(seconds, deadlines_.evaluate_seconds)));
 }
 
 int64_t RankDeadline::After(const ProgressFacts& facts) {
@@ -61,7 +71,16 @@ int64_t RankDeadline::After(const ProgressFacts& facts) {
     steps_done_ = facts.steps_done;
     before_ns_ = 0;
   }
-  const int64_t now_ns = DeadlineOf(deadlines_, facts.state, facts.steps_done > 0, steps_);
+  if (facts.rounds_done > rounds_done_) {
+    rounds_done_ = facts.rounds_done;
+    longest_round_ns_ = std::max(longest_round_ns_, facts.last_round_ns);
+    before_ns_ = 0;
+  }
+  const int64_t now_ns = facts.in_round
+                             ? OfRound()
+                             : DeadlineOf(deadlines_, facts.state, facts.steps_done > 0, steps_);
+  // All ranks leave what an evaluation does beside its rounds together.
+  if (facts.state == State::kEval && !facts.in_round) return std::max(before_ns_, now_ns);
   before_ns_ = std::max(before_ns_, now_ns);
   return before_ns_;
 }

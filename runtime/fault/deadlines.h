@@ -18,7 +18,7 @@ struct Deadlines {
   double start_seconds = 120;  // until all ranks are up; and of the first step
   double save_seconds = 600;   // whatever else there is between steps: loads and saves
   double evaluate_seconds = 600;
-};
+};  // a rank knows the rounds of an evaluation, and waits less: see RankDeadline
 Deadlines DeadlinesOf(const Communication& communication);
 
 // The times of the last 1,000 steps.
@@ -35,8 +35,9 @@ class StepTimes {
 int64_t DeadlineOf(const Deadlines& deadlines, State state, bool after_first_step,
                    const StepTimes& steps);
 
-// On a rank. Not all ranks leave a save or an evaluation at the same time, so the step behind it
-// may wait as long.
+// On a rank. Not all ranks leave a save at the same time, so the step behind it may wait as long. A
+// round of an evaluation is waited for like a step, the first one like the first step; the longest
+// of all rounds counts, since only some of them meet what makes one long.
 class RankDeadline {
  public:
   explicit RankDeadline(const Deadlines& deadlines) : deadlines_(deadlines) {}
@@ -45,9 +46,11 @@ class RankDeadline {
 
  private:
   const Deadlines deadlines_;
+  int64_t OfRound() const;
   StepTimes steps_;
-  int64_t steps_done_ = 0;
-  int64_t before_ns_ = 0;  // the longest deadline since the last step ended
+  int64_t steps_done_ = 0, rounds_done_ = 0;
+  int64_t longest_round_ns_ = 0;
+  int64_t before_ns_ = 0;  // the longest deadline since the last step or round ended
 };
 
 }  // namespace muster::runtime

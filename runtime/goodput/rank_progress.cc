@@ -32,6 +32,18 @@ void RankProgress::StepBegan(int64_t step) {
   });
 }
 
+void RankProgress::RoundBegan() {
+  Apply([&] { facts_.in_round = true; });
+}
+
+void RankProgress::RoundEnded(int64_t ns) {
+  Apply([&] {
+    facts_.in_round = false;
+    facts_.rounds_done += 1;
+    facts_.last_round_ns = ns;
+  });
+}
+
 void RankProgress::NoteUneven(int64_t ns) {
   const std::lock_guard lock(mutex_);
   uneven_ns_ = ns;

@@ -12,6 +12,9 @@ struct ProgressFacts {
   State state = State::kLaunch;
   int skips_in_row = 0;
   int64_t step = 0, steps_done = 0;  // begun last; ended
+  // Of evaluations, each of which is some rounds that all ranks begin and end together.
+  bool in_round = false;
+  int64_t rounds_done = 0, last_round_ns = 0;
   // Of all steps that ended, and of the last: this rank's own work (neither waiting for other
   // ranks, nor what a router gives to some), and the whole step.
   int64_t busy_ns = 0, step_ns = 0, last_busy_ns = 0, last_step_ns = 0;
@@ -25,6 +28,8 @@ class RankProgress {
   // Of the step under way: compute that a router gave to this rank and not evenly to all.
   void NoteUneven(int64_t ns);
   void StepEnded(const StepEnd& end);  // time_ns tiles the step
+  void RoundBegan();
+  void RoundEnded(int64_t ns);  // which it took
   ProgressFacts facts() const;
   // Called after each change, by whoever makes it; nullptr: nobody. Not itself thread-safe: set it
   // while nothing changes.

@@ -37,8 +37,8 @@ const std::array<KindFacts, 14>& Kinds() {
 }
 
 const std::vector<std::string>& Instants() {
-  static const std::vector<std::string> kInstants = {"begin", "data", "backward", "reduced",
-                                                     "updated"};
+  static const std::vector<std::string> kInstants = {"begin",   "data",    "backward",
+                                                     "reduced", "updated", "evaluate"};
   return kInstants;
 }
 

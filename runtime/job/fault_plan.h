@@ -14,7 +14,8 @@
 //   disk_crash [call=k] [on=rename]  SIGKILL in front of it
 //   disk_exit [call=k] [on=fsync]    _exit(code) in front of it
 // All take rank= (of the world, default 0) and step= (default 1; disk kinds: calls are counted from
-// that step on). at= is the instant, for the first six: begin, data, backward, reduced, updated.
+// that step on). at= is the instant, for the first six: begin, data, backward, reduced, updated;
+// evaluate, a round of the evaluation behind the step.
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -40,7 +41,7 @@ enum class FaultKind : uint8_t {
   kDiskExit,
 };
 // Where in a step.
-enum class Instant : uint8_t { kBegin, kData, kBackward, kReduced, kUpdated };
+enum class Instant : uint8_t { kBegin, kData, kBackward, kReduced, kUpdated, kEvaluate };
 
 struct PlannedFault {
   FaultKind kind = FaultKind::kCrash;

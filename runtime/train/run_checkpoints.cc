@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/base/error.h"
@@ -195,7 +196,7 @@ absl::Status RunCheckpoints::AfterStep(int64_t step, int64_t skipped_steps) {
   const bool to_memory = IsDueInMemory(step), to_disk = IsDueOnDisk(step);
   if (!to_memory && !to_disk) return absl::OkStatus();
   ledger_.Enter(State::kCheckpointStall);
-  RETURN_IF_ERROR(BeforeSave());
+  RETURN_IF_ERROR(BeforeSave(step));
   if (to_memory) {
     RETURN_IF_ERROR(memory_saver_->MaybeSave(FactsOf(step, skipped_steps)).status());
     RETURN_IF_ERROR(CheckLast(*memory_saver_));
@@ -207,6 +208,38 @@ absl::Status RunCheckpoints::AfterStep(int64_t step, int64_t skipped_steps) {
     ledger_.Checkpoint(EventOf(CheckpointAct::kSnapshot, step, snapshot_bytes_));
   }
   return absl::OkStatus();
+}
+
+void RunCheckpoints::Mark(int64_t step) {
+  if (IsDueInMemory(step)) memory_saver_->Mark();
+  if (IsDueOnDisk(step)) saver_->Mark();
+}
+
+// The disk's text, its size in front, then that of the memory; nothing if neither says anything.
+std::string RunCheckpoints::Progress() {
+  const std::string disk = saver_ == nullptr ? "" : saver_->Progress();
+  const std::string memory = memory_saver_ == nullptr ? "" : memory_saver_->Progress();
+  return disk.empty() && memory.empty() ? "" : absl::StrCat(disk.size(), ":", disk, memory);
+}
+
+absl::Status RunCheckpoints::Hear(const std::vector<std::string>& all) {
+  std::vector<std::string> disk, memory;
+  for (const std::string& text : all) {
+    size_t size = 0, begin = 0;
+    if (!text.empty()) {
+      begin = text.find(':') + 1;
+      MUSTER_CHECK(absl::SimpleAtoi(text.substr(0, begin - 1), &size)) << text;
+    }
+    disk.push_back(text.substr(begin, size));
+    memory.push_back(text.substr(begin + size));
+  }
+  if (memory_saver_ != nullptr) {
+    RETURN_IF_ERROR(memory_saver_->Hear(memory));
+    RETURN_IF_ERROR(CheckLast(*memory_saver_));
+  }
+  if (saver_ == nullptr) return absl::OkStatus();
+  RETURN_IF_ERROR(saver_->Hear(disk));
+  return CheckLast(*saver_);
 }
 
 void RunCheckpoints::BeforeUpdate() {
@@ -226,15 +259,15 @@ absl::Status RunCheckpoints::AtEnd(int64_t step, int64_t skipped_steps, bool sto
   RETURN_IF_ERROR(saver_->Finish());
   RETURN_IF_ERROR(CheckLast(*saver_));
   if (step <= std::max(saver_->committed_step(), last_on_disk_)) return absl::OkStatus();
-  RETURN_IF_ERROR(BeforeSave());
+  RETURN_IF_ERROR(BeforeSave(step));
   RETURN_IF_ERROR(saver_->Save(FactsOf(step, skipped_steps)));
   ledger_.Checkpoint(EventOf(CheckpointAct::kSnapshot, step, snapshot_bytes_));
   RETURN_IF_ERROR(saver_->Finish());
   return CheckLast(*saver_);
 }
 
-absl::Status RunCheckpoints::BeforeSave() const {
-  return options_.before_save ? options_.before_save() : absl::OkStatus();
+absl::Status RunCheckpoints::BeforeSave(int64_t step) const {
+  return options_.before_save ? options_.before_save(step) : absl::OkStatus();
 }
 
 // Of the last save that ended, equal on all ranks.

@@ -24,7 +24,8 @@ class RunCheckpoints {
     int attempt = 0;
     std::string start_from;  // another run or checkpoint, if this run has no checkpoint; "": none
     DiskHook hook;           // planned faults
-    std::function<absl::Status()> before_save;  // collective; an error means: save nothing
+    // Collective; an error means: save nothing.
+    std::function<absl::Status(int64_t step)> before_save;
   };
   // Collective. Fills `state` from the run's newest good checkpoint, in memory or on the disk, else
   // from start_from, else leaves it as it was built. All outlive it. Errors: see Restore; a
@@ -41,9 +42,16 @@ class RunCheckpoints {
   // Whether AfterStep may save.
   bool IsDue(int64_t step) const { return IsDueInMemory(step) || IsDueOnDisk(step); }
   // After `step`, of which `skipped_steps` so far made no update: saves if it is time. Collective
-  // then. A disk that fails is logged, not an error; a state that is not finite is, once its save
-  // has ended: a RollBackError.
+  // then if the save before is still in flight, or `before_save` is. A disk that fails is logged,
+  // not an error; a state that is not finite is, once its save has ended: a RollBackError.
   absl::Status AfterStep(int64_t step, int64_t skipped_steps);
+  // After `step`'s update, if its save (AfterStep) has to wait for the step's facts: until then,
+  // work on the compute stream may only read the state.
+  void Mark(int64_t step);
+  // What this rank has to tell all others of the saves in flight, on an exchange that each step
+  // makes; what all had to tell, by rank. Errors of Hear, equal on all ranks: those of AfterStep.
+  std::string Progress();
+  absl::Status Hear(const std::vector<std::string>& all);
   // Before the state changes again: the copy of a save runs behind the forward and backward.
   void BeforeUpdate();
   // No more steps come. Saves the last one if the job saves at all; one that was asked to stop
@@ -68,7 +76,7 @@ class RunCheckpoints {
   absl::Status MakeSaver();
   absl::Status MakeMemorySaver();
   CheckpointFacts FactsOf(int64_t step, int64_t skipped_steps) const;
-  absl::Status BeforeSave() const;
+  absl::Status BeforeSave(int64_t step) const;
   static absl::Status CheckLast(const Checkpointer& saver);
   void SaveEnded(const SaveReport& report);
   void MemorySaveEnded(const SaveReport& report);

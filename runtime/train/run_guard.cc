@@ -107,14 +107,14 @@ absl::Status RunGuard::CompareReplicas(int64_t step) {
   return CheckReplicas(*state_.buckets, *state_.parameters, *state_.mesh, state_.compute(), world_);
 }
 
-absl::Status RunGuard::BeforeSave() {
+absl::Status RunGuard::BeforeSave(int64_t step) {
   const bool checks = job_.job.safety().replica_check_every() > 0;
-  return checks && step_ > 0 && replicas_checked_ != step_ ? CompareReplicas(step_)
-                                                           : absl::OkStatus();
+  return checks && step_ > 0 && replicas_checked_ != step ? CompareReplicas(step)
+                                                          : absl::OkStatus();
 }
 
-std::function<absl::Status()> RunGuard::SaveHook() {
-  return [this] { return BeforeSave(); };
+std::function<absl::Status(int64_t step)> RunGuard::SaveHook() {
+  return [this](int64_t step) { return BeforeSave(step); };
 }
 
 }  // namespace muster::runtime

@@ -36,10 +36,10 @@ class RunGuard {
   // is found, and every safety.replica_check_every steps. Errors: RollBackError, equal on all
   // ranks.
   absl::Status AfterStep(const StepMetrics& metrics, bool has_gradient);
-  // Before anything of the last step is written down for good. Collective if replicas are compared
-  // and those of this step were not. Errors: RollBackError.
-  absl::Status BeforeSave();
-  std::function<absl::Status()> SaveHook();  // the same; valid while the guard lives
+  // Before anything of `step`, the last that has updated, is written down for good. Collective if
+  // replicas are compared and those of this step were not. Errors: RollBackError.
+  absl::Status BeforeSave(int64_t step);
+  std::function<absl::Status(int64_t step)> SaveHook();  // the same; valid while the guard lives
   // For the disk of checkpoints; called on any thread, while the guard lives.
   std::function<absl::Status(const std::string& call, const std::string& path)> DiskHook();
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
-#include <string>
 
 #include "kernels/base/error.h"
 #include "kernels/device/span.h"
@@ -41,18 +40,19 @@ void SeparateImbalance(int world_size, std::vector<int64_t>* all) {
 }
 
 absl::StatusOr<StepBreakdown> ShareBreakdown(const std::vector<int64_t>& mine,
-                                             parallel::World& world) {
+                                             const std::string& note, parallel::World& world) {
   MUSTER_CHECK_EQ(mine.size(), size_t{kCategories});
   StepBreakdown breakdown;
   breakdown.end_ns = kernels::MonotonicNs();
   const size_t bytes = mine.size() * sizeof(int64_t);
-  ASSIGN_OR_RETURN(
-      const std::vector<std::string> texts,
-      world.GatherText(std::string(reinterpret_cast<const char*>(mine.data()), bytes)));
+  std::string text(reinterpret_cast<const char*>(mine.data()), bytes);
+  text += note;
+  ASSIGN_OR_RETURN(const std::vector<std::string> texts, world.GatherText(text));
   std::vector<int64_t> all(texts.size() * mine.size());
   for (size_t rank = 0; rank < texts.size(); ++rank) {
-    MUSTER_CHECK_EQ(texts[rank].size(), bytes) << "times of rank " << rank;
+    MUSTER_CHECK(texts[rank].size() >= bytes) << "times of rank " << rank;
     std::memcpy(all.data() + rank * mine.size(), texts[rank].data(), bytes);
+    breakdown.notes.push_back(texts[rank].substr(bytes));
   }
   SeparateImbalance(world.size(), &all);
   for (int rank = 0; rank < world.size(); ++rank) {

@@ -4,6 +4,7 @@
 // and what a rank waited longer is imbalance: it was there before the others.
 #include <array>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -19,6 +20,7 @@ struct StepBreakdown {
   int64_t end_ns = 0;  // when the times were collected here (CLOCK_MONOTONIC)
   Times mine_ns{};     // of this rank
   std::array<double, parallel::kNumTimeCategories> mean_ns{};  // over ranks
+  std::vector<std::string> notes;                              // by rank
   // Mean seconds of a step that ends at `now_ns`: what came after end_ns is kOther.
   std::array<double, parallel::kNumTimeCategories> MeanSeconds(int64_t now_ns) const;
 };
@@ -27,10 +29,10 @@ struct StepBreakdown {
 // that exceeds the least of all ranks to kImbalance; each rank's sum stays.
 void SeparateImbalance(int world_size, std::vector<int64_t>* all);
 
-// Gathers all ranks' times of a step, from host to host: a device is busy with the next one.
-// Collective.
+// Gathers all ranks' times of a step, from host to host: a device is busy with the next one. Each
+// rank's `note`, what else it has to tell, comes with them. Collective.
 absl::StatusOr<StepBreakdown> ShareBreakdown(const std::vector<int64_t>& mine,
-                                             parallel::World& world);
+                                             const std::string& note, parallel::World& world);
 
 // Max / mean of the global expert load, by MoE layer. Read once the step has ended.
 std::vector<double> ExpertImbalance(const TrainingState& state);

@@ -83,8 +83,11 @@ absl::StatusOr<TrainEnd> Trainer::Run() {
     const bool traced = ++step == job_.job.log().trace_step();
     RETURN_IF_ERROR(traced ? TraceStep(step) : Step(step));
     const bool evaluates = every > 0 && step % every == 0 && validation_ != nullptr;
-    if (evaluates || checkpoints_->IsDue(step)) RETURN_IF_ERROR(Settle());
-    RETURN_IF_ERROR(checkpoints_->AfterStep(step, skipped_steps_));
+    if (checkpoints_->IsDue(step)) {
+      unsaved_step_ = step;
+      checkpoints_->Mark(step);
+    }
+    if (evaluates || unread_step_ == 0) RETURN_IF_ERROR(Settle());
     if (evaluates && !stop_agreed_) RETURN_IF_ERROR(EvaluateAt(evaluated = step));
   }
   RETURN_IF_ERROR(Settle());
@@ -99,7 +102,7 @@ absl::StatusOr<TrainEnd> Trainer::Run() {
 absl::Status Trainer::End() {
   ledger_->Enter(State::kCheckpointStall);
   state_->gather->Finish(state_->compute());
-  RETURN_IF_ERROR(guard_->BeforeSave());
+  RETURN_IF_ERROR(guard_->BeforeSave(result_.steps));
   RETURN_IF_ERROR(SaveWeights(options_.run_directory + "/weights", *state_->parameters,
                               state_->Buffers(), world_, state_->compute(), state_->hooks.get()));
   RETURN_IF_ERROR(checkpoints_->Done());
@@ -196,7 +199,9 @@ bool Trainer::ReadsLate() const {
 }
 
 absl::Status Trainer::Settle() {
-  return unread_step_ == 0 ? absl::OkStatus() : Collect(std::exchange(unread_step_, 0));
+  if (unread_step_ != 0) RETURN_IF_ERROR(Collect(std::exchange(unread_step_, 0)));
+  if (unsaved_step_ == 0) return absl::OkStatus();
+  return checkpoints_->AfterStep(std::exchange(unsaved_step_, 0), skipped_steps_);
 }
 
 void Trainer::BeforeBackward(int, bool last) {
@@ -259,7 +264,9 @@ absl::Status Trainer::Collect(int64_t step) {
   if (options_.progress != nullptr) options_.progress->NoteUneven(uneven_ns);
   RETURN_IF_ERROR(s.comm().status());  // a reduction that failed
   RETURN_IF_ERROR(s.channels->status());
-  ASSIGN_OR_RETURN(const StepBreakdown breakdown, ShareBreakdown(mine, world_));
+  ASSIGN_OR_RETURN(const StepBreakdown breakdown,
+                   ShareBreakdown(mine, checkpoints_->Progress(), world_));
+  const absl::Status saved = checkpoints_->Hear(breakdown.notes);
   const auto* sums = static_cast<const double*>(s.host_sums.data());
   StepMetrics& m = last_;
   m.step = result_.steps = step;
@@ -301,7 +308,7 @@ absl::Status Trainer::Collect(int64_t step) {
                       .tokens = m.tokens,
                       .skipped = m.skipped,
                       .time_ns = breakdown.mine_ns});
-  return absl::OkStatus();
+  return saved;
 }
 
 absl::StatusOr<double> Trainer::Evaluate() {
@@ -321,6 +328,9 @@ absl::StatusOr<double> Trainer::Evaluate() {
   for (int64_t round = 0; round * per_round < windows; ++round) {
     const std::vector<models::MicrobatchTokens> inputs(s.microbatches.begin(),
                                                        s.microbatches.begin() + at_once);
+    const int64_t begin_ns = kernels::MonotonicNs();
+    if (options_.progress != nullptr) options_.progress->RoundBegan();
+    RETURN_IF_ERROR(guard_->At(Instant::kEvaluate));
     for (int64_t m = 0; m < at_once; ++m) {
       RETURN_IF_ERROR(validation_->LoadValidation(round * at_once + m, rank, windows, &batch_));
       CopyBatch(inputs[static_cast<size_t>(m)], /*slot=*/0);
@@ -338,6 +348,9 @@ absl::StatusOr<double> Trainer::Evaluate() {
     RETURN_IF_ERROR(s.compute().Synchronize());
     sum += static_cast<const double*>(s.host_sums.data())[0];
     ledger_->Heartbeat();
+    if (options_.progress != nullptr) {
+      options_.progress->RoundEnded(kernels::MonotonicNs() - begin_ns);
+    }
   }
   return sum;
 }

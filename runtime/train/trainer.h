@@ -63,8 +63,9 @@ class Trainer : private parallel::MicrobatchObserver {
   absl::Status WarmUp();
   // Enqueues update number `step`, from 1; reads the facts of the step before.
   absl::Status Step(int64_t step);
-  // Waits for the last step and reads its facts, if that has not been done. To be called before
-  // anything that depends on them: last_step(), a save, an evaluation, the end.
+  // Waits for the last step and reads its facts, if that has not been done; saves the state after
+  // it, if Run found that due. To be called before anything that depends on either: last_step(), an
+  // evaluation, the end.
   absl::Status Settle();
   // Mean loss over the validation windows, equal on all ranks, in nats per token.
   absl::StatusOr<double> Evaluate();
@@ -105,8 +106,9 @@ class Trainer : private parallel::MicrobatchObserver {
   StepMetrics last_;
   TrainResult result_;
   double learning_rate_ = 0;
-  double useful_flops_ = 0;  // of the world, this attempt
-  int64_t unread_step_ = 0;  // 0: every step's facts have been read
+  double useful_flops_ = 0;   // of the world, this attempt
+  int64_t unread_step_ = 0;   // 0: every step's facts have been read
+  int64_t unsaved_step_ = 0;  // whose save waits for them; 0: none
   int64_t skipped_steps_ = 0, train_start_ns_ = 0;
   bool read_late_ = false;  // the step that is not read yet, or was read last
   bool stop_agreed_ = false, over_time_ = false;

@@ -29,6 +29,8 @@ train() {  # NAME CODE PATTERN OPTIONS...: 4 ranks, dp4 with ep2
 train skip "1|139" "rank 2 left it out|waits for rank 2 in reduce_scatter" \
   --set "faults.plan=skip rank=2 step=3 at=backward group=dp_cp"
 train stop "1|139" 'rank 1 has not come to it' --set "faults.plan=stop rank=1 step=3"
+train stop_evaluation "1|139" 'rank 1 has not come to it' --set evaluate.every_steps=1 \
+  --set "faults.plan=stop rank=1 step=3 at=evaluate"
 
 # With a plan that is done, the same command is a run without faults.
 train crash 137 'planned fault, step 2: crash rank=3' --set "faults.plan=crash rank=3 step=2"

@@ -91,9 +91,57 @@ TEST(RankDeadline, TheStepBehindAPhaseWaitsAsLongAsThePhase) {
   EXPECT_EQ(seconds_in(State::kStep), 5);
   EXPECT_EQ(end_step(), 5);
   EXPECT_EQ(seconds_in(State::kCheckpointStall), 200);
-  EXPECT_EQ(seconds_in(State::kEval), 300);
-  EXPECT_EQ(seconds_in(State::kStep), 300);
+  EXPECT_EQ(seconds_in(State::kStep), 200);
   EXPECT_EQ(end_step(), 5);
+}
+
+// Steps of 100 ms, and evaluations of rounds.
+TEST(RankDeadline, ARoundOfAnEvaluationIsWaitedForLikeAStep) {
+  RankDeadline deadline({.start_seconds = 100, .save_seconds = 200, .evaluate_seconds = 300});
+  ProgressFacts facts;
+  const auto enter = [&](State state) {
+    facts.state = state;
+    return deadline.After(facts) / kSecond;
+  };
+  const auto end_step = [&] {
+    ++facts.steps_done;
+    facts.last_step_ns = 100 * kMs;
+    return enter(State::kUnknown);
+  };
+  const auto begin_round = [&] {
+    facts.in_round = true;
+    return deadline.After(facts) / kSecond;
+  };
+  const auto end_round = [&](int64_t ns) {
+    facts.in_round = false;
+    ++facts.rounds_done;
+    facts.last_round_ns = ns;
+    (void)deadline.After(facts);
+  };
+  EXPECT_EQ(end_step(), 5);
+  EXPECT_EQ(enter(State::kEval), 300) << "what is no round, like a trace, has it all";
+  EXPECT_EQ(begin_round(), 100) << "the first one, as the first step";
+  end_round(2 * kSecond);
+  EXPECT_EQ(begin_round(), 10) << "5 of the longest";
+  end_round(200 * kMs);
+  EXPECT_EQ(begin_round(), 10) << "5 of the longest";
+  end_round(200 * kMs);
+  EXPECT_EQ(enter(State::kStep), 5) << "all ranks have ended the evaluation together";
+  EXPECT_EQ(end_step(), 5);
+  EXPECT_EQ(enter(State::kCheckpointStall), 200);
+  EXPECT_EQ(enter(State::kEval), 300);
+  EXPECT_EQ(begin_round(), 200) << "another rank may still save";
+  end_round(100 * kSecond);
+  EXPECT_EQ(begin_round(), 300) << "no more than an evaluation may take";
+  end_round(100 * kMs);
+}
+
+TEST(RankDeadline, ARoundHasTheLeastThatAnythingHas) {
+  RankDeadline deadline({.least_seconds = 7, .start_seconds = 1, .evaluate_seconds = 1});
+  ProgressFacts facts{.state = State::kEval, .steps_done = 1, .in_round = true};
+  EXPECT_EQ(deadline.After(facts) / kSecond, 7);
+  facts.rounds_done = 1;
+  EXPECT_EQ(deadline.After(facts) / kSecond, 7);
 }
 
 TEST(RankDeadline, TheFirstStepHasTheStartsDeadline) {

@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <fstream>
 #include <future>
+#include <iterator>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
@@ -72,6 +74,20 @@ class JobRun {
     return lines;
   }
 
+  // The bytes of all checkpoints' shards, by path.
+  std::map<std::string, std::string> Shards() const {
+    std::map<std::string, std::string> shards;
+    const std::filesystem::path top = directory_ + "/checkpoints";
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(top)) {
+      if (entry.path().extension() != ".safetensors") continue;
+      std::ifstream file(entry.path(), std::ios::binary);
+      shards[std::filesystem::relative(entry.path(), top).string()] = {
+          std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+    }
+    EXPECT_EQ(shards.size(), 3u * static_cast<size_t>(TestWorld().size())) << "of 3 saves";
+    return shards;
+  }
+
  private:
   const std::string directory_;
   std::unique_ptr<Trainer> trainer_;
@@ -108,6 +124,7 @@ void ExpectEqualRuns(const ResolvedJob& job) {
   }
   EXPECT_EQ(Facts(rows), Facts(at_once.Lines("metrics.jsonl")));
   EXPECT_EQ(late.Lines("evaluations.jsonl"), at_once.Lines("evaluations.jsonl"));
+  EXPECT_EQ(late.Shards(), at_once.Shards());
 }
 
 TEST(LateFacts, LeaveTheSameRowsAsFactsReadAtOnce) {
