@@ -5,6 +5,22 @@ find_package(GTest REQUIRED)
 set(MUSTER_MPIRUN ${CMAKE_COMMAND} -E env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     mpirun --oversubscribe --bind-to none --mca mpi_yield_when_idle 1)
 
+# What the sanitizers' presets multiply a test's time with, at most.
+if(MUSTER_SANITIZE MATCHES "thread")
+  set(MUSTER_TEST_SLOWNESS 10)
+elseif(MUSTER_SANITIZE)
+  set(MUSTER_TEST_SLOWNESS 5)
+else()
+  set(MUSTER_TEST_SLOWNESS 1)
+endif()
+# Tests that keep `processes` cores busy, and their limit in seconds. ctest gives a test as many of the
+# --parallel places, at most all: with two, those of several processes run alone.
+function(muster_test_needs processes seconds)  # NAMES...
+  math(EXPR timeout "${seconds} * ${MUSTER_TEST_SLOWNESS}")
+  set_tests_properties(${ARGN} PROPERTIES ENVIRONMENT OMP_NUM_THREADS=1 TIMEOUT ${timeout}
+                       PROCESSORS ${processes})
+endfunction()
+
 # Tests are compiled for a quick build, not for speed: what they run is in the libraries.
 add_compile_options($<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CONFIG:Release>>:-O1>)
 
@@ -21,9 +37,7 @@ foreach(folder kernels parallel models runtime launch)
     target_compile_definitions(muster_${folder}_test PRIVATE MUSTER_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                                MUSTER_BINARY_DIR="${CMAKE_BINARY_DIR}")
     add_test(NAME ${folder} COMMAND muster_${folder}_test)
-    # Tests of running out of memory want a null pointer from the sanitizers' allocators too.
-    set_tests_properties(${folder} PROPERTIES ENVIRONMENT
-      "OMP_NUM_THREADS=1;ASAN_OPTIONS=allocator_may_return_null=1;TSAN_OPTIONS=allocator_may_return_null=1")
+    muster_test_needs(1 600 ${folder})
   endif()
   if(mpi_tests)
     add_executable(muster_${folder}_mpi_test ${mpi_tests} ${support} tests/support/mpi_main.cc)
@@ -35,8 +49,8 @@ foreach(folder kernels parallel models runtime launch)
     foreach(ranks 1 2 3 4)
       add_test(NAME ${folder}_mpi_${ranks}
                COMMAND ${MUSTER_MPIRUN} -np ${ranks} $<TARGET_FILE:muster_${folder}_mpi_test>)
-      set_tests_properties(${folder}_mpi_${ranks} PROPERTIES
-                           ENVIRONMENT OMP_NUM_THREADS=1 TIMEOUT 300 RUN_SERIAL ON)
+      math(EXPR processes "${ranks} + 1")  # and mpirun, so that one rank has a place beside
+      muster_test_needs(${processes} 300 ${folder}_mpi_${ranks})
     endforeach()
   endif()
 endforeach()
@@ -44,8 +58,7 @@ endforeach()
 # Layouts that need more ranks than the suites above have.
 add_test(NAME runtime_mpi_8 COMMAND ${MUSTER_MPIRUN} -np 8 $<TARGET_FILE:muster_runtime_mpi_test>
          --gtest_filter=*OnEightRanks*)
-set_tests_properties(runtime_mpi_8 PROPERTIES ENVIRONMENT OMP_NUM_THREADS=1 TIMEOUT 300
-                     RUN_SERIAL ON)
+muster_test_needs(8 300 runtime_mpi_8)
 
 # What wants a GPU: `tests/run --gpu`, on a host whose ranks each find one of their own.
 if(MUSTER_WITH_CUDA)
@@ -85,8 +98,7 @@ foreach(ranks 2 4 8)
   add_test(NAME random_layouts_${ranks}
            COMMAND ${MUSTER_MPIRUN} -np ${ranks} $<TARGET_FILE:muster_parity_test>
                    --gtest_filter=RandomLayouts.*)
-  set_tests_properties(parity_matrix_${ranks} random_layouts_${ranks} PROPERTIES
-                       ENVIRONMENT OMP_NUM_THREADS=1 TIMEOUT 600 RUN_SERIAL ON)
+  muster_test_needs(${ranks} 600 parity_matrix_${ranks} random_layouts_${ranks})
 endforeach()
 
 # Measurements, not tests: tests/bench/<name>.cc -> <name>.
@@ -106,7 +118,7 @@ foreach(script IN LISTS scripts)
   get_filename_component(name ${script} NAME_WE)
   add_test(NAME ${name} COMMAND bash ${script} ${CMAKE_BINARY_DIR}/muster
            WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-  set_tests_properties(${name} PROPERTIES ENVIRONMENT OMP_NUM_THREADS=1 TIMEOUT 600 RUN_SERIAL ON)
+  muster_test_needs(8 600 ${name})
 endforeach()
 
 # Short forms of the drills; what the long ones have shown is in docs/benchmarks/faults.md.
@@ -118,7 +130,7 @@ add_test(NAME memory_drill
          COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/drills/kill_drill ${CMAKE_BINARY_DIR}/muster
                  --set mesh.ep=2 --ranks 4 --kills 3 --in-save 0 --steps 42 --every 12 --memory 1
          WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-set_tests_properties(kill_drill memory_drill PROPERTIES TIMEOUT 600 RUN_SERIAL ON)
+muster_test_needs(8 600 kill_drill memory_drill)
 
 if(EXISTS ${CMAKE_SOURCE_DIR}/tests/layering_test)
   add_test(NAME layering COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/layering_test ${CMAKE_SOURCE_DIR})
