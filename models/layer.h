@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "kernels/base/error.h"
 #include "kernels/device/stream.h"
 #include "kernels/tensor/arena.h"
 #include "models/model.pb.h"
@@ -91,13 +92,14 @@ class Weight {
     parallel::InitRule init;
     parallel::Placement placement = {};  // no shards: replicated
     bool weight_decay = true;
+    bool writes_gradient = false;  // the layer asks for NextContribution
   };
   Weight(StageContext& stage, std::string global_name, kernels::Shape shape, Options options)
       : stage_(stage),
         id_(stage.building->Add(
             std::move(global_name), shape,
             options.placement.shards.empty() ? stage.Replicated() : std::move(options.placement),
-            options.init, options.weight_decay)) {}
+            options.init, options.weight_decay, options.writes_gradient)) {}
 
   // For an operator enqueued next (and one more weight beside it): this step's values.
   TensorView Use(StreamView compute) const {
@@ -105,14 +107,24 @@ class Weight {
     return (*stage_.parameters)[id_].weight;
   }
   TensorView value() const { return Use(stage_.compute); }
-  // For an operator enqueued next, which adds to it.
+  // For an operator enqueued next, which adds to it, or, if not `adds`, writes all of it.
+  struct Contribution {
+    TensorView gradient;
+    bool adds;
+  };
+  Contribution NextContribution() const {
+    const bool adds = stage_.hooks->Contribute(id_, stage_.compute);
+    return {(*stage_.parameters)[id_].gradient, adds};
+  }
+  // For an operator enqueued next, which adds to it. Not with Options::writes_gradient.
   TensorView gradient() const {
-    stage_.hooks->Accumulate(id_, stage_.compute);
-    return (*stage_.parameters)[id_].gradient;
+    const Contribution next = NextContribution();
+    MUSTER_CHECK(next.adds) << "of a gradient that its layer writes";
+    return next.gradient;
   }
   // Instead of that, on a rank that adds nothing where others of its replicas do: the gradient's
   // buffers then come and go alike on all of them.
-  void AddNothing() const { stage_.hooks->Accumulate(id_, stage_.compute); }
+  void AddNothing() const { stage_.hooks->Contribute(id_, stage_.compute); }
   const parallel::LocalSlice& slice() const { return (*stage_.parameters)[id_].slice; }
   // This microbatch's contributions to the gradient are all enqueued.
   void Ready(StreamView compute) const { stage_.hooks->Ready(id_, compute); }

@@ -32,7 +32,8 @@ Linear::Linear(StageContext& stage, const std::string& name, const Options& opti
       cut_(options.cut),
       weight_(stage, name + ".weight", {options.out, options.in},
               {.init = {InitRule::Kind::kNormal, options.init_std},
-               .placement = PlacementOf(options, /*bias=*/false)}) {
+               .placement = PlacementOf(options, /*bias=*/false),
+               .writes_gradient = true}) {
   if (options.bias) {
     bias_.emplace(stage, name + ".bias", kernels::Shape{options.out},
                   Weight::Options{.init = {.kind = InitRule::Kind::kZeros},
@@ -67,9 +68,9 @@ void Linear::BackwardWeight(TensorView x_TK, TensorView d_y_TN, StreamView compu
     }
     bias_->Ready(compute);
   }
-  kernels::Matmul(
-      {.a = d_y_TN, .b = x_TK, .c = weight_.gradient(), .a_transposed = true, .accumulate = true},
-      compute);
+  const auto [gradient, adds] = weight_.NextContribution();
+  kernels::Matmul({.a = d_y_TN, .b = x_TK, .c = gradient, .a_transposed = true, .accumulate = adds},
+                  compute);
   weight_.Ready(compute);
 }
 

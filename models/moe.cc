@@ -98,8 +98,9 @@ Moe::Moe(StageContext& stage, const std::string& name, int index, const BalanceS
       options_(RouterOptionsOf(stage.config.moe())),
       ffn_hidden_(stage.config.moe().expert_ffn_hidden() / stage.mesh->degrees().etp),
       up_width_(UpWidth(stage.config, ffn_hidden_)),
-      router_(stage, name + ".router.weight", {route_.experts, stage.config.hidden()},
-              {.init = {InitRule::Kind::kNormal, stage.config.init_std()}}),
+      router_(
+          stage, name + ".router.weight", {route_.experts, stage.config.hidden()},
+          {.init = {InitRule::Kind::kNormal, stage.config.init_std()}, .writes_gradient = true}),
       up_(stage, name + ".experts." + UpName(stage.config),
           {route_.experts, UpWidth(stage.config, stage.config.moe().expert_ffn_hidden()),
            stage.config.hidden()},
@@ -451,11 +452,12 @@ absl::Status Moe::BackwardWeight(const Pass& pass, TensorView x_TD, TensorView d
         compute);
   }
   up_.Ready(compute);
+  const auto [gradient, adds] = router_.NextContribution();
   kernels::Matmul({.a = gradients.logits_TE,
                    .b = Widen(OwnRows(x_TD), wide_TD_, compute),
-                   .c = router_.gradient(),
+                   .c = gradient,
                    .a_transposed = true,
-                   .accumulate = true},
+                   .accumulate = adds},
                   compute);
   router_.Ready(compute);
   return absl::OkStatus();

@@ -46,7 +46,8 @@ Output::Output(StageContext& stage, const Weight* tied)
     weight_.emplace(stage, stage.config.tied_embeddings() ? "embedding.weight" : "output.weight",
                     kernels::Shape{stage.config.vocab_size(), stage.config.hidden()},
                     Weight::Options{.init = {InitRule::Kind::kNormal, stage.config.init_std()},
-                                    .placement = VocabularyPlacement(stage)});
+                                    .placement = VocabularyPlacement(stage),
+                                    .writes_gradient = true});
   }
 }
 
@@ -123,9 +124,9 @@ absl::Status Output::ForwardBackward(TensorView y_TD, TensorView targets, double
                                    .scale = static_cast<float>(scale),
                                    .vocab_begin = weight().slice().begin[0]},
                                   compute);
-    kernels::Matmul(
-        {.a = logits, .b = y, .c = weight().gradient(), .a_transposed = true, .accumulate = true},
-        compute);
+    const auto [gradient, adds] = weight().NextContribution();
+    kernels::Matmul({.a = logits, .b = y, .c = gradient, .a_transposed = true, .accumulate = adds},
+                    compute);
     kernels::Matmul({.a = logits, .b = weight().value(), .c = y}, compute);
   }
   return stage_.tensor().Reduce(all_TD, y_TD, compute);

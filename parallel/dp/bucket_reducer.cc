@@ -19,21 +19,25 @@ absl::StatusOr<std::unique_ptr<BucketReducer>> BucketReducer::Create(const Bucke
                                       ", but the buckets' memory was planned for " +
                                       std::to_string(storage.zero_level()));
   }
+  auto blank = std::make_unique<BlankGradients>(storage);
   ASSIGN_OR_RETURN(std::unique_ptr<GradientPool> pool,
-                   GradientPool::Create(storage, mesh, options.overlap, comm));
+                   GradientPool::Create(storage, mesh, options.overlap, comm, *blank));
   ASSIGN_OR_RETURN(Event filled, Event::Create(comm.device()));
   ASSIGN_OR_RETURN(Event reduced, Event::Create(comm.device()));
-  return std::unique_ptr<BucketReducer>(new BucketReducer(
-      storage, mesh, options, comm, std::move(pool), std::move(filled), std::move(reduced)));
+  return std::unique_ptr<BucketReducer>(new BucketReducer(storage, mesh, options, comm,
+                                                          std::move(blank), std::move(pool),
+                                                          std::move(filled), std::move(reduced)));
 }
 
 BucketReducer::BucketReducer(const BucketStorage& storage, const Mesh& mesh,
                              DataParallelOptions options, StreamView comm,
+                             std::unique_ptr<BlankGradients> blank,
                              std::unique_ptr<GradientPool> pool, Event filled, Event reduced)
     : storage_(storage),
       mesh_(mesh),
       options_(options),
       comm_(comm),
+      blank_(std::move(blank)),
       pool_(std::move(pool)),
       ready_(storage.layout().bucket_of.size()),
       missing_(storage.layout().buckets.size()),
@@ -51,15 +55,16 @@ void BucketReducer::ForgetReady() {
 }
 
 void BucketReducer::BeginStep(StreamView compute) {
-  for (size_t b = 0; b < missing_.size(); ++b) {
-    kernels::FillZeroAsync(storage_.held_gradients(static_cast<int>(b)), compute);
+  for (int b = 0; b < static_cast<int>(missing_.size()); ++b) {
+    if (!storage_.shards_gradients(b)) blank_->Begin(b, storage_.gradients(b), compute);
   }
-  pool_->Forget();
+  pool_->BeginStep();
   ForgetReady();
 }
 
-absl::Status BucketReducer::Accumulate(ParameterId id, StreamView compute) {
-  return pool_->Accumulate(storage_.layout().bucket_of[static_cast<size_t>(id)], compute);
+absl::StatusOr<bool> BucketReducer::Contribute(ParameterId id, StreamView compute) {
+  RETURN_IF_ERROR(pool_->Hold(storage_.layout().bucket_of[static_cast<size_t>(id)], compute));
+  return !blank_->TakeBlank(id);
 }
 
 absl::Status BucketReducer::Ready(ParameterId id, StreamView compute) {
@@ -83,6 +88,7 @@ absl::Status BucketReducer::Ready(ParameterId id, StreamView compute) {
 absl::Status BucketReducer::ReduceNext(StreamView compute) {
   const int b = next_++;
   const Bucket& bucket = storage_.layout().buckets[static_cast<size_t>(b)];
+  if (!storage_.shards_gradients(b)) blank_->FillRest(b, storage_.gradients(b), compute);
   if (bucket.group_size * bucket.copies == 1) return absl::OkStatus();
   const CollectiveLog::At place(mesh_.Group(bucket.replica_axis).log(), {.bucket = b});
   absl::Status status = ReduceInside(b, compute);

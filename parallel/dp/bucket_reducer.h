@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "kernels/device/stream.h"
+#include "parallel/dp/blank_gradients.h"
 #include "parallel/dp/grad_bucket.h"
 #include "parallel/dp/gradient_pool.h"
 #include "parallel/mesh/mesh.h"
@@ -29,11 +30,11 @@ class BucketReducer {
                                                                const Mesh& mesh,
                                                                DataParallelOptions options,
                                                                kernels::StreamView comm);
-  // Zeroes the gradients on `compute` and forgets who was ready.
+  // Gradients have no value from here, and nobody is ready.
   void BeginStep(kernels::StreamView compute);
-  // Before work that adds to a gradient is enqueued: its memory is there, and keeps its address
-  // until the next call for another gradient.
-  absl::Status Accumulate(ParameterId id, kernels::StreamView compute);
+  // Before work that contributes to a gradient is enqueued: its memory is there, and keeps its
+  // address until the next call for another gradient. Whether the work adds, or writes all of it.
+  absl::StatusOr<bool> Contribute(ParameterId id, kernels::StreamView compute);
   // Only the last microbatch's contributions make a gradient ready: Ready does nothing before.
   void SetLastMicrobatch(bool last) { last_microbatch_ = last; }
   // Errors: ready twice in one step.
@@ -44,8 +45,8 @@ class BucketReducer {
 
  private:
   BucketReducer(const BucketStorage& storage, const Mesh& mesh, DataParallelOptions options,
-                kernels::StreamView comm, std::unique_ptr<GradientPool> pool, kernels::Event filled,
-                kernels::Event reduced);
+                kernels::StreamView comm, std::unique_ptr<BlankGradients> blank,
+                std::unique_ptr<GradientPool> pool, kernels::Event filled, kernels::Event reduced);
   void ForgetReady();
   absl::Status ReduceNext(kernels::StreamView compute);
   // Over the ranks that shard the bucket; then over the blocks.
@@ -55,6 +56,7 @@ class BucketReducer {
   const Mesh& mesh_;
   const DataParallelOptions options_;
   const kernels::StreamView comm_;
+  const std::unique_ptr<BlankGradients> blank_;
   const std::unique_ptr<GradientPool> pool_;
   bool last_microbatch_ = true;
   std::vector<bool> ready_;          // by ParameterId

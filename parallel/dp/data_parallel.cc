@@ -7,9 +7,10 @@ void DataParallelHooks::Use(ParameterId id, kernels::StreamView compute) {
   if (!status.ok()) compute.Fail(status);
 }
 
-void DataParallelHooks::Accumulate(ParameterId id, kernels::StreamView compute) {
-  const absl::Status status = reducer_.Accumulate(id, compute);
-  if (!status.ok()) compute.Fail(status);
+bool DataParallelHooks::Contribute(ParameterId id, kernels::StreamView compute) {
+  const absl::StatusOr<bool> adds = reducer_.Contribute(id, compute);
+  if (!adds.ok()) compute.Fail(adds.status());
+  return adds.value_or(true);
 }
 
 void DataParallelHooks::Ready(ParameterId id, kernels::StreamView compute) {

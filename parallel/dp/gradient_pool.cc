@@ -13,7 +13,8 @@ using kernels::TensorView;
 
 absl::StatusOr<std::unique_ptr<GradientPool>> GradientPool::Create(const BucketStorage& storage,
                                                                    const Mesh& mesh, bool overlap,
-                                                                   StreamView comm) {
+                                                                   StreamView comm,
+                                                                   BlankGradients& blank) {
   ASSIGN_OR_RETURN(Event filled, Event::Create(comm.device()));
   std::vector<Event> free;
   for (int i = 0; i < storage.gradient_pool().num_buffers(); ++i) {
@@ -21,21 +22,24 @@ absl::StatusOr<std::unique_ptr<GradientPool>> GradientPool::Create(const BucketS
     free.push_back(std::move(event));
   }
   return std::unique_ptr<GradientPool>(
-      new GradientPool(storage, mesh, overlap, comm, std::move(filled), std::move(free)));
+      new GradientPool(storage, mesh, overlap, comm, blank, std::move(filled), std::move(free)));
 }
 
 GradientPool::GradientPool(const BucketStorage& storage, const Mesh& mesh, bool overlap,
-                           StreamView comm, Event filled, std::vector<Event> free)
+                           StreamView comm, BlankGradients& blank, Event filled,
+                           std::vector<Event> free)
     : storage_(storage),
       mesh_(mesh),
       overlap_(overlap),
       comm_(comm),
+      blank_(blank),
       turns_(storage.gradient_pool(), static_cast<int>(storage.layout().buckets.size())),
       seen_(storage.layout().bucket_of.size()),
       missing_(storage.layout().buckets.size()),
+      reduced_(storage.layout().buckets.size()),
       filled_(std::move(filled)),
       free_(std::move(free)) {
-  Forget();
+  BeginStep();
 }
 
 void GradientPool::Expect(int bucket) {
@@ -45,7 +49,8 @@ void GradientPool::Expect(int bucket) {
   missing_[static_cast<size_t>(bucket)] = static_cast<int>(Of(bucket).slices.size());
 }
 
-void GradientPool::Forget() {
+void GradientPool::BeginStep() {
+  reduced_.assign(reduced_.size(), false);
   for (int b = 0; b < static_cast<int>(missing_.size()); ++b) {
     Expect(b);
     if (turns_.Holds(b) < 0) continue;
@@ -54,7 +59,7 @@ void GradientPool::Forget() {
   }
 }
 
-absl::Status GradientPool::Accumulate(int bucket, StreamView compute) {
+absl::Status GradientPool::Hold(int bucket, StreamView compute) {
   if (!storage_.shards_gradients(bucket)) return absl::OkStatus();
   if (turns_.Holds(bucket) >= 0) {
     turns_.Touch(bucket);
@@ -68,7 +73,7 @@ absl::Status GradientPool::Accumulate(int bucket, StreamView compute) {
     const kernels::Span span(compute, "wait for a gradient buffer", kExposedDp);
     compute.Wait(free_[static_cast<size_t>(buffer)].view());
   }
-  kernels::FillZeroAsync(whole, compute);
+  blank_.Begin(bucket, whole, compute);
   storage_.PointGradients(bucket, whole);
   return absl::OkStatus();
 }
@@ -87,15 +92,19 @@ absl::Status GradientPool::Reduce(int bucket, StreamView compute) {
   const int buffer = turns_.Holds(bucket);
   if (buffer < 0) return absl::OkStatus();
   const EventView free = free_[static_cast<size_t>(buffer)].view();
+  const TensorView whole = storage_.gradient_pool().View(buffer, bucket);
+  blank_.FillRest(bucket, whole, compute);
   compute.Record(filled_.view());
   comm_.Wait(filled_.view());
-  const TensorView whole = storage_.gradient_pool().View(buffer, bucket);
-  const TensorView part = ShardOf(whole, Of(bucket)), shard = storage_.gradient_shard(bucket);
+  const TensorView shard = storage_.gradient_shard(bucket);
+  const bool adds = reduced_[static_cast<size_t>(bucket)];
+  reduced_[static_cast<size_t>(bucket)] = true;
+  const TensorView sum = adds ? ShardOf(whole, Of(bucket)) : shard;
   const ProcessGroup& group = mesh_.ShardGroup(Of(bucket).replica_axis);
   const CollectiveLog::At place(group.log(), {.bucket = bucket});
-  const absl::Status status = ReduceScatter(whole, part, ReduceOp::kSum, group, comm_);
+  const absl::Status status = ReduceScatter(whole, sum, ReduceOp::kSum, group, comm_);
   if (!status.ok()) return kernels::Annotate(status, "reduction of " + Of(bucket).name);
-  kernels::Add({.a = shard, .b = part, .out = shard}, comm_);
+  if (adds) kernels::Add({.a = shard, .b = sum, .out = shard}, comm_);
   comm_.Record(free);
   turns_.Release(bucket);
   storage_.PointGradients(bucket, {});

@@ -9,7 +9,8 @@
 namespace muster::parallel {
 
 ParameterId ParameterList::Add(std::string global_name, kernels::Shape global_shape,
-                               Placement placement, InitRule init, bool weight_decay) {
+                               Placement placement, InitRule init, bool weight_decay,
+                               bool writes_gradient) {
   for (const Parameter& parameter : parameters_) {
     MUSTER_CHECK(parameter.global_name != global_name) << "two parameters named " << global_name;
   }
@@ -20,6 +21,7 @@ ParameterId ParameterList::Add(std::string global_name, kernels::Shape global_sh
   parameter.placement = std::move(placement);
   parameter.init = init;
   parameter.weight_decay = weight_decay;
+  parameter.writes_gradient = writes_gradient;
   parameters_.push_back(std::move(parameter));
   return size() - 1;
 }

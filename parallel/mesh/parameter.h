@@ -23,6 +23,8 @@ struct Parameter {
   Placement placement;
   InitRule init;
   bool weight_decay = true;
+  // The layer's first contribution to a step's gradient writes all of it, instead of adding.
+  bool writes_gradient = false;
   LocalSlice slice;  // of this rank
   // Views into the bucket; without memory (null data) while a rank holds only its shard of it.
   kernels::TensorView weight;    // storage dtype
@@ -36,7 +38,7 @@ class ParameterList {
   explicit ParameterList(const Mesh& mesh) : mesh_(mesh) {}
   // Computes the local slice. CHECKs that the name is new.
   ParameterId Add(std::string global_name, kernels::Shape global_shape, Placement placement,
-                  InitRule init, bool weight_decay = true);
+                  InitRule init, bool weight_decay = true, bool writes_gradient = false);
   Parameter& operator[](ParameterId id) { return parameters_[static_cast<size_t>(id)]; }
   const Parameter& operator[](ParameterId id) const { return parameters_[static_cast<size_t>(id)]; }
   int size() const { return static_cast<int>(parameters_.size()); }
@@ -60,8 +62,10 @@ class ParameterHooks {
   // Before a layer reads a weight, in any pass: the parameter's view is there, and work enqueued
   // next on `compute` sees this step's values. It stays while one other weight is used.
   virtual void Use(ParameterId id, kernels::StreamView compute) = 0;
-  // Before a layer adds to a gradient: the parameter's view is there, for work enqueued next.
-  virtual void Accumulate(ParameterId, kernels::StreamView) {}
+  // Before a layer contributes to a gradient: the parameter's view is there, for work enqueued
+  // next. Returns whether that adds; if not, it writes all of the gradient
+  // (Parameter::writes_gradient).
+  virtual bool Contribute(ParameterId, kernels::StreamView) { return true; }
   // After all of this microbatch's contributions to a gradient have been enqueued on `compute`.
   virtual void Ready(ParameterId id, kernels::StreamView compute) = 0;
 };

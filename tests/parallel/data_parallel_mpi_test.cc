@@ -71,6 +71,31 @@ int64_t CountWrongGradients(TrainingJob& job, int bucket, int64_t step) {
   return wrong;
 }
 
+TEST(BlankGradients, AreZeroWhereNobodyWroteThem) {
+  TrainingJob job(TestWorld(), {.degrees = JobDegrees(TestWorld().size())[0]});
+  BlankGradients blank(job.storage());
+  for (int b = 0; b < static_cast<int>(job.layout().buckets.size()); ++b) {
+    const TensorView& whole = job.storage().gradients(b);
+    std::fill_n(whole.as<float>(), whole.num_elements(), 7.0f);  // what the step before left
+    blank.Begin(b, whole, job.compute());
+    bool writes = false;  // of the writers every other one contributes
+    std::vector<float> wanted(static_cast<size_t>(whole.num_elements()));
+    for (const BucketSlice& slice : job.layout().buckets[static_cast<size_t>(b)].slices) {
+      if (!job.parameters()[slice.parameter].writes_gradient) {
+        EXPECT_FALSE(blank.TakeBlank(slice.parameter));
+        continue;
+      }
+      writes = !writes;
+      if (!writes) continue;
+      EXPECT_TRUE(blank.TakeBlank(slice.parameter));
+      EXPECT_FALSE(blank.TakeBlank(slice.parameter)) << "the second time it adds";
+      std::fill_n(wanted.begin() + slice.offset, slice.count, 7.0f);
+    }
+    blank.FillRest(b, whole, job.compute());
+    EXPECT_TRUE(std::equal(wanted.begin(), wanted.end(), whole.as<float>())) << "bucket " << b;
+  }
+}
+
 TEST(BucketReducer, ReducedGradientsEqualSumOfRanks) {
   for (const MeshDegrees& degrees : JobDegrees(TestWorld().size())) {
     for (int zero_level : {0, 1, 2, 3}) {

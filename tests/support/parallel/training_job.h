@@ -5,6 +5,7 @@
 // rank can be given the contributions of all ranks of another job.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <limits>
@@ -39,6 +40,7 @@ struct JobOptions {
   bool late_ready = false;     // ... only after all of them have been added to
   // Contributions are multiples of 1/64, so sums of a few are exact in any order.
   bool exact = false;
+  bool writes_gradients = true;  // those of linear layers, with their first contribution
 };
 
 // Elements of a parameter's row-major global tensor that a rank holds. Parameters here are sharded
@@ -98,8 +100,9 @@ class TrainingJob {
     for (ParameterId i = 0; i < parameters_.size(); ++i) {
       const ParameterId id = options_.forward_order ? i : parameters_.size() - 1 - i;
       if (id == never_ready) continue;
-      hooks_->Accumulate(id, compute());
-      compute().Enqueue([this, id, step, microbatch, gradient = parameters_[id].gradient] {
+      const bool adds = hooks_->Contribute(id, compute());
+      compute().Enqueue([this, id, step, microbatch, adds, gradient = parameters_[id].gradient] {
+        if (!adds) std::fill_n(gradient.as<float>(), gradient.num_elements(), 0.0f);
         AddContributions(id, step, microbatch, gradient.as<float>());
       });
       if (!options_.late_ready) hooks_->Ready(id, compute());
@@ -188,15 +191,16 @@ class TrainingJob {
     const Placement expert{.shards = {{Axis::kExpert, 0}}, .replica_axis = Axis::kExpertData};
     parameters_.Add("embedding", {37, 16}, dense, {});
     parameters_.Add("layer0.norm", {16}, dense, {InitRule::Kind::kOnes}, false);
-    parameters_.Add("layer0.linear", {16, 24}, dense, {});
+    const bool writes = options_.writes_gradients;
+    parameters_.Add("layer0.linear", {16, 24}, dense, {}, true, writes);
     parameters_.Add("layer0.experts", {12, 5, 7}, expert, {});
     parameters_.Add("layer0.expert_bias", {12, 3}, expert, {InitRule::Kind::kZeros}, false);
-    parameters_.Add("layer1.linear", {24, 16}, dense, {});
-    parameters_.Add("layer1.bias", {1}, dense, {InitRule::Kind::kZeros}, false);
+    parameters_.Add("layer1.linear", {24, 16}, dense, {}, true, writes);
+    parameters_.Add("layer1.bias", {1}, dense, {InitRule::Kind::kZeros}, false, writes);
     parameters_.Add("layer1.experts", {12, 7, 5}, expert, {});
-    parameters_.Add("head", {16, 37}, dense, {});
+    parameters_.Add("head", {16, 37}, dense, {}, true, writes);
     for (int i = 0; i < options_.more_layers; ++i) {
-      parameters_.Add("more" + std::to_string(i) + ".linear", {16, 24}, dense, {});
+      parameters_.Add("more" + std::to_string(i) + ".linear", {16, 24}, dense, {}, true, writes);
       parameters_.Add("more" + std::to_string(i) + ".experts", {12, 7, 5}, expert, {});
     }
   }
