@@ -17,6 +17,7 @@ TEST(CostOf, CountsThePublishedParameters) {
   EXPECT_EQ(CostOf(Shipped("llama3-8b"), 8192).parameters, 8'030'261'248);
   EXPECT_EQ(CostOf(Shipped("llama-1.5b"), 2048).parameters, 1'498'482'688);
   EXPECT_EQ(CostOf(Shipped("mixtral-8x7b"), 4096).parameters, 46'702'792'704);
+  EXPECT_EQ(CostOf(Shipped("deepseek-moe-16b"), 4096).parameters, 16'375'728'128);
 }
 
 TEST(CostOf, CountsThePublishedActiveParameters) {
