@@ -244,9 +244,16 @@ class TrainCommand : public Command {
                                                .progress = &progress_}));
     const bool speaks = world.rank() == 0;
     if (speaks) console.out << Summary(job, *trainer, directory) << std::flush;
-    ASSIGN_OR_RETURN(const runtime::TrainEnd end, trainer->Run());
+    const absl::StatusOr<runtime::TrainEnd> end = trainer->Run();
+    if (!end.ok()) {
+      // Messages that other ranks have not taken yet may still be read from its memory, and be
+      // written there, until the process ends: by Abort, behind this error.
+      trainer->GiveUp();
+      given_up_ = std::move(trainer);
+      return end.status();
+    }
     if (speaks) console.out << Conclusion(*trainer) << std::flush;
-    return end;
+    return *end;
   }
 
   JobOptions options_;
@@ -254,6 +261,7 @@ class TrainCommand : public Command {
   std::string resume_ = "auto";
   runtime::RankProgress progress_;
   std::unique_ptr<runtime::Pulse> pulse_;
+  std::unique_ptr<runtime::Trainer> given_up_;
 };
 
 }  // namespace

@@ -36,8 +36,9 @@ class MpiExchange {
   void Receive(int peer, void* data, int64_t bytes);
   // Until all posted messages have ended. Errors: DeadlineExceeded naming the peers still awaited;
   // InvalidArgument for a message of another size than expected; Unavailable with MPI's own words.
-  // After an error the rest is abandoned; memory of a send that a peer may still take is not safe
-  // to reuse for anything that matters, and the communicator must not be used again.
+  // After an error the rest is abandoned, and the communicator must not be used again. Memory of a
+  // message that a peer may still take, or is sending, has to stay until the process ends: any
+  // thread that asks MPI for anything can carry it on.
   absl::Status Wait();
   // Gives up what is under way: the call has failed elsewhere.
   void Abandon();

@@ -286,28 +286,39 @@ absl::StatusOr<std::unique_ptr<Communicator>> MpiWorld::MakeGpuCommunicator(cons
 
 absl::StatusOr<std::vector<std::string>> MpiWorld::GatherText(const std::string& text) {
   const auto deadline = Deadline();
-  const int64_t own_size = static_cast<int64_t>(text.size());
-  std::vector<int64_t> sizes(static_cast<size_t>(size_), own_size);
-  std::vector<std::string> texts(static_cast<size_t>(size_), text);
+  struct Gathering {
+    std::string own;
+    int64_t own_size;
+    std::vector<int64_t> sizes;
+    std::vector<std::string> texts;
+  };
+  const auto n = static_cast<size_t>(size_);
+  const auto own_size = static_cast<int64_t>(text.size());
+  std::unique_ptr<Gathering> gathering(new Gathering{
+      text, own_size, std::vector<int64_t>(n, own_size), std::vector<std::string>(n, text)});
+  Gathering& g = *gathering;
   const auto exchange = [&](auto post) -> absl::Status {
     exchange_->Begin(kGatherTag, deadline);
     for (int peer = 0; peer < size_; ++peer) {
       if (peer != rank_) post(peer, static_cast<size_t>(peer));
     }
     const absl::Status status = exchange_->Wait();
-    if (!status.ok()) failed_ = true;
+    if (!status.ok()) {
+      failed_ = true;
+      (void)gathering.release();  // MPI may still write there
+    }
     return kernels::Annotate(status, "gathering text on world rank " + std::to_string(rank_));
   };
   RETURN_IF_ERROR(exchange([&](int peer, size_t i) {
-    exchange_->Receive(peer, &sizes[i], sizeof(int64_t));
-    exchange_->Send(peer, &own_size, sizeof(int64_t));
+    exchange_->Receive(peer, &g.sizes[i], sizeof(int64_t));
+    exchange_->Send(peer, &g.own_size, sizeof(int64_t));
   }));
   RETURN_IF_ERROR(exchange([&](int peer, size_t i) {
-    texts[i].resize(static_cast<size_t>(sizes[i]));
-    exchange_->Receive(peer, texts[i].data(), sizes[i]);
-    exchange_->Send(peer, text.data(), own_size);
+    g.texts[i].resize(static_cast<size_t>(g.sizes[i]));
+    exchange_->Receive(peer, g.texts[i].data(), g.sizes[i]);
+    exchange_->Send(peer, g.own.data(), g.own_size);
   }));
-  return texts;
+  return std::move(g.texts);
 }
 
 void MpiWorld::KeepHangEvidence(const std::string& directory) {

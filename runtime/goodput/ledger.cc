@@ -103,6 +103,7 @@ class FileLedgerWriter final : public LedgerWriter {
   void Checkpoint(const CheckpointEvent& event) override {
     {
       const std::lock_guard lock(mutex_);
+      if (ended_) return;  // a writer's thread that runs on while the process ends
       Append(RecordBuilder(RecordType::kCheckpoint, MonotonicNs(), RealtimeNs())
                  .PutU8(static_cast<uint8_t>(event.act))
                  .PutI64(event.id.step)

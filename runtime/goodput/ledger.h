@@ -108,8 +108,8 @@ class LedgerWriter {
   virtual void Checkpoint(const CheckpointEvent& event) = 0;
   // Why a step made no update; cut to 64 bytes. StepEnd's `skipped` says that it made none.
   virtual void Skip(int64_t step, std::string_view reason) = 0;
-  virtual void Heartbeat() = 0;  // call at most 0.5 s apart; writes if 0.25 s are silent
-  virtual void End(int exit_code) = 0;
+  virtual void Heartbeat() = 0;             // call at most 0.5 s apart; writes if 0.25 s are silent
+  virtual void End(int exit_code) = 0;      // a checkpoint's event that comes later is left out
   virtual absl::Status status() const = 0;  // the first write error, if any
 };
 

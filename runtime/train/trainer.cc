@@ -13,6 +13,7 @@
 #include "models/uneven_work.h"
 #include "parallel/comm/collectives.h"
 #include "runtime/checkpoint/weights.h"
+#include "runtime/goodput/ledger_record.h"
 #include "runtime/goodput/rank_progress.h"
 #include "runtime/train/agreed_peak.h"
 #include "runtime/train/lr_schedule.h"
@@ -99,6 +100,10 @@ absl::StatusOr<TrainEnd> Trainer::Run() {
   return stop_agreed_ ? TrainEnd::kStopped : TrainEnd::kDone;
 }
 
+void Trainer::GiveUp() {
+  if (!std::exchange(books_closed_, true)) ledger_->End(kNoExitCode);
+}
+
 absl::Status Trainer::End() {
   ledger_->Enter(State::kCheckpointStall);
   state_->gather->Finish(state_->compute());
@@ -107,6 +112,7 @@ absl::Status Trainer::End() {
                               state_->Buffers(), world_, state_->compute(), state_->hooks.get()));
   RETURN_IF_ERROR(checkpoints_->Done());
   ledger_->Enter(State::kTeardown);
+  books_closed_ = true;
   ledger_->End(stop_agreed_ ? 75 : 0);
   return ledger_->status();
 }

@@ -56,6 +56,9 @@ class Trainer : private parallel::MicrobatchObserver {
   // Trains the steps that are left, evaluates, writes the final weights. Asked to stop, it saves a
   // checkpoint and does not evaluate.
   absl::StatusOr<TrainEnd> Run();
+  // After Run has failed, of a process that is about to end without destructors: closes the books.
+  // The memory stays, for the messages that are still under way.
+  void GiveUp();
   // The forward and backward of the next step, without its update: libraries search their kernels
   // and take their scratch memory now, so that no step takes any, and a lack of it ends the job
   // here. Changes nothing that a step sees. Run calls it on GPUs, but not for pipelines. Errors:
@@ -111,7 +114,7 @@ class Trainer : private parallel::MicrobatchObserver {
   int64_t unsaved_step_ = 0;  // whose save waits for them; 0: none
   int64_t skipped_steps_ = 0, train_start_ns_ = 0;
   bool read_late_ = false;  // the step that is not read yet, or was read last
-  bool stop_agreed_ = false, over_time_ = false;
+  bool stop_agreed_ = false, over_time_ = false, books_closed_ = false;
   bool trained_ = false, evaluated_ = false;  // at least once, by this process
 };
 
