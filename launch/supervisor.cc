@@ -123,6 +123,9 @@ absl::Status Supervisor::Open() {
   attempt_ = std::max(next_epoch, runtime::NextAttempt(options_.run_directory));
   ASSIGN_OR_RETURN(ledger_,
                    runtime::SupervisorLedger::Create(options_.run_directory, options_.begin));
+  if (!options_.step_times.empty()) {
+    ASSIGN_OR_RETURN(step_times_, StepTimesFile::Create(options_.step_times));
+  }
   history_.world_size = options_.num_ranks;
   history_.spare_hosts = options_.hosts.num_spares();
   signals_ = std::make_unique<SignalGuard>();
@@ -212,7 +215,10 @@ Failure Supervisor::Watch() {
 
 // One look at the job: why it ended, if it did.
 std::optional<Failure> Supervisor::Look() {
-  for (const runtime::RankEvent& event : server_->Collect()) detector_->See(event);
+  for (const runtime::RankEvent& event : server_->Collect()) {
+    detector_->See(event);
+    if (step_times_) step_times_->See(event);
+  }
   Reap();
   const int64_t now = MonotonicNs();
   if (starter_ < 0) detector_->SeeExit(starter_status_, now);

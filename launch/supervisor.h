@@ -15,6 +15,7 @@
 
 #include "launch/host_start.h"
 #include "launch/hosts.h"
+#include "launch/step_times.h"
 #include "runtime/fault/detector.h"
 #include "runtime/fault/heartbeat_server.h"
 #include "runtime/fault/policy.h"
@@ -34,6 +35,7 @@ struct SupervisorOptions {
   runtime::RecoveryOptions recovery;
   runtime::DetectorOptions detector;
   runtime::SupervisorBegin begin;
+  std::string step_times;           // a file for each rank's work in each step; "": none
   double stop_grace_seconds = 120;  // for a save after a request to stop
   double kill_grace_seconds = 0.3;  // from SIGTERM to SIGKILL
 };
@@ -80,6 +82,7 @@ class Supervisor {
   std::unique_ptr<SignalGuard> signals_;
   std::unique_ptr<runtime::HeartbeatServer> server_;
   std::unique_ptr<runtime::SupervisorLedger> ledger_;
+  std::unique_ptr<StepTimesFile> step_times_;  // nullptr: nobody asked for it
   runtime::AttemptHistory history_;
   std::string blamed_host_;
   int64_t best_step_ = 0;

@@ -93,6 +93,7 @@ void StagedGpt::PlanBalance(ArenaPlan& plan) {
   BalanceState& balance = rank_.balance;
   plan.Add(&facts_.expert_load, "expert_load", DType::kInt64, shape, Lifetime::kPersistent);
   plan.Add(&facts_.dropped, "dropped", DType::kInt64, {shape[0]}, Lifetime::kPersistent);
+  plan.Add(&facts_.expert_rows, "expert_rows", DType::kInt64, {1}, Lifetime::kPersistent);
   if (UsesBias(config_)) {
     plan.Add(&balance.bias_LE, "balance_bias", accumulator, shape, Lifetime::kPersistent);
   }
@@ -120,6 +121,7 @@ void StagedGpt::Initialise(const parallel::ParameterList& parameters,
   balance.losses = facts_.losses.Slice(0, 1, 3);
   balance.expert_load_LE = facts_.expert_load;
   balance.dropped_L = facts_.dropped;
+  balance.expert_rows = facts_.expert_rows;
   if (rank_.rope_table) {
     kernels::RopeTable({.table = rank_.rope_table, .theta = config_.rope_theta()}, compute);
   }
@@ -146,6 +148,7 @@ void StagedGpt::BeginStep(std::vector<MicrobatchTokens> microbatches, int64_t gl
   if (facts_.expert_load) {
     kernels::FillZeroAsync(facts_.expert_load, compute);
     kernels::FillZeroAsync(facts_.dropped, compute);
+    kernels::FillZeroAsync(facts_.expert_rows, compute);
   }
 }
 

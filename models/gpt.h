@@ -34,6 +34,9 @@ struct StepFacts {
   kernels::TensorView expert_load;  // int64 [MoE layers, experts]: choices kept; empty if dense.
                                     // All MoE layers of the model, 0 where not of this rank
   kernels::TensorView dropped;      // int64 [MoE layers]: choices dropped by capacity
+  kernels::TensorView expert_rows;  // int64 [1]: rows that this rank's experts worked on, in all
+                                    // MoE layers; empty if dense. Not to be added over ranks: each
+                                    // rank of a tensor group works on a part of each row
 };
 
 class Gpt : public parallel::Stage {

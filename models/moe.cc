@@ -244,6 +244,7 @@ absl::Status Moe::Route(const Pass& pass, TensorView x_TD) {
   ASSIGN_OR_RETURN(const TensorView all_experts_TK,
                    expert_tensor().Gather(experts_TK, all_experts_TK_, compute));
   RETURN_IF_ERROR(parallel::MakeRoutePlan(all_experts_TK, route_, kept.plan, group(), compute));
+  kernels::AddCounts({.counts = kept.plan.row_count, .total = balance_.expert_rows}, compute);
   if (expert_tensor().rank() != 0) return absl::OkStatus();  // all have counted the same choices
   kernels::AddCounts({.counts = kept.plan.counts_E, .total = Row(balance_.expert_load_LE, index_)},
                      compute);

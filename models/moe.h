@@ -33,6 +33,7 @@ struct BalanceState {
   TensorView load_LE;         // accumulator dtype: the last step's fractions, each row sums to k
   TensorView expert_load_LE;  // int64: choices kept, of this step
   TensorView dropped_L;       // int64
+  TensorView expert_rows;     // int64 [1]: rows that this rank's experts got, of this step
   TensorView losses;          // fp64 [2]: auxiliary, z
 };
 

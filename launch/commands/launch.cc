@@ -79,6 +79,9 @@ class Launch : public Command {
         ->type_name("N");
     app.add_flag("--replace-stragglers", replace_stragglers_,
                  "restart with a spare host for one that is slow");
+    app.add_option("--step-times", step_times_,
+                   "write each rank's own work in each step to this file, as CSV")
+        ->type_name("FILE");
     app.add_option("--interface", interface_,
                    "address that ranks reach this host by (default: 127.0.0.1)")
         ->type_name("ADDRESS");
@@ -129,6 +132,7 @@ class Launch : public Command {
     options.command = [this, num_ranks](int ranks) { return RankCommand(ranks < num_ranks); };
     options.smaller = [this](int ranks) { return SmallerThan(ranks); };
     options.interface = interface_;
+    options.step_times = step_times_;
     if (!hosts_file_.empty()) {
       ASSIGN_OR_RETURN(const std::string text, ReadWhole(hosts_file_));
       absl::StatusOr<std::vector<HostSlots>> hosts = ParseHosts(text);
@@ -179,7 +183,7 @@ class Launch : public Command {
   JobOptions options_;
   int ranks_ = 0, spares_ = 0, min_ranks_ = 0, max_restarts_ = 100;
   bool replace_stragglers_ = false;
-  std::string hosts_file_, interface_ = "127.0.0.1", run_, resume_ = "auto";
+  std::string hosts_file_, step_times_, interface_ = "127.0.0.1", run_, resume_ = "auto";
 };
 
 }  // namespace

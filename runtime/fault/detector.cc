@@ -88,7 +88,7 @@ void Detector::NoteStep(const Frame& before, const Frame& frame) {
   // The step that is under way is not done; behind the last one `step` is the one that ended.
   const int64_t ended = frame.state == State::kStep ? frame.step - 1 : frame.step;
   best_step_ = std::max(best_step_, ended);
-  straggler_.See(frame.rank, frame.steps_done, frame.busy_ns);
+  straggler_.See(frame.rank, frame.steps_done, frame.work);
 }
 
 void Detector::SeeExit(int status, int64_t now_ns) {

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "kernels/base/error.h"
 #include "runtime/goodput/record_fields.h"
@@ -15,8 +16,10 @@ namespace muster::runtime {
 namespace {
 
 constexpr uint32_t kMagic = 0x5442534d;  // "MSBT"
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr size_t kSecretBytes = 16;
+constexpr size_t kTextAt = 4 + 4 + 6 * 4 + 5 * 8;  // behind the numbers
+constexpr int64_t kNsPerUs = 1'000;
 
 std::string Hmac(std::string_view key, std::string_view text) {
   unsigned char digest[EVP_MAX_MD_SIZE];
@@ -48,6 +51,10 @@ class Packer {
   char* at_;
 };
 
+uint32_t Packed(int64_t value) {
+  return static_cast<uint32_t>(std::clamp<int64_t>(value, 0, std::numeric_limits<uint32_t>::max()));
+}
+
 // Up to the first zero; bytes that are not printable ASCII become '?'.
 std::string Text(std::string_view bytes) {
   std::string text(bytes.substr(0, bytes.find('\0')));
@@ -60,8 +67,7 @@ std::string Text(std::string_view bytes) {
 bool Sane(const Frame& f, uint8_t type, uint8_t state) {
   return type >= 1 && type <= 3 && state < kNumStates && f.world_size >= 1 && f.rank >= 0 &&
          f.rank < f.world_size && f.pid >= 0 && f.skips_in_row >= 0 && f.step >= 0 &&
-         f.steps_done >= 0 && f.busy_ns >= 0 && f.step_ns >= 0 && f.last_busy_ns >= 0 &&
-         f.last_step_ns >= 0;
+         f.steps_done >= 0 && f.step_ns >= 0 && f.last_step_ns >= 0;
 }
 
 }  // namespace
@@ -121,8 +127,8 @@ std::string ConnectionKey(const RunSecret& secret, std::string_view nonce) {
 
 FrameBytes EncodeFrame(const Frame& f, std::string_view key) {
   FrameBytes bytes{};
-  Packer(bytes.data())
-      .Put(kMagic)
+  Packer packer(bytes.data());
+  packer.Put(kMagic)
       .Put(static_cast<uint8_t>(f.type))
       .Put(static_cast<uint8_t>(f.state))
       .Put(uint16_t{0})
@@ -135,13 +141,17 @@ FrameBytes EncodeFrame(const Frame& f, std::string_view key) {
       .Put(f.sequence)
       .Put(f.step)
       .Put(f.steps_done)
-      .Put(f.busy_ns)
       .Put(f.step_ns)
-      .Put(f.last_busy_ns)
       .Put(f.last_step_ns)
       .PutText(f.host, kFrameHostBytes)
       .PutText(f.doing, kFrameDoingBytes);
-  static_assert(4 + 4 + 6 * 4 + 7 * 8 + kFrameHostBytes + kFrameDoingBytes + kTagBytes <=
+  for (const StepWork& work : f.work) {
+    packer.Put(Packed(work.even_ns / kNsPerUs))
+        .Put(Packed(work.uneven_ns / kNsPerUs))
+        .Put(Packed(work.uneven_rows));
+  }
+  static_assert(kTextAt + kFrameHostBytes + kFrameDoingBytes + kStepsRemembered * 3 * 4 +
+                    kTagBytes <=
                 kFrameBytes);
   const std::string tag = Hmac(key, {bytes.data(), kFrameBytes - kTagBytes});
   std::memcpy(bytes.data() + kFrameBytes - kTagBytes, tag.data(), kTagBytes);
@@ -168,13 +178,16 @@ std::optional<Frame> DecodeFrame(std::string_view bytes, std::string_view key) {
   f.sequence = fields.Take<uint64_t>();
   f.step = fields.Take<int64_t>();
   f.steps_done = fields.Take<int64_t>();
-  f.busy_ns = fields.Take<int64_t>();
   f.step_ns = fields.Take<int64_t>();
-  f.last_busy_ns = fields.Take<int64_t>();
   f.last_step_ns = fields.Take<int64_t>();
-  constexpr size_t kTextAt = 4 + 4 + 6 * 4 + 7 * 8;
   f.host = Text(bytes.substr(kTextAt, kFrameHostBytes));
   f.doing = Text(bytes.substr(kTextAt + kFrameHostBytes, kFrameDoingBytes));
+  fields = RecordFields(bytes.substr(kTextAt + kFrameHostBytes + kFrameDoingBytes));
+  for (StepWork& work : f.work) {
+    work.even_ns = fields.Take<uint32_t>() * kNsPerUs;
+    work.uneven_ns = fields.Take<uint32_t>() * kNsPerUs;
+    work.uneven_rows = fields.Take<uint32_t>();
+  }
   if (!fields.ok() || !Sane(f, type, state)) return std::nullopt;
   f.type = static_cast<Frame::Type>(type);
   f.state = static_cast<State>(state);

@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -21,6 +22,7 @@
 namespace muster::runtime {
 namespace {
 
+constexpr int64_t kLeastIntervalMs = 20;
 constexpr int kConnectMs = 5'000;
 // A frame that the supervisor does not take for so long will not be taken.
 constexpr timeval kSendTimeout{.tv_sec = 2, .tv_usec = 0};
@@ -153,13 +155,13 @@ void Pulse::Run() {
   while (true) {
     {
       std::unique_lock lock(mutex_);
-      changed_.wait_for(lock, std::chrono::milliseconds(options_.interval_ms / 2),
+      changed_.wait_for(lock, std::chrono::milliseconds(HalfIntervalMs()),
                         [this] { return leaving_; });
       if (leaving_) return;
     }
     progress_.Beat();
     if (socket_ < 0) continue;
-    if (Send(Frame::Type::kBeat, 0) && SupervisorIsThere(options_.interval_ms / 2)) continue;
+    if (Send(Frame::Type::kBeat, 0) && SupervisorIsThere(HalfIntervalMs())) continue;
     const bool leaving = [this] {
       const std::lock_guard lock(mutex_);
       return leaving_;
@@ -167,6 +169,15 @@ void Pulse::Run() {
     if (!leaving) options_.on_supervisor_lost();
     return;
   }
+}
+
+// Of short steps no more may end between two beats than a frame holds.
+int Pulse::HalfIntervalMs() const {
+  const int64_t step_ns = progress_.facts().last_step_ns;
+  if (step_ns == 0) return options_.interval_ms / 2;
+  const int64_t ms = step_ns * static_cast<int64_t>(kStepsRemembered / 2) / 1'000'000;
+  return static_cast<int>(std::min<int64_t>(std::max(ms, kLeastIntervalMs), options_.interval_ms)) /
+         2;
 }
 
 bool Pulse::SupervisorIsThere(int wait_ms) {
@@ -194,10 +205,9 @@ bool Pulse::Send(Frame::Type type, int exit_code) {
               .skips_in_row = facts.skips_in_row,
               .step = facts.step,
               .steps_done = facts.steps_done,
-              .busy_ns = facts.busy_ns,
               .step_ns = facts.step_ns,
-              .last_busy_ns = facts.last_busy_ns,
               .last_step_ns = facts.last_step_ns,
+              .work = facts.work,
               .host = options_.host,
               .doing = ""};
   if (type == Frame::Type::kBeat) {

@@ -26,7 +26,7 @@ struct PulseOptions {
   std::optional<SupervisorAddress> supervisor;  // none: only the ledger is kept alive
   int attempt = 0, rank = 0, world_size = 1;
   std::string host;
-  int interval_ms = 200;
+  int interval_ms = 200;  // between beats; less for steps below 25 ms
   // On the pulse's thread, when the supervisor is gone. The default says so and ends the process.
   std::function<void()> on_supervisor_lost;
 };
@@ -55,6 +55,7 @@ class Pulse {
   void Run();
   bool Send(Frame::Type type, int exit_code);
   bool SupervisorIsThere(int wait_ms);
+  int HalfIntervalMs() const;
 
   const PulseOptions options_;
   RankProgress& progress_;

@@ -2,15 +2,22 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <utility>
 
 namespace muster::runtime {
 namespace {
 
-constexpr double kTimesNoise = 3;
-constexpr int kWindowsToBeSlow = 2, kNoisyWindowsToBeSlow = 6;
-constexpr size_t kWindowsRemembered = 16;
-constexpr size_t kWindowsToKnow = 8;  // so many have a median that one slowdown does not make
+constexpr size_t kBlock = 8;  // steps
+constexpr size_t kStepsKept = 64, kStepsToKnow = 8, kBlocksKept = 20, kBlocksToKnow = 6;
+// The newest ones may be of a slow rank, which shall not pass for noise.
+constexpr size_t kNewestSteps = 20, kNewestBlocks = 3;
+constexpr double kLastingNoise = 1.4;  // how noise that lasts deviates, while too few blocks tell
+constexpr double kLeastNoise = 0.005;
+constexpr double kTimesPastPeak = 1.5, kPeakKept = 0.998;  // by step
+constexpr int64_t kFirstStep = 2;                          // the first of an attempt warms up
+// The median of |x - mean| of a normal distribution, in its standard deviations.
+constexpr double kMedianDistance = 0.6745;
 
 double Median(std::vector<double> values) {
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
@@ -19,108 +26,192 @@ double Median(std::vector<double> values) {
   return (*middle + *std::max_element(values.begin(), middle)) / 2;
 }
 
-std::vector<double> Select(const std::vector<double>& values, const std::vector<size_t>& at) {
-  std::vector<double> selected;
-  for (const size_t i : at) selected.push_back(values[i]);
-  return selected;
+// Median of all but one, of sorted values, in constant time.
+double MedianWithout(const std::vector<double>& sorted, size_t left_out) {
+  const size_t rest = sorted.size() - 1;
+  const auto at = [&](size_t i) { return sorted[i < left_out ? i : i + 1]; };
+  return rest % 2 == 1 ? at(rest / 2) : (at(rest / 2 - 1) + at(rest / 2)) / 2;
+}
+
+// For each value the median of the others.
+std::vector<double> MediansOfOthers(const std::vector<double>& values) {
+  std::vector<double> sorted = values, medians;
+  std::sort(sorted.begin(), sorted.end());
+  for (const double value : values) {
+    const auto place = std::lower_bound(sorted.begin(), sorted.end(), value);
+    medians.push_back(MedianWithout(sorted, static_cast<size_t>(place - sorted.begin())));
+  }
+  return medians;
+}
+
+// From the distances of neighbours, which a lasting change enters only once.
+double DeviationOfNeighbours(const std::deque<double>& values) {
+  std::vector<double> distances;
+  for (size_t i = 1; i < values.size(); ++i) {
+    distances.push_back(std::abs(values[i] - values[i - 1]));
+  }
+  return Median(std::move(distances)) / (std::sqrt(2.0) * kMedianDistance);
+}
+
+// From the distances to the median, of all but the newest: neighbours resemble each other if noise
+// lasts.
+double Deviation(const std::deque<double>& values, size_t newest) {
+  const auto end = values.end() - static_cast<std::ptrdiff_t>(newest);
+  const double median = Median({values.begin(), end});
+  std::vector<double> distances;
+  for (auto value = values.begin(); value != end; ++value) {
+    distances.push_back(std::abs(*value - median));
+  }
+  return Median(std::move(distances)) / kMedianDistance;
+}
+
+void Push(std::deque<double>* values, double value, size_t kept) {
+  values->push_back(value);
+  if (values->size() > kept) values->pop_front();
 }
 
 }  // namespace
 
+std::vector<double> ExcessOverPeers(const std::vector<StepWork>& work) {
+  std::vector<double> excess(work.size());
+  if (work.size() < 2) return excess;
+  std::vector<double> even, per_row;
+  for (const StepWork& w : work) {
+    const bool has_rows = w.uneven_rows > 0;
+    even.push_back(static_cast<double>(w.even_ns));
+    per_row.push_back(
+        has_rows ? static_cast<double>(w.uneven_ns) / static_cast<double>(w.uneven_rows) : 0);
+  }
+  const std::vector<double> others_even = MediansOfOthers(even);
+  const std::vector<double> others_per_row = MediansOfOthers(per_row);
+  for (size_t i = 0; i < work.size(); ++i) {
+    const double worked = static_cast<double>(work[i].even_ns + work[i].uneven_ns);
+    const double expected =
+        others_even[i] + static_cast<double>(work[i].uneven_rows) * others_per_row[i];
+    if (worked > 0 && expected > 0) excess[i] = std::log(worked / expected);
+  }
+  return excess;
+}
+
+void ExcessNoise::See(double excess) {
+  Push(&steps_, excess, kStepsKept);
+  block_sum_ += excess;
+  if (++in_block_ == kBlock) {
+    Push(&blocks_, std::exchange(block_sum_, 0) / kBlock, kBlocksKept);
+    in_block_ = 0;
+  }
+  if (!known()) return;
+  deviation_ = DeviationOfNeighbours(steps_);
+  if (blocks_.size() >= kNewestBlocks + kBlocksToKnow) {
+    deviation_ =
+        std::max(deviation_, std::sqrt(double{kBlock}) * Deviation(blocks_, kNewestBlocks));
+  } else if (steps_.size() >= kNewestSteps + kStepsToKnow) {
+    deviation_ = std::max(deviation_, kLastingNoise * Deviation(steps_, kNewestSteps));
+  }
+}
+
+bool ExcessNoise::known() const { return steps_.size() >= kStepsToKnow; }
+
 StragglerFinder::StragglerFinder(StragglerOptions options, int world_size)
-    : options_(std::move(options)),
-      now_(static_cast<size_t>(world_size)),
-      window_begin_(now_.size()),
-      moves_(now_.size()),
-      slow_windows_(now_.size()),
-      told_(now_.size()) {}
+    : options_(std::move(options)), ranks_(static_cast<size_t>(world_size)) {
+  std::map<int, size_t> index;
+  for (int rank = 0; rank < world_size; ++rank) {
+    const int stage = options_.stage.empty() ? 0 : options_.stage[static_cast<size_t>(rank)];
+    const auto [at, is_new] = index.emplace(stage, stages_.size());
+    if (is_new) stages_.emplace_back();
+    stages_[at->second].push_back(rank);
+    stage_of_.push_back(at->second);
+  }
+  for (Rank& rank : ranks_) rank.first = kFirstStep;
+}
 
-void StragglerFinder::See(int rank, int64_t steps_done, int64_t busy_ns) {
-  now_[static_cast<size_t>(rank)] = {steps_done, busy_ns};
-  // An attempt's first step warms up, so the first window begins behind it.
-  Point& begin = window_begin_[static_cast<size_t>(rank)];
-  if (begin.steps == 0) begin = now_[static_cast<size_t>(rank)];
-  for (size_t r = 0; r < now_.size(); ++r) {
-    if (window_begin_[r].steps == 0 ||
-        now_[r].steps - window_begin_[r].steps < options_.window_steps) {
-      return;
+void StragglerFinder::See(int rank, int64_t steps_done,
+                          const std::array<StepWork, kStepsRemembered>& work) {
+  Rank& r = ranks_[static_cast<size_t>(rank)];
+  int64_t next = r.first + static_cast<int64_t>(r.work.size());
+  const int64_t oldest = steps_done - static_cast<int64_t>(kStepsRemembered) + 1;
+  if (oldest > next) {  // too many steps between two frames: what waited has a gap behind it
+    r.work.clear();
+    r.first = next = oldest;
+  }
+  for (; next <= steps_done; ++next) {
+    r.work.push_back(work[static_cast<size_t>(next) % kStepsRemembered]);
+  }
+  JudgeReady(stages_[stage_of_[static_cast<size_t>(rank)]]);
+}
+
+// Judges all steps that all peers have told.
+void StragglerFinder::JudgeReady(const std::vector<int>& peers) {
+  int64_t begin = 0, end = INT64_MAX;
+  for (const int rank : peers) {
+    const Rank& r = ranks_[static_cast<size_t>(rank)];
+    begin = std::max(begin, r.first);
+    end = std::min(end, r.first + static_cast<int64_t>(r.work.size()));
+  }
+  for (; begin < end; ++begin) {
+    for (const int rank : peers) {
+      Rank& r = ranks_[static_cast<size_t>(rank)];
+      for (; r.first < begin; ++r.first) r.work.pop_front();
     }
-  }
-  CloseWindow();
-}
-
-void StragglerFinder::CloseWindow() {
-  std::vector<double> rate(now_.size());
-  for (size_t r = 0; r < now_.size(); ++r) {
-    rate[r] = static_cast<double>(now_[r].busy_ns - window_begin_[r].busy_ns) /
-              static_cast<double>(now_[r].steps - window_begin_[r].steps);
-  }
-  window_begin_ = now_;
-  rate_before_ = std::exchange(rate_, std::move(rate));
-  NoteMoves();
-  for (size_t r = 0; r < now_.size(); ++r) Judge(static_cast<int>(r));
-}
-
-std::vector<size_t> StragglerFinder::PeersOf(size_t rank) const {
-  std::vector<size_t> peers;
-  for (size_t r = 0; r < now_.size(); ++r) {
-    const bool same_stage = options_.stage.empty() || options_.stage[r] == options_.stage[rank];
-    if (r != rank && same_stage) peers.push_back(r);
-  }
-  return peers;
-}
-
-// How far each rank moved against its peers since the window before, as a share of their work.
-void StragglerFinder::NoteMoves() {
-  if (rate_before_.empty()) return;
-  for (size_t r = 0; r < rate_.size(); ++r) {
-    const std::vector<size_t> peers = PeersOf(r);
-    if (peers.empty()) continue;
-    const double now = Median(Select(rate_, peers)), before = Median(Select(rate_before_, peers));
-    if (now <= 0 || before <= 0) continue;
-    moves_[r].push_back(std::abs(rate_[r] / now - rate_before_[r] / before));
-    if (moves_[r].size() > kWindowsRemembered) moves_[r].pop_front();
+    JudgeStep(peers);
   }
 }
 
-double StragglerFinder::UsualNoise(size_t rank) const {
-  const std::deque<double>& own = moves_[rank];
-  if (own.size() < kWindowsToKnow) return 0;
-  std::vector<double> all;
-  for (const std::deque<double>& moves : moves_) all.insert(all.end(), moves.begin(), moves.end());
-  return std::max(Median(std::move(all)), Median({own.begin(), own.end()}));
+// The step in front of all peers' queues, which it takes out.
+void StragglerFinder::JudgeStep(const std::vector<int>& peers) {
+  std::vector<StepWork> work;
+  for (const int rank : peers) {
+    Rank& r = ranks_[static_cast<size_t>(rank)];
+    work.push_back(r.work.front());
+    r.work.pop_front();
+    ++r.first;
+  }
+  if (peers.size() < 2) return;
+  past_peak_ *= std::pow(kPeakKept, 1 / static_cast<double>(stages_.size()));
+  const std::vector<double> excess = ExcessOverPeers(work);
+  std::vector<double> noise;
+  for (size_t i = 0; i < peers.size(); ++i) {
+    Add(peers[i], excess[i]);
+    noise.push_back(ranks_[static_cast<size_t>(peers[i])].noise.deviation());
+  }
+  const double usual_noise = Median(std::move(noise));
+  for (const int rank : peers) Judge(rank, usual_noise);
 }
 
-void StragglerFinder::Judge(int rank) {
-  const auto mine = static_cast<size_t>(rank);
-  const std::vector<size_t> peers = PeersOf(mine);
-  if (peers.empty()) return;
-  const std::vector<double> now = Select(rate_, peers);
-  const double median = Median(now);
-  double noise = UsualNoise(mine) * median;
-  for (const double rate : now) noise = std::max(noise, std::abs(rate - median));
-  if (!rate_before_.empty()) {
-    const std::vector<double> before = Select(rate_before_, peers);
-    // Steps that are longer for all are no noise; with one peer that cannot be told from it.
-    const double scale = peers.size() == 1 ? 1 : median / Median(before);
-    for (size_t i = 0; i < now.size(); ++i) {
-      noise = std::max(noise, std::abs(now[i] - before[i] * scale));
-    }
+void StragglerFinder::Add(int rank, double excess) {
+  Rank& r = ranks_[static_cast<size_t>(rank)];
+  r.noise.See(excess);
+  if (r.told) return;
+  r.sum += std::clamp(excess - options_.reference, -options_.clip, options_.clip);
+  r.excess_sum += excess;
+  ++r.num_steps;
+  if (r.sum <= 0) {
+    r.sum = r.excess_sum = 0;
+    r.num_steps = 0;
   }
-  const double above = rate_[mine] - median;
-  const bool slow = above > options_.excess * median && above > kTimesNoise * noise;
-  slow_windows_[mine] = slow ? slow_windows_[mine] + 1 : 0;
-  const bool noisy = kTimesNoise * noise > options_.excess * median;
-  const int wanted = noisy ? kNoisyWindowsToBeSlow : kWindowsToBeSlow;
-  if (slow_windows_[mine] < wanted || told_[mine]) return;
-  told_[mine] = true;
-  found_.push_back({rank, above / median});
+  r.peak = std::max(r.peak, r.sum);
+  if (r.sum > r.peak / 2) return;
+  past_peak_ = std::max(past_peak_, r.peak);
+  r.peak = r.sum;
+}
+
+void StragglerFinder::Judge(int rank, double usual_noise) {
+  Rank& r = ranks_[static_cast<size_t>(rank)];
+  if (r.told || !r.noise.known()) return;
+  const double noise = std::max({kLeastNoise, usual_noise, r.noise.deviation()});
+  const double threshold =
+      std::max({options_.least_threshold, kTimesPastPeak * past_peak_,
+                options_.false_alarm_log * noise * noise / (2 * options_.reference)});
+  if (r.sum <= threshold) return;
+  r.told = true;
+  past_peak_ = std::max(past_peak_, r.sum);
+  found_.push_back({rank, std::expm1(r.excess_sum / r.num_steps)});
 }
 
 std::optional<SlowRank> StragglerFinder::Next() {
   if (found_.empty()) return std::nullopt;
   const SlowRank next = found_.front();
-  found_.erase(found_.begin());
+  found_.pop_front();
   return next;
 }
 

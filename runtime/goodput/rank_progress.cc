@@ -44,25 +44,27 @@ void RankProgress::RoundEnded(int64_t ns) {
   });
 }
 
-void RankProgress::NoteUneven(int64_t ns) {
+void RankProgress::NoteUneven(int64_t ns, int64_t rows) {
   const std::lock_guard lock(mutex_);
   uneven_ns_ = ns;
+  uneven_rows_ = rows;
 }
 
 void RankProgress::StepEnded(const StepEnd& end) {
   using namespace parallel;
   const auto& t = end.time_ns;
   const int64_t whole = std::accumulate(t.begin(), t.end(), int64_t{0});
-  const int64_t waiting = t[kExposedDp] + t[kExposedTp] + t[kExposedCp] + t[kExposedPp] +
-                          t[kExposedEp] + t[kBubble] + t[kImbalance];
   Apply([&] {
     facts_.state = State::kUnknown;
     facts_.steps_done += 1;
     facts_.skips_in_row = end.skipped ? facts_.skips_in_row + 1 : 0;
     facts_.last_step_ns = whole;
-    facts_.last_busy_ns = std::max<int64_t>(0, whole - waiting - std::exchange(uneven_ns_, 0));
     facts_.step_ns += whole;
-    facts_.busy_ns += facts_.last_busy_ns;
+    const int64_t uneven_ns = std::min(t[kCompute], std::exchange(uneven_ns_, 0));
+    facts_.work[static_cast<size_t>(facts_.steps_done) % kStepsRemembered] = {
+        .even_ns = t[kCompute] - uneven_ns + t[kData],
+        .uneven_ns = uneven_ns,
+        .uneven_rows = std::exchange(uneven_rows_, 0)};
   });
 }
 

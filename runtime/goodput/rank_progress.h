@@ -1,5 +1,7 @@
 #pragma once
 // How far a rank is: written by whoever keeps its ledger, read by the thread that beats.
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <mutex>
@@ -8,6 +10,18 @@
 
 namespace muster::runtime {
 
+// What a rank worked itself in a step, by its own clock: forward, backward and the wait for its
+// batch. Not in it: waits for other ranks; what is short and lies between collectives, so that
+// waits leak into it (the update, the end of the step, where ranks gather each other's times on
+// their hosts).
+struct StepWork {
+  int64_t even_ns = 0;      // what all ranks of a stage have to do alike
+  int64_t uneven_ns = 0;    // what a router gave to this one: its experts' rows
+  int64_t uneven_rows = 0;  // so many
+  friend bool operator==(const StepWork&, const StepWork&) = default;
+};
+constexpr size_t kStepsRemembered = 16;
+
 struct ProgressFacts {
   State state = State::kLaunch;
   int skips_in_row = 0;
@@ -15,9 +29,9 @@ struct ProgressFacts {
   // Of evaluations, each of which is some rounds that all ranks begin and end together.
   bool in_round = false;
   int64_t rounds_done = 0, last_round_ns = 0;
-  // Of all steps that ended, and of the last: this rank's own work (neither waiting for other
-  // ranks, nor what a router gives to some), and the whole step.
-  int64_t busy_ns = 0, step_ns = 0, last_busy_ns = 0, last_step_ns = 0;
+  int64_t step_ns = 0, last_step_ns = 0;  // of all steps that ended, and of the last
+  // Of the last steps that ended: the n-th of the attempt (from 1) at n % kStepsRemembered.
+  std::array<StepWork, kStepsRemembered> work{};
 };
 
 // Thread-safe.
@@ -25,8 +39,9 @@ class RankProgress {
  public:
   void Entered(State state);
   void StepBegan(int64_t step);
-  // Of the step under way: compute that a router gave to this rank and not evenly to all.
-  void NoteUneven(int64_t ns);
+  // Of the step under way: compute that a router gave to this rank and not evenly to all, and the
+  // rows of it.
+  void NoteUneven(int64_t ns, int64_t rows);
   void StepEnded(const StepEnd& end);  // time_ns tiles the step
   void RoundBegan();
   void RoundEnded(int64_t ns);  // which it took
@@ -45,7 +60,7 @@ class RankProgress {
 
   mutable std::mutex mutex_;
   ProgressFacts facts_;
-  int64_t uneven_ns_ = 0;
+  int64_t uneven_ns_ = 0, uneven_rows_ = 0;
   std::function<void(const ProgressFacts&)> follower_;
   std::mutex
       ledger_mutex_;  // apart: a ledger holds its own lock while it calls the functions above

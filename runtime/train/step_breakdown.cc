@@ -81,6 +81,11 @@ std::vector<double> ExpertImbalance(const TrainingState& state) {
   return ratios;
 }
 
+int64_t ExpertRows(const TrainingState& state) {
+  if (!state.model->facts().expert_rows) return 0;
+  return *static_cast<const int64_t*>(state.host_rows.data());
+}
+
 int64_t DroppedChoices(const ResolvedJob& job, int64_t tokens, const TrainingState& state) {
   const kernels::TensorView& load = state.model->facts().expert_load;
   if (!load) return 0;

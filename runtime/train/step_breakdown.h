@@ -36,6 +36,8 @@ absl::StatusOr<StepBreakdown> ShareBreakdown(const std::vector<int64_t>& mine,
 
 // Max / mean of the global expert load, by MoE layer. Read once the step has ended.
 std::vector<double> ExpertImbalance(const TrainingState& state);
+// Rows that this rank's experts worked on; 0 if dense. Read once the step has ended.
+int64_t ExpertRows(const TrainingState& state);
 // Choices that capacity dropped in the global batch: those the router made less those kept.
 int64_t DroppedChoices(const ResolvedJob& job, int64_t tokens, const TrainingState& state);
 

@@ -258,6 +258,8 @@ absl::Status Trainer::ShareFacts() {
     RETURN_IF_ERROR(parallel::AllReduce(load, parallel::ReduceOp::kSum, everyone, compute));
     s.model->UpdateBalance(load, compute);
     kernels::CopyAsync(s.host_load.data(), load.data, load.bytes(), compute);
+    const kernels::TensorView& rows = s.model->facts().expert_rows;
+    kernels::CopyAsync(s.host_rows.data(), rows.data, rows.bytes(), compute);
   }
   return absl::OkStatus();
 }
@@ -267,7 +269,9 @@ absl::Status Trainer::Collect(int64_t step) {
   TrainingState& s = *state_;
   ASSIGN_OR_RETURN(std::vector<int64_t> mine, s.timeline->Read());
   const int64_t uneven_ns = models::FoldUnevenWork(&mine);
-  if (options_.progress != nullptr) options_.progress->NoteUneven(uneven_ns);
+  if (options_.progress != nullptr) {
+    options_.progress->NoteUneven(uneven_ns, ExpertRows(s));
+  }
   RETURN_IF_ERROR(s.comm().status());  // a reduction that failed
   RETURN_IF_ERROR(s.channels->status());
   ASSIGN_OR_RETURN(const StepBreakdown breakdown,

@@ -118,6 +118,7 @@ absl::Status MakeHostSides(TrainingState& state) {
   RETURN_IF_ERROR(allocate(state.step_sums.bytes(), &state.host_sums));
   RETURN_IF_ERROR(allocate(state.clip->facts().norm.bytes(), &state.host_norm));
   RETURN_IF_ERROR(allocate(state.model->facts().expert_load.bytes(), &state.host_load));
+  RETURN_IF_ERROR(allocate(state.model->facts().expert_rows.bytes(), &state.host_rows));
   for (kernels::DeviceBuffer& batch : state.host_batches) {
     RETURN_IF_ERROR(allocate(3 * state.tokens.bytes(), &batch));
   }

@@ -65,7 +65,7 @@ struct TrainingState {
   std::vector<models::MicrobatchTokens> microbatches;
   kernels::TensorView step_sums;  // fp64 [StepSums::kSize]
   kernels::Arena arena;
-  kernels::DeviceBuffer host_sums, host_load, host_norm;  // host sides of the facts
+  kernels::DeviceBuffer host_sums, host_load, host_rows, host_norm;  // host sides of the facts
   // Host sides of the batch: tokens, targets, positions. Two, so that one step's can be filled
   // while the device still reads the other's.
   std::array<kernels::DeviceBuffer, 2> host_batches;

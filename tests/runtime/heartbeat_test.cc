@@ -30,7 +30,10 @@ Frame SomeFrame() {
   frame.state = State::kStep;
   frame.step = 12;
   frame.steps_done = 11;
-  frame.busy_ns = 1'000;
+  for (size_t i = 0; i < frame.work.size(); ++i) {
+    const auto n = static_cast<int64_t>(i);
+    frame.work[i] = {.even_ns = 1'000 * n, .uneven_ns = 2'000 * n, .uneven_rows = 1'000 + n};
+  }
   frame.step_ns = 2'000;
   frame.last_step_ns = 200;
   frame.host = "node1";
@@ -51,6 +54,7 @@ TEST(HeartbeatFrame, WhatIsEncodedIsDecoded) {
   EXPECT_EQ(decoded->step, 12);
   EXPECT_EQ(decoded->steps_done, 11);
   EXPECT_EQ(decoded->last_step_ns, 200);
+  EXPECT_EQ(decoded->work, frame.work);
   EXPECT_EQ(decoded->host, "node1");
   EXPECT_EQ(decoded->doing, "all_reduce world #7");
 }
@@ -207,12 +211,12 @@ TEST_F(Heartbeats, ARankIsHeardFromHelloToGoodbye) {
   EXPECT_TRUE(server_->Connected(1));
   StepEnd end;
   end.step = 4;
-  end.time_ns[parallel::kCompute] = 70;
-  end.time_ns[parallel::kImbalance] = 30;
+  end.time_ns[parallel::kCompute] = 70'000;
+  end.time_ns[parallel::kImbalance] = 30'000;
   progress.StepEnded(end);
   EXPECT_TRUE(CollectUntil([&] { return events_.back().frame.steps_done == 1; }));
-  EXPECT_EQ(events_.back().frame.busy_ns, 70);
-  EXPECT_EQ(events_.back().frame.step_ns, 100);
+  EXPECT_EQ(events_.back().frame.work[1].even_ns, 70'000);
+  EXPECT_EQ(events_.back().frame.step_ns, 100'000);
   pulse->Leave(75);
   pulse.reset();
   EXPECT_TRUE(CollectUntil([&] { return !server_->Connected(1); }));
@@ -343,19 +347,35 @@ TEST_F(Heartbeats, PeersThatNeverSpeakCostNoMoreThanTheirPlaces) {
   if (pulse) Meanwhile([&] { pulse->Leave(0); });
 }
 
-TEST(RankProgress, WorkIsNeitherWaitingNorWhatARouterGives) {
+TEST(RankProgress, WorkIsNoWaitForOthersAndApartIfARouterGaveIt) {
   RankProgress progress;
   StepEnd end;
   end.time_ns[parallel::kCompute] = 100;
+  end.time_ns[parallel::kData] = 5;
   end.time_ns[parallel::kOptimizer] = 20;
   end.time_ns[parallel::kExposedEp] = 30;
-  progress.NoteUneven(40);  // of the compute
+  end.time_ns[parallel::kOther] = 10;
+  progress.NoteUneven(40, 7);  // of the compute
   progress.StepEnded(end);
-  EXPECT_EQ(progress.facts().last_busy_ns, 80);
-  EXPECT_EQ(progress.facts().last_step_ns, 150);
+  EXPECT_EQ(progress.facts().work[1], (StepWork{.even_ns = 65, .uneven_ns = 40, .uneven_rows = 7}));
+  EXPECT_EQ(progress.facts().last_step_ns, 165);
   progress.StepEnded(end);
-  EXPECT_EQ(progress.facts().last_busy_ns, 120) << "it was of the step before only";
-  EXPECT_EQ(progress.facts().busy_ns, 200);
+  EXPECT_EQ(progress.facts().work[2], (StepWork{.even_ns = 105}))
+      << "the router's was of the step before only";
+  EXPECT_EQ(progress.facts().step_ns, 330);
+}
+
+TEST(RankProgress, TheLastStepsAreRemembered) {
+  RankProgress progress;
+  StepEnd end;
+  for (int64_t step = 1; step <= 40; ++step) {
+    end.time_ns[parallel::kCompute] = step;
+    progress.StepEnded(end);
+  }
+  const ProgressFacts facts = progress.facts();
+  for (int64_t step = 41 - static_cast<int64_t>(kStepsRemembered); step <= 40; ++step) {
+    EXPECT_EQ(facts.work[static_cast<size_t>(step) % kStepsRemembered].even_ns, step);
+  }
 }
 
 TEST(Pulse, WithoutASupervisorOnlyTheLedgerIsKeptAlive) {
