@@ -18,6 +18,7 @@
 #include "runtime/goodput/ledger_reader.h"
 #include "runtime/goodput/ledger_record.h"
 #include "tests/support/runtime/scratch_directory.h"
+#include "tests/support/sanitizers.h"
 
 namespace muster::runtime {
 namespace {
@@ -246,6 +247,7 @@ TEST(Ledger, HeartbeatsAreRareHoweverOftenTheyAreCalled) {
 }
 
 TEST(Ledger, AStepCostsLittleTimeAndSpace) {
+  SKIP_UNDER_SANITIZERS("bounds a time to 100 us");
   const ScratchDirectory scratch;
   const auto writer = MustCreate(scratch.path(), ExampleBegin());
   const auto bytes_before = std::filesystem::file_size(PathOf(scratch.path()));
