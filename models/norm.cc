@@ -66,50 +66,37 @@ void NormLayer::Forward(const Pass& pass, TensorView x_TD, TensorView delta_TD) 
   }
 }
 
-void NormLayer::BackwardWeight(const Pass& pass, TensorView d_y_TD) {
-  const Stream& kept = streams_[pass];
-  if (stage_.config.norm() == RMS_NORM) {
-    kernels::RmsNormBackwardWeight(
-        {.d_y = d_y_TD, .h = kept.h_TD, .rstd = kept.rstd_T, .d_weight = weight_.gradient()},
-        pass.compute);
-  } else {
-    kernels::LayerNormBackwardWeight({.d_y = d_y_TD,
-                                      .h = kept.h_TD,
-                                      .mean = kept.mean_T,
-                                      .rstd = kept.rstd_T,
-                                      .d_weight = weight_.gradient(),
-                                      .d_bias = bias_ ? bias_->gradient() : TensorView()},
-                                     pass.compute);
-  }
-}
-
 void NormLayer::Backward(const Pass& pass, TensorView d_y_TD, TensorView d_residual_TD,
                          TensorView d_h_TD) {
   const Stream& kept = streams_[pass];
-  // Weights first: d_h may be written over d_y.
+  TensorView d_weight, d_bias;
   if (stage_.tensor().contributes()) {
-    BackwardWeight(pass, d_y_TD);
+    d_weight = weight_.gradient();
+    if (bias_) d_bias = bias_->gradient();
   } else {
     weight_.AddNothing();
     if (bias_) bias_->AddNothing();
   }
   if (stage_.config.norm() == RMS_NORM) {
-    kernels::RmsNormBackwardInput({.d_y = d_y_TD,
-                                   .h = kept.h_TD,
-                                   .weight = weight_.value(),
-                                   .rstd = kept.rstd_T,
-                                   .d_residual = d_residual_TD,
-                                   .d_h = d_h_TD},
-                                  pass.compute);
+    kernels::RmsNormBackward({.d_y = d_y_TD,
+                              .h = kept.h_TD,
+                              .weight = weight_.value(),
+                              .rstd = kept.rstd_T,
+                              .d_residual = d_residual_TD,
+                              .d_h = d_h_TD,
+                              .d_weight = d_weight},
+                             pass.compute);
   } else {
-    kernels::LayerNormBackwardInput({.d_y = d_y_TD,
-                                     .h = kept.h_TD,
-                                     .weight = weight_.value(),
-                                     .mean = kept.mean_T,
-                                     .rstd = kept.rstd_T,
-                                     .d_residual = d_residual_TD,
-                                     .d_h = d_h_TD},
-                                    pass.compute);
+    kernels::LayerNormBackward({.d_y = d_y_TD,
+                                .h = kept.h_TD,
+                                .weight = weight_.value(),
+                                .mean = kept.mean_T,
+                                .rstd = kept.rstd_T,
+                                .d_residual = d_residual_TD,
+                                .d_h = d_h_TD,
+                                .d_weight = d_weight,
+                                .d_bias = d_bias},
+                               pass.compute);
   }
 }
 

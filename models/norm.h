@@ -28,7 +28,7 @@ class NormLayer {
   const TensorView& y_TD(int slot) const { return y_TD(Pass{.slot = slot}); }  // in the forward
 
   // d_h = gradient through the norm + d_residual (null: none); d_h may be d_residual or d_y. The
-  // weights' gradients are added here too: they are cheap, and d_y need not be kept for them.
+  // weights' gradients are added in the same pass over memory, and d_y need not be kept for them.
   void Backward(const Pass& pass, TensorView d_y_TD, TensorView d_residual_TD, TensorView d_h_TD);
   // When the schedule comes to this layer's weights.
   void Ready(StreamView compute) const;
@@ -38,7 +38,6 @@ class NormLayer {
     TensorView h_TD;
     TensorView mean_T, rstd_T;  // accumulator dtype; mean only with LayerNorm
   };
-  void BackwardWeight(const Pass& pass, TensorView d_y_TD);
   const StageContext& stage_;
   const std::string name_;
   Weight weight_;

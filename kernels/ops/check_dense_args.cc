@@ -157,8 +157,8 @@ void CheckArgs(const LayerNormForwardArgs& args) {
   CheckTensor(op, "rstd", args.rstd, accumulator, {num_tokens});
 }
 
-void CheckArgs(const LayerNormBackwardInputArgs& args) {
-  const char* op = "LayerNormBackwardInput";
+void CheckArgs(const LayerNormBackwardArgs& args) {
+  const char* op = "LayerNormBackward";
   CheckFloating(op, "h", args.h, 2);
   const DType storage = args.h.dtype, accumulator = AccumulatorDType(storage);
   const int64_t num_tokens = args.h.shape[0], dim = args.h.shape[1];
@@ -168,17 +168,7 @@ void CheckArgs(const LayerNormBackwardInputArgs& args) {
   CheckTensor(op, "rstd", args.rstd, accumulator, {num_tokens});
   CheckOptional(op, "d_residual", args.d_residual, storage, args.h.shape);
   CheckTensor(op, "d_h", args.d_h, storage, args.h.shape);
-}
-
-void CheckArgs(const LayerNormBackwardWeightArgs& args) {
-  const char* op = "LayerNormBackwardWeight";
-  CheckFloating(op, "h", args.h, 2);
-  const DType accumulator = AccumulatorDType(args.h.dtype);
-  const int64_t num_tokens = args.h.shape[0], dim = args.h.shape[1];
-  CheckTensor(op, "d_y", args.d_y, args.h.dtype, args.h.shape);
-  CheckTensor(op, "mean", args.mean, accumulator, {num_tokens});
-  CheckTensor(op, "rstd", args.rstd, accumulator, {num_tokens});
-  CheckTensor(op, "d_weight", args.d_weight, accumulator, {dim});
+  CheckOptional(op, "d_weight", args.d_weight, accumulator, {dim});
   CheckOptional(op, "d_bias", args.d_bias, accumulator, {dim});
 }
 
@@ -227,8 +217,8 @@ void CheckArgs(const RmsNormForwardArgs& args) {
   CheckTensor(op, "rstd", args.rstd, AccumulatorDType(storage), {args.x.shape[0]});
 }
 
-void CheckArgs(const RmsNormBackwardInputArgs& args) {
-  const char* op = "RmsNormBackwardInput";
+void CheckArgs(const RmsNormBackwardArgs& args) {
+  const char* op = "RmsNormBackward";
   CheckFloating(op, "h", args.h, 2);
   const DType storage = args.h.dtype;
   CheckTensor(op, "d_y", args.d_y, storage, args.h.shape);
@@ -236,15 +226,7 @@ void CheckArgs(const RmsNormBackwardInputArgs& args) {
   CheckTensor(op, "rstd", args.rstd, AccumulatorDType(storage), {args.h.shape[0]});
   CheckOptional(op, "d_residual", args.d_residual, storage, args.h.shape);
   CheckTensor(op, "d_h", args.d_h, storage, args.h.shape);
-}
-
-void CheckArgs(const RmsNormBackwardWeightArgs& args) {
-  const char* op = "RmsNormBackwardWeight";
-  CheckFloating(op, "h", args.h, 2);
-  const DType accumulator = AccumulatorDType(args.h.dtype);
-  CheckTensor(op, "d_y", args.d_y, args.h.dtype, args.h.shape);
-  CheckTensor(op, "rstd", args.rstd, accumulator, {args.h.shape[0]});
-  CheckTensor(op, "d_weight", args.d_weight, accumulator, {args.h.shape[1]});
+  CheckOptional(op, "d_weight", args.d_weight, AccumulatorDType(storage), {args.h.shape[1]});
 }
 
 void CheckArgs(const RopeTableArgs& args) {

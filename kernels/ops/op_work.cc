@@ -74,11 +74,8 @@ TracedWork WorkOf(const GeluBackwardArgs& args) {
 TracedWork WorkOf(const LayerNormForwardArgs& args) {
   return Moves({&args.x, &args.residual, &args.h, &args.y}, args.x);
 }
-TracedWork WorkOf(const LayerNormBackwardInputArgs& args) {
+TracedWork WorkOf(const LayerNormBackwardArgs& args) {
   return Moves({&args.d_y, &args.h, &args.d_residual, &args.d_h}, args.h);
-}
-TracedWork WorkOf(const LayerNormBackwardWeightArgs& args) {
-  return Moves({&args.d_y, &args.h}, args.h);
 }
 TracedWork WorkOf(const MatmulArgs& args) {
   const int64_t k = args.a.shape[args.a_transposed ? 0 : 1];
@@ -90,11 +87,8 @@ TracedWork WorkOf(const MatmulArgs& args) {
 TracedWork WorkOf(const RmsNormForwardArgs& args) {
   return Moves({&args.x, &args.residual, &args.h, &args.y}, args.x);
 }
-TracedWork WorkOf(const RmsNormBackwardInputArgs& args) {
+TracedWork WorkOf(const RmsNormBackwardArgs& args) {
   return Moves({&args.d_y, &args.h, &args.d_residual, &args.d_h}, args.h);
-}
-TracedWork WorkOf(const RmsNormBackwardWeightArgs& args) {
-  return Moves({&args.d_y, &args.h}, args.h);
 }
 TracedWork WorkOf(const RopeArgs& args) { return Moves({&args.x, &args.x}, args.x); }
 TracedWork WorkOf(const SumArgs& args) { return Moves({&args.x}, args.x); }

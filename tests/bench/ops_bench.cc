@@ -3,8 +3,8 @@
 //   build/gpu/ops_bench [part of a name]
 //
 // One line an operator and shape: milliseconds (median of 20 after 3 warm-ups), GB/s of the bytes
-// that the operator must move, and that as a percentage of the copy rate. Random data; every
-// tensor is far bigger than the caches.
+// that the operator must move, and that as a percentage of the copy rate. Random data; an
+// operator's tensors are together several times as big as the caches.
 #include <algorithm>
 #include <cstdio>
 #include <functional>
@@ -123,25 +123,20 @@ void Norms(Bench& bench, int64_t tokens, int64_t dim) {
   const TensorView residual = bench.Random(kBF16, {tokens, dim});
   const TensorView h = bench.Random(kBF16, {tokens, dim});
   const TensorView weight = bench.Random(kBF16, {dim}), d_weight = bench.Random(kF32, {dim});
+  const TensorView d_bias = bench.Random(kF32, {dim});
   const TensorView mean = bench.Zeroed(kF32, {tokens}), rstd = bench.Zeroed(kF32, {tokens});
   const StreamView stream = bench.stream();
   bench.Measure("RmsNormForward+residual" + shape, 4 * bytes, [&] {
     RmsNormForward({x, residual, weight, h, y, rstd}, stream);
   });
-  bench.Measure("RmsNormBackwardInput+residual" + shape, 4 * bytes, [&] {
-    RmsNormBackwardInput({y, h, weight, rstd, residual, x}, stream);
-  });
-  bench.Measure("RmsNormBackwardWeight" + shape, 2 * bytes, [&] {
-    RmsNormBackwardWeight({y, h, rstd, d_weight}, stream);
+  bench.Measure("RmsNormBackward+residual" + shape, 4 * bytes, [&] {
+    RmsNormBackward({y, h, weight, rstd, residual, x, d_weight}, stream);
   });
   bench.Measure("LayerNormForward+residual" + shape, 4 * bytes, [&] {
     LayerNormForward({x, residual, weight, weight, h, y, mean, rstd}, stream);
   });
-  bench.Measure("LayerNormBackwardInput+residual" + shape, 4 * bytes, [&] {
-    LayerNormBackwardInput({y, h, weight, mean, rstd, residual, x}, stream);
-  });
-  bench.Measure("LayerNormBackwardWeight" + shape, 2 * bytes, [&] {
-    LayerNormBackwardWeight({y, h, mean, rstd, d_weight, d_weight}, stream);
+  bench.Measure("LayerNormBackward+residual" + shape, 4 * bytes, [&] {
+    LayerNormBackward({y, h, weight, mean, rstd, residual, x, d_weight, d_bias}, stream);
   });
   bench.Measure("Add" + shape, 3 * bytes, [&] { Add({x, h, y}, stream); });
   bench.Measure("ColumnSum" + shape, bytes, [&] { ColumnSum({x, d_weight}, stream); });
@@ -259,8 +254,15 @@ void Experts(Bench& bench, int64_t tokens, int64_t dim, int64_t num_experts, int
     TopkRouteForward({logits, {}, scores, experts, weights, options}, stream);
   });
   bench.Measure("TopkRouteBackward" + shape, 3 * score_bytes, [&] {
-    TopkRouteBackward(
-        {logits, scores, experts, weights, {}, d_logits, losses, tokens, 1.0, options}, stream);
+    TopkRouteBackward({.logits = logits,
+                       .scores = scores,
+                       .experts = experts,
+                       .d_weights = weights,
+                       .d_logits = d_logits,
+                       .losses = losses,
+                       .group_tokens = tokens,
+                       .options = options},
+                      stream);
   });
   bench.Measure("SortByExpert" + shape, 12.0 * static_cast<double>(tokens * top_k), [&] {
     SortByExpert({experts, rows, counts, offsets, dropped}, stream);
@@ -287,6 +289,10 @@ int Main(const std::string& filter) {
   bench.MeasureCopy();
   Norms(bench, 65536, 4096);
   Norms(bench, 131072, 2048);
+  Norms(bench, 8192, 4096);
+  Norms(bench, 32768, 2048);
+  Norms(bench, 16384, 1600);
+  Norms(bench, 65536, 768);
   Activations(bench, 32768, 14336);
   Activations(bench, 196608, 1408);
   Tokens(bench, 16384, 4096, 128256);

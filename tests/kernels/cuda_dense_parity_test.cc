@@ -45,8 +45,10 @@ Tensor Positive(DType dtype, Shape shape, std::string_view name) {
   return tensor;
 }
 
-const std::pair<int64_t, int64_t> kRowCases[] = {{1, 1},     {7, 33},   {300, 128}, {5, 1000},
-                                                 {33, 4096}, {3, 8192}, {2, 16384}};
+// Rows of models, in numbers at which blocks take several turns; and odd ones.
+const std::pair<int64_t, int64_t> kRowCases[] = {
+    {1, 1},     {7, 33},    {300, 128},  {5, 1000},    {33, 4096},  {3, 8192},
+    {2, 16384}, {4500, 96}, {2200, 768}, {1100, 1600}, {560, 4096}, {300, 8192}};
 
 TEST_P(CudaParity, RmsNorm) {
   for (const auto& [rows, dim] : kRowCases) {
@@ -56,6 +58,7 @@ TEST_P(CudaParity, RmsNorm) {
       const Tensor residual =
           with_residual ? RandomTensor(GetParam(), {rows, dim}, "residual") : Tensor();
       const Tensor weight = RandomTensor(GetParam(), {dim}, "weight");
+      const Tensor none, d_y = RandomTensor(GetParam(), {rows, dim}, "d_y");
       const Tensor h = with_residual ? MakeTensor(GetParam(), {rows, dim}) : Tensor();
       const Tensor y = MakeTensor(GetParam(), {rows, dim}),
                    d_h = MakeTensor(GetParam(), {rows, dim});
@@ -70,16 +73,14 @@ TEST_P(CudaParity, RmsNorm) {
                             .y = at(y),
                             .rstd = at(rstd)},
                            at.stream());
-            RmsNormBackwardInput({.d_y = at(residual.view() ? residual : x),
-                                  .h = at(x),
-                                  .weight = at(weight),
-                                  .rstd = at(given_rstd),
-                                  .d_residual = at(residual),
-                                  .d_h = at(d_h)},
-                                 at.stream());
-            RmsNormBackwardWeight(
-                {.d_y = at(x), .h = at(x), .rstd = at(given_rstd), .d_weight = at(d_weight)},
-                at.stream());
+            RmsNormBackward({.d_y = at(d_y),
+                             .h = at(x),
+                             .weight = at(weight),
+                             .rstd = at(given_rstd),
+                             .d_residual = at(residual),
+                             .d_h = at(d_h),
+                             .d_weight = at(with_residual ? d_weight : none)},
+                            at.stream());
           },
           {Close(y), Close(rstd), Close(with_residual ? h : y), Close(d_h), Close(d_weight)});
     }
@@ -93,6 +94,7 @@ TEST_P(CudaParity, LayerNorm) {
       const Tensor x = RandomTensor(GetParam(), {rows, dim}, "x");
       const Tensor none;
       const Tensor other = RandomTensor(GetParam(), {rows, dim}, "residual");
+      const Tensor d_residual = RandomTensor(GetParam(), {rows, dim}, "d_residual");
       const Tensor weight = RandomTensor(GetParam(), {dim}, "weight");
       const Tensor bias = RandomTensor(GetParam(), {dim}, "bias");
       const Tensor h = MakeTensor(GetParam(), {rows, dim}), y = MakeTensor(GetParam(), {rows, dim});
@@ -114,25 +116,48 @@ TEST_P(CudaParity, LayerNorm) {
                               .rstd = at(rstd),
                               .epsilon = 0.1f},  // one element has no variance
                              at.stream());
-            LayerNormBackwardInput({.d_y = at(other),
-                                    .h = at(x),
-                                    .weight = at(weight),
-                                    .mean = at(given_mean),
-                                    .rstd = at(given_rstd),
-                                    .d_residual = at(with_options ? other : none),
-                                    .d_h = at(d_h)},
-                                   at.stream());
-            LayerNormBackwardWeight({.d_y = at(other),
-                                     .h = at(x),
-                                     .mean = at(given_mean),
-                                     .rstd = at(given_rstd),
-                                     .d_weight = at(d_weight),
-                                     .d_bias = at(with_options ? d_bias : none)},
-                                    at.stream());
+            LayerNormBackward({.d_y = at(other),
+                               .h = at(x),
+                               .weight = at(weight),
+                               .mean = at(given_mean),
+                               .rstd = at(given_rstd),
+                               .d_residual = at(with_options ? d_residual : none),
+                               .d_h = at(d_h),
+                               .d_weight = at(d_weight),
+                               .d_bias = at(with_options ? d_bias : none)},
+                              at.stream());
           },
           {Close(y), Close(mean), Close(rstd), Close(h), Close(d_h), Close(d_weight),
            Close(d_bias)});
     }
+  }
+}
+
+// As the layers call it: d_h over d_residual, and over d_y.
+TEST_P(CudaParity, NormGradientsMayAliasTheirInputs) {
+  const int64_t rows = 1100, dim = 1600;
+  const Tensor h = RandomTensor(GetParam(), {rows, dim}, "h");
+  const Tensor weight = RandomTensor(GetParam(), {dim}, "weight");
+  const Tensor mean = RandomTensor(kF32, {rows}, "mean"), rstd = Positive(kF32, {rows}, "rstd");
+  const Tensor d_weight = MakeTensor(kF32, {dim}), d_bias = MakeTensor(kF32, {dim});
+  for (const bool over_d_y : {false, true}) {
+    const Tensor d_y = RandomTensor(GetParam(), {rows, dim}, "d_y");
+    const Tensor d_residual = RandomTensor(GetParam(), {rows, dim}, "d_residual");
+    const Tensor& d_h = over_d_y ? d_y : d_residual;
+    ExpectParity(
+        [&](Place& at) {
+          LayerNormBackward({.d_y = at(d_y),
+                             .h = at(h),
+                             .weight = at(weight),
+                             .mean = at(mean),
+                             .rstd = at(rstd),
+                             .d_residual = at(d_residual),
+                             .d_h = at(d_h),
+                             .d_weight = at(d_weight),
+                             .d_bias = at(d_bias)},
+                            at.stream());
+        },
+        {Close(d_h), Close(d_weight), Close(d_bias)});
   }
 }
 

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/ops/cuda/launch_shape.h"
+#include "kernels/ops/cuda/norm_shape.h"
 
 namespace muster::kernels::cuda {
 namespace {
@@ -39,6 +40,41 @@ TEST(LaunchShape, RowFitsIntoTheRegistersOfItsThreads) {
       // Rows share a block only as whole warps: their sums use no barrier.
       EXPECT_TRUE(shape.launch.threads_y == 1 || shape.launch.threads_x == kWarp);
       EXPECT_GE(shape.launch.blocks * shape.launch.threads_y, 1000);
+    }
+  }
+}
+
+TEST(LaunchShape, WarpsOfANormHoldTheirRows) {
+  for (int64_t vectors = 1; vectors < kFlatThreads; ++vectors) {
+    ASSERT_TRUE(IsWarpNorm(vectors, /*is_scalar=*/false));
+    const RowShape shape = WarpNormShape(1001, vectors);
+    EXPECT_GE(kWarp * shape.per_thread, vectors);
+    EXPECT_GE(shape.launch.blocks * shape.launch.threads_y, 1001);
+  }
+  EXPECT_FALSE(IsWarpNorm(kFlatThreads, /*is_scalar=*/false));
+  EXPECT_FALSE(IsWarpNorm(8, /*is_scalar=*/true));
+  EXPECT_EQ(WarpNormShape(8, 0).launch.blocks, 0);
+}
+
+TEST(LaunchShape, NormBlocksTakeAllRowsAndFitBesideEachOther) {
+  constexpr int kSharedOfSm = 227 << 10, kRegistersOfSm = 64 << 10;  // compute capability 9.0
+  for (int64_t dim : {1, 96, 768, 1600, 2048, 4096, 8192, 32768}) {
+    for (bool is_scalar : {false, true}) {
+      const RowShape row = PickRowShape(100000, is_scalar ? dim : CeilDiv(dim, 8), is_scalar);
+      if (row.per_thread == 0) continue;
+      const int max_threads = row.launch.threads_x > kFlatThreads ? kMaxThreads : kFlatThreads;
+      for (int64_t rows : {1, 100000}) {
+        const LaunchShape shape =
+            NormBackwardShape(rows, row.launch.threads_x, row.per_thread, max_threads,
+                              /*num_tensors=*/3, is_scalar ? 4 : kVectorBytes);
+        EXPECT_GE(shape.blocks, 1);
+        EXPECT_LE((shape.blocks - 1) * shape.threads_y, rows);
+        EXPECT_LE(shape.threads_x * shape.threads_y, max_threads);
+        const int blocks_of_sm = NormBlocksPerSm(row.per_thread, max_threads);
+        EXPECT_LE(blocks_of_sm * (shape.shared_bytes + 1024), kSharedOfSm) << dim;
+        EXPECT_LE(blocks_of_sm * max_threads * 64, kRegistersOfSm) << dim;
+        EXPECT_GE(blocks_of_sm * 132, shape.blocks) << dim;  // none waits
+      }
     }
   }
 }

@@ -40,22 +40,16 @@ struct Norm {
             .rstd = rstd.view(),
             .epsilon = kEpsilon};
   }
-  void BackwardInput(const TensorView& out) {
-    cpu::LayerNormBackwardInput({.d_y = d_y.view(),
-                                 .h = h.view(),
-                                 .weight = weight.view(),
-                                 .mean = mean.view(),
-                                 .rstd = rstd.view(),
-                                 .d_residual = d_residual.view(),
-                                 .d_h = out});
-  }
-  void BackwardWeight() {
-    cpu::LayerNormBackwardWeight({.d_y = d_y.view(),
-                                  .h = h.view(),
-                                  .mean = mean.view(),
-                                  .rstd = rstd.view(),
-                                  .d_weight = d_weight.view(),
-                                  .d_bias = d_bias.view()});
+  void Backward(const TensorView& out) {
+    cpu::LayerNormBackward({.d_y = d_y.view(),
+                            .h = h.view(),
+                            .weight = weight.view(),
+                            .mean = mean.view(),
+                            .rstd = rstd.view(),
+                            .d_residual = d_residual.view(),
+                            .d_h = out,
+                            .d_weight = d_weight.view(),
+                            .d_bias = d_bias.view()});
   }
 
   Tensor x, residual, weight, bias, h, y, mean, rstd, d_y, d_residual, d_h, d_weight, d_bias;
@@ -112,8 +106,7 @@ TEST_P(LayerNorm, WithoutResidualAndBiasNormsX) {
 TEST_P(LayerNorm, BackwardMatchesReference) {
   Norm norm(GetParam());
   cpu::LayerNormForward(norm.ForwardArgs());
-  norm.BackwardInput(norm.d_h.view());
-  norm.BackwardWeight();
+  norm.Backward(norm.d_h.view());
   const std::vector<double> h = Values(norm.h.view()), weight = Values(norm.weight.view());
   const std::vector<double> d_y = Values(norm.d_y.view());
   std::vector<double> d_h = Values(norm.d_residual.view()), d_weight(37), d_bias(37);
@@ -141,7 +134,7 @@ TEST_P(LayerNorm, BackwardMatchesReference) {
 TEST_P(LayerNorm, OutputsMayAliasInputs) {
   Norm norm(GetParam());
   cpu::LayerNormForward(norm.ForwardArgs());
-  norm.BackwardInput(norm.d_h.view());
+  norm.Backward(norm.d_h.view());
   const std::vector<double> h = Values(norm.h.view()), y = Values(norm.y.view());
   const std::vector<double> d_h = Values(norm.d_h.view());
   for (Tensor Norm::*target : {&Norm::x, &Norm::residual}) {
@@ -155,16 +148,17 @@ TEST_P(LayerNorm, OutputsMayAliasInputs) {
   for (Tensor Norm::*target : {&Norm::d_residual, &Norm::d_y}) {
     Norm aliased(GetParam());
     cpu::LayerNormForward(aliased.ForwardArgs());
-    aliased.BackwardInput((aliased.*target).view());
+    aliased.Backward((aliased.*target).view());
     EXPECT_EQ(Values((aliased.*target).view()), d_h);
+    EXPECT_EQ(Values(aliased.d_weight.view()), Values(norm.d_weight.view()));
+    EXPECT_EQ(Values(aliased.d_bias.view()), Values(norm.d_bias.view()));
   }
 }
 
 TEST(LayerNormGradient, MatchesFiniteDifferences) {
   Norm norm(DType::kFloat64, 3, 19);
   cpu::LayerNormForward(norm.ForwardArgs());
-  norm.BackwardInput(norm.d_h.view());
-  norm.BackwardWeight();
+  norm.Backward(norm.d_h.view());
   const auto loss = [&] {
     cpu::LayerNormForward(norm.ForwardArgs());
     return Dot(norm.y.view(), norm.d_y.view()) + Dot(norm.h.view(), norm.d_residual.view());

@@ -36,17 +36,14 @@ struct Norm {
                          .rstd = rstd.view(),
                          .epsilon = kEpsilon});
   }
-  void BackwardInput(const TensorView& out) {
-    cpu::RmsNormBackwardInput({.d_y = d_y.view(),
-                               .h = h.view(),
-                               .weight = weight.view(),
-                               .rstd = rstd.view(),
-                               .d_residual = d_residual.view(),
-                               .d_h = out});
-  }
-  void BackwardWeight() {
-    cpu::RmsNormBackwardWeight(
-        {.d_y = d_y.view(), .h = h.view(), .rstd = rstd.view(), .d_weight = d_weight.view()});
+  void Backward(const TensorView& out) {
+    cpu::RmsNormBackward({.d_y = d_y.view(),
+                          .h = h.view(),
+                          .weight = weight.view(),
+                          .rstd = rstd.view(),
+                          .d_residual = d_residual.view(),
+                          .d_h = out,
+                          .d_weight = d_weight.view()});
   }
 
   Tensor x, residual, weight, h, y, rstd, d_y, d_residual, d_h, d_weight;
@@ -96,8 +93,7 @@ TEST_P(RmsNorm, WithoutResidualNormsX) {
 TEST_P(RmsNorm, BackwardMatchesReference) {
   Norm norm(GetParam());
   norm.Forward();
-  norm.BackwardInput(norm.d_h.view());
-  norm.BackwardWeight();
+  norm.Backward(norm.d_h.view());
   const std::vector<double> h = Values(norm.h.view()), weight = Values(norm.weight.view());
   const std::vector<double> d_y = Values(norm.d_y.view());
   std::vector<double> d_h = Values(norm.d_residual.view()), d_weight(37);
@@ -118,22 +114,37 @@ TEST_P(RmsNorm, BackwardMatchesReference) {
 TEST_P(RmsNorm, WeightGradientAccumulates) {
   Norm norm(GetParam());
   norm.Forward();
-  norm.BackwardWeight();
+  norm.Backward(norm.d_h.view());
   std::vector<double> twice = Values(norm.d_weight.view());
   for (double& value : twice) value *= 2;
-  norm.BackwardWeight();
+  norm.Backward(norm.d_h.view());
   EXPECT_TRUE(IsClose(norm.d_weight.view(), twice));
+}
+
+TEST_P(RmsNorm, InputGradientNeedsNoWeightGradient) {
+  Norm norm(GetParam());
+  norm.Forward();
+  norm.Backward(norm.d_h.view());
+  const std::vector<double> d_h = Values(norm.d_h.view());
+  FillRandom(norm.d_h.view(), "other");
+  cpu::RmsNormBackward({.d_y = norm.d_y.view(),
+                        .h = norm.h.view(),
+                        .weight = norm.weight.view(),
+                        .rstd = norm.rstd.view(),
+                        .d_residual = norm.d_residual.view(),
+                        .d_h = norm.d_h.view()});
+  EXPECT_EQ(Values(norm.d_h.view()), d_h);
 }
 
 TEST_P(RmsNorm, OutputsMayAliasInputs) {
   Norm norm(GetParam());
   norm.Forward();
-  norm.BackwardInput(norm.d_h.view());
+  norm.Backward(norm.d_h.view());
   const std::vector<double> h = Values(norm.h.view()), y = Values(norm.y.view());
   const std::vector<double> d_h = Values(norm.d_h.view());
 
   Norm onto_residual(GetParam());
-  onto_residual.BackwardInput(onto_residual.d_h.view());  // No forward: h, rstd are zero.
+  onto_residual.Backward(onto_residual.d_h.view());  // No forward: h, rstd are zero.
   EXPECT_EQ(Values(onto_residual.d_h.view()), Values(onto_residual.d_residual.view()));
 
   for (Tensor Norm::*target : {&Norm::x, &Norm::residual}) {
@@ -152,16 +163,16 @@ TEST_P(RmsNorm, OutputsMayAliasInputs) {
   for (Tensor Norm::*target : {&Norm::d_residual, &Norm::d_y}) {
     Norm aliased(GetParam());
     aliased.Forward();
-    aliased.BackwardInput((aliased.*target).view());
+    aliased.Backward((aliased.*target).view());
     EXPECT_EQ(Values((aliased.*target).view()), d_h);
+    EXPECT_EQ(Values(aliased.d_weight.view()), Values(norm.d_weight.view()));
   }
 }
 
 TEST(RmsNormGradient, MatchesFiniteDifferences) {
   Norm norm(DType::kFloat64, 3, 19);
   norm.Forward();
-  norm.BackwardInput(norm.d_h.view());
-  norm.BackwardWeight();
+  norm.Backward(norm.d_h.view());
   // h also goes on along the residual path, where d_residual is its gradient.
   const auto loss = [&] {
     norm.Forward();

@@ -49,7 +49,7 @@ void Forward(const LayerNormForwardArgs& args) {
 // With g = d_y weight and n = (h - mean) rstd:
 //   d_h = rstd (g - mean(g) - n mean(g n)) + d_residual.
 template <typename T>
-void InputRow(const LayerNormBackwardInputArgs& args, int64_t t) {
+void InputRow(const LayerNormBackwardArgs& args, int64_t t) {
   using A = Accumulator<T>;
   const int64_t dim = args.h.shape[1];
   const T* d_y = args.d_y.as<T>() + t * dim;
@@ -72,27 +72,31 @@ void InputRow(const LayerNormBackwardInputArgs& args, int64_t t) {
 }
 
 template <typename T>
-void BackwardInput(const LayerNormBackwardInputArgs& args) {
-  for (int64_t t = 0; t < args.h.shape[0]; ++t) InputRow<T>(args, t);
-}
-
-template <typename T>
-void BackwardWeight(const LayerNormBackwardWeightArgs& args) {
+void AddWeightsRow(const LayerNormBackwardArgs& args, int64_t t) {
   using A = Accumulator<T>;
-  const int64_t num_tokens = args.h.shape[0], dim = args.h.shape[1];
-  A* d_weight = args.d_weight.as<A>();
-  A* d_bias = args.d_bias ? args.d_bias.as<A>() : nullptr;
-  for (int64_t t = 0; t < num_tokens; ++t) {
-    const T* d_y = args.d_y.as<T>() + t * dim;
-    const T* h = args.h.as<T>() + t * dim;
-    const A mean = args.mean.as<A>()[t], rstd = args.rstd.as<A>()[t];
+  const int64_t dim = args.h.shape[1];
+  const T* d_y = args.d_y.as<T>() + t * dim;
+  const T* h = args.h.as<T>() + t * dim;
+  const A mean = args.mean.as<A>()[t], rstd = args.rstd.as<A>()[t];
+  if (args.d_weight) {
+    A* d_weight = args.d_weight.as<A>();
 #pragma GCC ivdep
     for (int64_t d = 0; d < dim; ++d) {
       d_weight[d] += static_cast<A>(d_y[d]) * (static_cast<A>(h[d]) - mean) * rstd;
     }
-    if (d_bias == nullptr) continue;
+  }
+  if (args.d_bias) {
+    A* d_bias = args.d_bias.as<A>();
 #pragma GCC ivdep
     for (int64_t d = 0; d < dim; ++d) d_bias[d] += static_cast<A>(d_y[d]);
+  }
+}
+
+template <typename T>
+void Backward(const LayerNormBackwardArgs& args) {
+  for (int64_t t = 0; t < args.h.shape[0]; ++t) {
+    AddWeightsRow<T>(args, t);  // first: d_h may be written over d_y
+    InputRow<T>(args, t);
   }
 }
 
@@ -103,14 +107,9 @@ void LayerNormForward(const LayerNormForwardArgs& args) {
   SwitchStorage(args.x.dtype, [&](auto tag) { Forward<decltype(tag)>(args); });
 }
 
-void LayerNormBackwardInput(const LayerNormBackwardInputArgs& args) {
+void LayerNormBackward(const LayerNormBackwardArgs& args) {
   CheckArgs(args);
-  SwitchStorage(args.h.dtype, [&](auto tag) { BackwardInput<decltype(tag)>(args); });
-}
-
-void LayerNormBackwardWeight(const LayerNormBackwardWeightArgs& args) {
-  CheckArgs(args);
-  SwitchStorage(args.h.dtype, [&](auto tag) { BackwardWeight<decltype(tag)>(args); });
+  SwitchStorage(args.h.dtype, [&](auto tag) { Backward<decltype(tag)>(args); });
 }
 
 }  // namespace muster::kernels::cpu

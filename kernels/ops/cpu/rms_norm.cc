@@ -69,30 +69,29 @@ void InputRow(const T* d_y, const T* h, const T* weight, Accumulator<T> rstd, co
 }
 
 template <typename T>
-void BackwardInput(const RmsNormBackwardInputArgs& args) {
+void AddWeightRow(const T* d_y, const T* h, Accumulator<T> rstd, Accumulator<T>* d_weight,
+                  int64_t dim) {
   using A = Accumulator<T>;
-  const int64_t num_tokens = args.h.shape[0], dim = args.h.shape[1];
-  for (int64_t t = 0; t < num_tokens; ++t) {
-    const int64_t at = t * dim;
-    InputRow<T>(args.d_y.as<T>() + at, args.h.as<T>() + at, args.weight.as<T>(),
-                args.rstd.as<A>()[t], args.d_residual ? args.d_residual.as<T>() + at : nullptr,
-                args.d_h.as<T>() + at, dim);
+#pragma GCC ivdep
+  for (int64_t d = 0; d < dim; ++d) {
+    d_weight[d] += static_cast<A>(d_y[d]) * static_cast<A>(h[d]) * rstd;
   }
 }
 
 template <typename T>
-void BackwardWeight(const RmsNormBackwardWeightArgs& args) {
+void Backward(const RmsNormBackwardArgs& args) {
   using A = Accumulator<T>;
   const int64_t num_tokens = args.h.shape[0], dim = args.h.shape[1];
-  A* d_weight = args.d_weight.as<A>();
   for (int64_t t = 0; t < num_tokens; ++t) {
-    const T* d_y = args.d_y.as<T>() + t * dim;
-    const T* h = args.h.as<T>() + t * dim;
-    const A rstd = args.rstd.as<A>()[t];
-#pragma GCC ivdep
-    for (int64_t d = 0; d < dim; ++d) {
-      d_weight[d] += static_cast<A>(d_y[d]) * static_cast<A>(h[d]) * rstd;
+    const int64_t at = t * dim;
+    // The weight first: d_h may be written over d_y.
+    if (args.d_weight) {
+      AddWeightRow<T>(args.d_y.as<T>() + at, args.h.as<T>() + at, args.rstd.as<A>()[t],
+                      args.d_weight.as<A>(), dim);
     }
+    InputRow<T>(args.d_y.as<T>() + at, args.h.as<T>() + at, args.weight.as<T>(),
+                args.rstd.as<A>()[t], args.d_residual ? args.d_residual.as<T>() + at : nullptr,
+                args.d_h.as<T>() + at, dim);
   }
 }
 
@@ -103,14 +102,9 @@ void RmsNormForward(const RmsNormForwardArgs& args) {
   SwitchStorage(args.x.dtype, [&](auto tag) { Forward<decltype(tag)>(args); });
 }
 
-void RmsNormBackwardInput(const RmsNormBackwardInputArgs& args) {
+void RmsNormBackward(const RmsNormBackwardArgs& args) {
   CheckArgs(args);
-  SwitchStorage(args.h.dtype, [&](auto tag) { BackwardInput<decltype(tag)>(args); });
-}
-
-void RmsNormBackwardWeight(const RmsNormBackwardWeightArgs& args) {
-  CheckArgs(args);
-  SwitchStorage(args.h.dtype, [&](auto tag) { BackwardWeight<decltype(tag)>(args); });
+  SwitchStorage(args.h.dtype, [&](auto tag) { Backward<decltype(tag)>(args); });
 }
 
 }  // namespace muster::kernels::cpu

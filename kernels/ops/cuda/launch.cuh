@@ -83,6 +83,9 @@ void Launch(const char* op, StreamView stream, void (*kernel)(Parameters...),
   MUSTER_CHECK(shape.blocks < (int64_t{1} << 31) && shape.blocks_y < (1 << 16))
       << op << ": a grid of " << shape.blocks << " x " << shape.blocks_y << " blocks";
   LaunchDevice device(stream);
+  if (shape.shared_bytes > kPlainShared) {
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes);
+  }
   const dim3 grid(static_cast<unsigned>(shape.blocks), static_cast<unsigned>(shape.blocks_y));
   const dim3 block(static_cast<unsigned>(shape.threads_x), static_cast<unsigned>(shape.threads_y));
   kernel<<<grid, block, static_cast<size_t>(shape.shared_bytes), Native(stream)>>>(

@@ -8,11 +8,12 @@
 
 namespace muster::kernels::cuda {
 
-constexpr int kWarp = 32;                // threads
-constexpr int kVectorBytes = 16;         // the widest access of one thread
-constexpr int kFlatThreads = 256;        // of a block of an elementwise operator
-constexpr int kMaxThreads = 1024;        // of any block
-constexpr int kColumnWarps = 8;          // of a block that sums columns: it takes every eighth row
+constexpr int kWarp = 32;               // threads
+constexpr int kVectorBytes = 16;        // the widest access of one thread
+constexpr int kFlatThreads = 256;       // of a block of an elementwise operator
+constexpr int kMaxThreads = 1024;       // of any block
+constexpr int kPlainShared = 40 << 10;  // bytes of a launch's own shared memory; more must be asked
+constexpr int kColumnWarps = 8;         // of a block that sums columns: it takes every eighth row
 constexpr int64_t kColumnBlocks = 1024;  // aimed at when columns are summed
 constexpr int kRangeWarps = 32;          // of a block that adds the parts of such a sum
 
