@@ -29,14 +29,8 @@ void CheckRows(const char* op, const TensorView& row_weight, const TensorView& r
 
 void CheckArgs(const AdamWArgs& args) {
   const char* op = "AdamW";
-  CheckFloating(op, "weight", args.weight, 1);
-  const Shape shape = args.weight.shape;
-  const DType accumulator = AccumulatorDType(args.weight.dtype);
-  CheckTensor(op, "grad", args.grad, accumulator, shape);
-  CheckTensor(op, "master", args.master, accumulator, shape);
-  CheckTensor(op, "moment1", args.moment1, accumulator, shape);
-  CheckTensor(op, "moment2", args.moment2, accumulator, shape);
-  CheckTensor(op, "grad_scale", args.grad_scale, accumulator, {1});
+  CheckRangeTable(op, args.table, sizeof(AdamWRange));
+  CheckTensor(op, "grad_scale", args.grad_scale, AccumulatorDType(args.weight_dtype), {1});
   MUSTER_CHECK(args.step >= 1) << op << ": step counts from 1, found " << args.step;
 }
 
@@ -173,7 +167,7 @@ void CheckArgs(const LayerNormBackwardArgs& args) {
 }
 
 void CheckArgs(const SumOfSquaresArgs& args) {
-  CheckFloating("SumOfSquares", "x", args.x, -1);
+  CheckRangeTable("SumOfSquares", args.table, sizeof(SquaresRange));
   CheckTensor("SumOfSquares", "out", args.out, DType::kFloat64, {1});
 }
 

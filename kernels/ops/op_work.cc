@@ -24,6 +24,10 @@ std::string Dims(const TensorView& x) {
   return text;
 }
 
+std::string Ranges(const RangeTable& table) {
+  return absl::StrCat(table.num_elements, " in ", table.num_ranges, " ranges");
+}
+
 TracedWork Moves(std::initializer_list<const TensorView*> tensors, const TensorView& named) {
   return {.bytes = Bytes(tensors), .detail = Dims(named)};
 }
@@ -42,10 +46,10 @@ TracedWork AttentionWork(const Args& args, double products, double bytes) {
 }  // namespace
 
 TracedWork WorkOf(const AdamWArgs& args) {
-  const bool apart = args.weight.data != args.master.data;
-  return {.bytes = Bytes({&args.grad}) + 2 * Bytes({&args.master, &args.moment1, &args.moment2}) +
-                   (apart ? Bytes({&args.weight}) : 0),
-          .detail = Dims(args.master)};
+  const DType accumulator = AccumulatorDType(args.weight_dtype);
+  const int64_t apart = args.weight_dtype == accumulator ? 0 : SizeOf(args.weight_dtype);
+  return {.bytes = static_cast<double>(args.table.num_elements * (7 * SizeOf(accumulator) + apart)),
+          .detail = Ranges(args.table)};
 }
 TracedWork WorkOf(const AddArgs& args) { return Moves({&args.a, &args.b, &args.out}, args.out); }
 TracedWork WorkOf(const AttentionForwardArgs& args) {
@@ -92,7 +96,10 @@ TracedWork WorkOf(const RmsNormBackwardArgs& args) {
 }
 TracedWork WorkOf(const RopeArgs& args) { return Moves({&args.x, &args.x}, args.x); }
 TracedWork WorkOf(const SumArgs& args) { return Moves({&args.x}, args.x); }
-TracedWork WorkOf(const SumOfSquaresArgs& args) { return Moves({&args.x}, args.x); }
+TracedWork WorkOf(const SumOfSquaresArgs& args) {
+  return {.bytes = static_cast<double>(args.table.num_elements * SizeOf(args.dtype)),
+          .detail = Ranges(args.table)};
+}
 TracedWork WorkOf(const SumSlicesArgs& args) { return Moves({&args.inputs, &args.out}, args.out); }
 TracedWork WorkOf(const SwiGluForwardArgs& args) {
   return Moves({&args.gate_up, &args.out}, args.out);

@@ -1,13 +1,19 @@
 #pragma once
 // Reductions and small elementwise ops on whole tensors. All sums run in a fixed order.
 #include "kernels/ops/op.h"
+#include "kernels/ops/range_table.h"
 
 namespace muster::kernels {
 
-// out += sum of squares, in fp64 whatever the input.
+// out += sum of squares over flat ranges, all in one launch, in fp64 whatever the input.
+struct SquaresRange {
+  const void* x;  // [count]
+  int64_t count;
+};
 struct SumOfSquaresArgs {
-  TensorView x;    // any shape, contiguous
-  TensorView out;  // accumulated, fp64 [1]
+  RangeTable table;               // of SquaresRange
+  DType dtype = DType::kFloat32;  // of all ranges
+  TensorView out;                 // accumulated, fp64 [1]
 };
 MUSTER_DECLARE_OP(SumOfSquares)
 

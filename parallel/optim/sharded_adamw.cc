@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "kernels/device/span.h"
-#include "kernels/ops/adamw.h"
 #include "kernels/ops/cast.h"
 
 namespace muster::parallel {
@@ -34,6 +33,7 @@ ShardedAdamW::ShardedAdamW(const BucketStorage& storage, const ParameterList& pa
       options_(options),
       states_(storage.layout().buckets.size()) {
   const kernels::DType dtype = storage.gradient_dtype();
+  std::vector<int64_t> counts;
   for (size_t b = 0; b < states_.size(); ++b) {
     const Bucket& bucket = storage.layout().buckets[b];
     const Range owned = OwnedRange(bucket, zero_level);
@@ -44,7 +44,14 @@ ShardedAdamW::ShardedAdamW(const BucketStorage& storage, const ParameterList& pa
     if (storage.weight_dtype() != dtype) add(&states_[b].master, " master weights");
     add(&states_[b].moment1, " first moments");
     add(&states_[b].moment2, " second moments");
+    for (const BucketSlice& slice : bucket.slices) {
+      const Range range = Intersect(slice, owned);
+      if (range.begin < range.end) counts.push_back(range.end - range.begin);
+    }
   }
+  plan.Add(&table_memory_, "ranges of AdamW", kernels::DType::kUInt8,
+           {kernels::RangeTableBytes(sizeof(kernels::AdamWRange), counts)},
+           kernels::Lifetime::kPersistent);
 }
 
 TensorView ShardedAdamW::OwnedWeights(int bucket) const {
@@ -63,9 +70,8 @@ void ShardedAdamW::ReadWeights(kernels::StreamView compute) {
   }
 }
 
-void ShardedAdamW::Step(double learning_rate, int64_t update, const GradientFacts& facts,
-                        kernels::StreamView compute) {
-  const kernels::Span span(compute, "adamw", kOptimizer);
+std::vector<kernels::AdamWRange> ShardedAdamW::Ranges() const {
+  std::vector<kernels::AdamWRange> ranges;
   for (size_t b = 0; b < states_.size(); ++b) {
     const int bucket = static_cast<int>(b);
     const Range owned = OwnedRange(storage_.layout().buckets[b], zero_level_);
@@ -76,24 +82,36 @@ void ShardedAdamW::Step(double learning_rate, int64_t update, const GradientFact
       const Range range = Intersect(slice, owned);
       if (range.begin >= range.end) continue;
       const auto part = [&](const TensorView& view) {
-        return view.Slice(0, range.begin - owned.begin, range.end - owned.begin);
+        return view.Slice(0, range.begin - owned.begin, range.end - owned.begin).data;
       };
-      kernels::AdamW(
-          {.grad = part(gradients),
-           .master = part(master),
-           .moment1 = part(states_[b].moment1),
-           .moment2 = part(states_[b].moment2),
-           .weight = part(weights),
-           .grad_scale = facts.scale,
-           .learning_rate = static_cast<float>(learning_rate),
-           .beta1 = options_.beta1,
-           .beta2 = options_.beta2,
-           .epsilon = options_.epsilon,
-           .weight_decay = parameters_[slice.parameter].weight_decay ? options_.weight_decay : 0.0f,
-           .step = update},
-          compute);
+      const bool decays = parameters_[slice.parameter].weight_decay;
+      ranges.push_back({.grad = part(gradients),
+                        .master = part(master),
+                        .moment1 = part(states_[b].moment1),
+                        .moment2 = part(states_[b].moment2),
+                        .weight = part(weights),
+                        .count = range.end - range.begin,
+                        .weight_decay = decays ? options_.weight_decay : 0.0f});
     }
   }
+  return ranges;
+}
+
+void ShardedAdamW::Step(double learning_rate, int64_t update, const GradientFacts& facts,
+                        kernels::StreamView compute) {
+  const kernels::Span span(compute, "adamw", kOptimizer);
+  if (table_.num_ranges == 0) {
+    table_ = kernels::WriteRangeTable(Ranges(), table_memory_, compute);
+  }
+  kernels::AdamW({.table = table_,
+                  .weight_dtype = storage_.weight_dtype(),
+                  .grad_scale = facts.scale,
+                  .learning_rate = static_cast<float>(learning_rate),
+                  .beta1 = options_.beta1,
+                  .beta2 = options_.beta2,
+                  .epsilon = options_.epsilon,
+                  .step = update},
+                 compute);
 }
 
 std::vector<OptimizerSlice> ShardedAdamW::Slices() const {

@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "kernels/device/stream.h"
+#include "kernels/ops/adamw.h"
 #include "kernels/tensor/arena.h"
 #include "parallel/dp/bucket_reducer.h"
 #include "parallel/dp/grad_bucket.h"
@@ -28,7 +29,7 @@ class ShardedAdamW {
  public:
   ShardedAdamW(const BucketStorage& storage, const ParameterList& parameters, int zero_level,
                AdamWOptions options, kernels::ArenaPlan& plan);
-  // Copies the weights into the master copies; after initial weights or a load.
+  // Copies the weights into the master copies; after initial weights.
   void ReadWeights(kernels::StreamView compute);
   // One update with the given rate; `update` counts from 1. Skips if facts.scale is 0.
   void Step(double learning_rate, int64_t update, const GradientFacts& facts,
@@ -43,11 +44,14 @@ class ShardedAdamW {
   };
   kernels::TensorView OwnedWeights(int bucket) const;
   kernels::TensorView Master(int bucket) const;
+  std::vector<kernels::AdamWRange> Ranges() const;
   const BucketStorage& storage_;
   const ParameterList& parameters_;
   const int zero_level_;
   const AdamWOptions options_;
-  std::vector<State> states_;  // by bucket
+  std::vector<State> states_;         // by bucket
+  kernels::TensorView table_memory_;  // uint8
+  kernels::RangeTable table_;         // of what Step updates; written by the first
 };
 
 }  // namespace muster::parallel

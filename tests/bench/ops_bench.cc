@@ -25,6 +25,7 @@
 #include "kernels/ops/rope.h"
 #include "kernels/ops/swiglu.h"
 #include "kernels/ops/topk_route.h"
+#include "tests/support/kernels/range_tables.h"
 
 namespace muster::kernels {
 namespace {
@@ -211,17 +212,34 @@ void Flat(Bench& bench, int64_t size) {
   const TensorView sum = bench.Zeroed(DType::kFloat64, {1});
   const StreamView stream = bench.stream();
   Fill({scale, 1.0}, stream);
-  bench.Measure("AdamW fp32+bf16" + shape, 30 * n, [&] {
-    AdamW({.grad = grad,
-           .master = master,
-           .moment1 = moment1,
-           .moment2 = moment2,
-           .weight = weight,
-           .grad_scale = scale,
-           .learning_rate = 1e-4f},
-          stream);
-  });
-  bench.Measure("SumOfSquares fp32" + shape, 4 * n, [&] { SumOfSquares({grad, sum}, stream); });
+  // As one parameter, and as a model's: a matrix, then two vectors, and so on.
+  for (const int64_t num_ranges : {1, 900}) {
+    std::vector<int64_t> ends = {0};
+    std::vector<float> decays;
+    for (int64_t i = 0; i < num_ranges; i += 3) {
+      const int64_t end = (i + 3 < num_ranges ? (i + 3) * size / num_ranges : size) / 64 * 64;
+      for (const int64_t vector : {3200, 1600}) {
+        if (num_ranges > 1) ends.push_back(end - vector);
+      }
+      ends.push_back(end);
+    }
+    decays.resize(ends.size(), 0.1f);
+    const OwnedTable<AdamWRange> ranges(
+        AdamWTensors{grad, master, moment1, moment2, weight}.Ranges(ends, decays), stream);
+    const OwnedTable<SquaresRange> squares(SquaresRanges(grad, ends), stream);
+    const std::string cut = num_ranges > 1 ? " in " + std::to_string(num_ranges) + " ranges" : "";
+    bench.Measure("AdamW fp32+bf16" + shape + cut, 30 * n, [&] {
+      AdamW({.table = ranges.table,
+             .weight_dtype = kBF16,
+             .grad_scale = scale,
+             .learning_rate = 1e-4f},
+            stream);
+    });
+    bench.Measure("SumOfSquares fp32" + shape + cut, 4 * n, [&] {
+      SumOfSquares({squares.table, kF32, sum}, stream);
+    });
+    MUSTER_CHECK_OK(stream.Synchronize());
+  }
   bench.Measure("SumSlices fp32 4 x" + shape, 5 * n, [&] {
     SumSlices({grad.Reshape({4, size / 4}), master.Slice(0, 0, size / 4)}, stream);
   });

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "tests/support/kernels/op_cases.h"
+#include "tests/support/kernels/range_tables.h"
 #include "tests/support/kernels/tolerance.h"
 
 namespace muster::kernels {
@@ -25,19 +26,23 @@ struct State {
       SetValue(moment2.view(), i, std::pow(GetValue(grad.view(), kSize - 1 - i), 2));
     }
   }
-  AdamWArgs Args() const {
-    return {.grad = grad.view(),
-            .master = master.view(),
-            .moment1 = moment1.view(),
-            .moment2 = moment2.view(),
-            .weight = weight.view(),
-            .grad_scale = grad_scale.view(),
-            .learning_rate = 0.125f,
-            .beta1 = 0.875f,
-            .beta2 = 0.9375f,
-            .epsilon = 1e-3f,
-            .weight_decay = 0.25f,
-            .step = 3};
+  AdamWTensors Tensors() const {
+    return {grad.view(), master.view(), moment1.view(), moment2.view(), weight.view()};
+  }
+  void Update() const { Update(Tensors(), {0, kSize}, {0.25f}); }
+  void Update(const AdamWTensors& tensors, const std::vector<int64_t>& ends,
+              const std::vector<float>& weight_decays) const {
+    const auto stream = Stream::Create({}, StreamMode::kInline, "test");
+    MUSTER_CHECK_OK(stream.status());
+    const OwnedTable<AdamWRange> owned(tensors.Ranges(ends, weight_decays), stream->view());
+    cpu::AdamW({.table = owned.table,
+                .weight_dtype = tensors.weight.dtype,
+                .grad_scale = grad_scale.view(),
+                .learning_rate = 0.125f,
+                .beta1 = 0.875f,
+                .beta2 = 0.9375f,
+                .epsilon = 1e-3f,
+                .step = 3});
   }
 
   Tensor grad, master, moment1, moment2, weight, grad_scale;
@@ -58,7 +63,7 @@ TEST_P(AdamWOf, MatchesReference) {
     const double m_hat = m[i] / (1 - std::pow(0.875, 3)), v_hat = v[i] / (1 - std::pow(0.9375, 3));
     master[i] -= 0.125 * (m_hat / (std::sqrt(v_hat) + epsilon) + 0.25 * master[i]);
   }
-  cpu::AdamW(state.Args());
+  state.Update();
   EXPECT_TRUE(IsClose(state.master.view(), master));
   EXPECT_TRUE(IsClose(state.moment1.view(), m));
   EXPECT_TRUE(IsClose(state.moment2.view(), v));
@@ -68,7 +73,7 @@ TEST_P(AdamWOf, MatchesReference) {
 
 TEST_P(AdamWOf, WeightIsTheRoundedMaster) {
   State state(GetParam());
-  cpu::AdamW(state.Args());
+  state.Update();
   const Tensor rounded = TensorOf(GetParam(), {kSize}, Values(state.master.view()));
   EXPECT_EQ(Values(state.weight.view()), Values(rounded.view()));
 }
@@ -82,7 +87,7 @@ TEST_P(AdamWOf, SkipsIfTheScaleIsZeroOrNotFinite) {
     SetValue(state.grad.view(), 5, std::nan(""));
     const State before(GetParam());
     const std::vector<double> weight = Values(state.weight.view());
-    cpu::AdamW(state.Args());
+    state.Update();
     EXPECT_EQ(Values(state.master.view()), Values(before.master.view())) << scale;
     EXPECT_EQ(Values(state.moment1.view()), Values(before.moment1.view())) << scale;
     EXPECT_EQ(Values(state.moment2.view()), Values(before.moment2.view())) << scale;
@@ -90,19 +95,26 @@ TEST_P(AdamWOf, SkipsIfTheScaleIsZeroOrNotFinite) {
   }
 }
 
-TEST_P(AdamWOf, ShardsEqualTheWhole) {
-  State whole(GetParam()), sharded(GetParam());
-  cpu::AdamW(whole.Args());
-  for (const auto& [begin, end] : {std::pair{0, 701}, {701, 702}, {702, 2100}}) {
-    AdamWArgs args = sharded.Args();
-    for (TensorView* view :
-         {&args.grad, &args.master, &args.moment1, &args.moment2, &args.weight}) {
-      *view = view->Slice(0, begin, end);
-    }
-    cpu::AdamW(args);
+TEST_P(AdamWOf, RangesEqualTheWhole) {
+  const State whole(GetParam()), ranges(GetParam());
+  whole.Update();
+  ranges.Update(ranges.Tensors(), {0, 701, 702, 702, kSize}, {0.25f, 0.25f, 0.25f, 0.25f});
+  EXPECT_EQ(Values(ranges.master.view()), Values(whole.master.view()));
+  EXPECT_EQ(Values(ranges.moment1.view()), Values(whole.moment1.view()));
+  EXPECT_EQ(Values(ranges.moment2.view()), Values(whole.moment2.view()));
+  EXPECT_EQ(Values(ranges.weight.view()), Values(whole.weight.view()));
+}
+
+TEST_P(AdamWOf, RangesHaveTheirOwnWeightDecay) {
+  const State decayed(GetParam()), bare(GetParam()), mixed(GetParam());
+  decayed.Update();
+  bare.Update(bare.Tensors(), {0, kSize}, {0.0f});
+  mixed.Update(mixed.Tensors(), {0, 1000, kSize}, {0.0f, 0.25f});
+  for (int64_t i = 0; i < kSize; ++i) {
+    const State& wanted = i < 1000 ? bare : decayed;
+    EXPECT_EQ(GetValue(mixed.master.view(), i), GetValue(wanted.master.view(), i)) << i;
   }
-  EXPECT_EQ(Values(sharded.master.view()), Values(whole.master.view()));
-  EXPECT_EQ(Values(sharded.weight.view()), Values(whole.weight.view()));
+  EXPECT_NE(GetValue(decayed.master.view(), 0), GetValue(bare.master.view(), 0));
 }
 
 class AdamWMaster : public ::testing::TestWithParam<DType> {};
@@ -110,11 +122,11 @@ INSTANTIATE_TEST_SUITE_P(, AdamWMaster, AccumulatorDTypes(), DTypeName);
 
 TEST_P(AdamWMaster, MayBeTheWeight) {
   State apart(GetParam()), aliased(GetParam());
-  cpu::AdamW(apart.Args());
-  AdamWArgs args = aliased.Args();
-  args.weight = args.master;
-  cpu::AdamW(args);
-  EXPECT_EQ(Values(args.master), Values(apart.weight.view()));
+  apart.Update();
+  AdamWTensors tensors = aliased.Tensors();
+  tensors.weight = tensors.master;
+  aliased.Update(tensors, {0, kSize}, {0.25f});
+  EXPECT_EQ(Values(tensors.master), Values(apart.weight.view()));
 }
 
 TEST(AdamW, FirstStepMovesByTheLearningRateAgainstTheSign) {
@@ -123,11 +135,13 @@ TEST(AdamW, FirstStepMovesByTheLearningRateAgainstTheSign) {
                moment1 = MakeTensor(DType::kFloat64, {2});
   const Tensor moment2 = MakeTensor(DType::kFloat64, {2});
   const Tensor scale = TensorOf(DType::kFloat64, {1}, {1});
-  cpu::AdamW({.grad = grad.view(),
-              .master = master.view(),
-              .moment1 = moment1.view(),
-              .moment2 = moment2.view(),
-              .weight = master.view(),
+  const auto stream = Stream::Create({}, StreamMode::kInline, "test");
+  ASSERT_TRUE(stream.ok());
+  const AdamWTensors tensors{grad.view(), master.view(), moment1.view(), moment2.view(),
+                             master.view()};
+  const OwnedTable<AdamWRange> owned(tensors.Ranges({0, 2}, {0.0f}), stream->view());
+  cpu::AdamW({.table = owned.table,
+              .weight_dtype = DType::kFloat64,
               .grad_scale = scale.view(),
               .learning_rate = 0.5f,
               .epsilon = 1e-12f});

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <string>
+#include <vector>
 
 #include "kernels/ops/adamw.h"
 #include "kernels/ops/cast.h"
@@ -17,6 +18,7 @@
 #include "kernels/ops/swiglu.h"
 #include "tests/support/kernels/device_parity.h"
 #include "tests/support/kernels/op_cases.h"
+#include "tests/support/kernels/range_tables.h"
 
 namespace muster::kernels {
 namespace {
@@ -281,15 +283,17 @@ TEST_P(CudaParity, AdamWAndItsSkip) {
     const Tensor moment1 = RandomTensor(kF32, {size}, "m"), moment2 = Positive(kF32, {size}, "v");
     const Tensor weight = RandomTensor(GetParam(), {size}, "before");
     const Tensor grad_scale = TensorOf(kF32, {1}, {scale});
+    std::vector<OwnedTable<AdamWRange>> tables;  // until all runs have ended
     const auto run = [&](Place& at) {
-      AdamW({.grad = at(grad),
-             .master = at(master),
-             .moment1 = at(moment1),
-             .moment2 = at(moment2),
-             .weight = at(weight),
+      const AdamWTensors tensors{at(grad), at(master), at(moment1), at(moment2), at(weight)};
+      // A piece, one element, none, and ranges that do not start aligned.
+      tables.emplace_back(
+          tensors.Ranges({0, 4096, 4097, 4097, 50003, size}, {0.1f, 0.0f, 0.1f, 0.1f, 0.0f}),
+          at.stream());
+      AdamW({.table = tables.back().table,
+             .weight_dtype = GetParam(),
              .grad_scale = at(grad_scale),
              .learning_rate = 0.01f,
-             .weight_decay = 0.1f,
              .step = 3},
             at.stream());
     };
@@ -307,9 +311,11 @@ TEST_P(CudaParity, Reductions) {
     const Tensor squares = TensorOf(DType::kFloat64, {1}, {2}),
                  sum = TensorOf(DType::kFloat64, {1}, {3});
     const Tensor norm = MakeTensor(DType::kFloat64, {1}), scale = MakeTensor(kF32, {1});
+    std::vector<OwnedTable<SquaresRange>> tables;  // until all runs have ended
     ExpectParity(
         [&](Place& at) {
-          SumOfSquares({at(x), at(squares)}, at.stream());
+          tables.emplace_back(SquaresRanges(at(x), {0, size / 3, size / 3 + 1, size}), at.stream());
+          SumOfSquares({tables.back().table, GetParam(), at(squares)}, at.stream());
           Sum({at(x), at(sum), 0.5}, at.stream());
           ClipCoefficient({at(squares), at(norm), at(scale), 1.0}, at.stream());
         },
@@ -369,7 +375,7 @@ TEST_F(CudaOps, TakeEmptyTensors) {
   const TensorView none(nullptr, kF32, {0}, kCuda0), matrix(nullptr, kF32, {0, 8}, kCuda0);
   const Tensor out = CopyToCuda(MakeTensor(DType::kFloat64, {1}).view(), stream.view());
   Add({none, none, none}, stream.view());
-  SumOfSquares({none, out.view()}, stream.view());
+  SumOfSquares({.dtype = kF32, .out = out.view()}, stream.view());
   GeluForward({.x = matrix, .out = matrix}, stream.view());
   const absl::Status status = stream.view().Synchronize();
   EXPECT_TRUE(status.ok()) << status.ToString();

@@ -29,29 +29,38 @@ void Update(const Coefficients<A>& c, const A* __restrict grad, A* __restrict ma
 
 // In blocks that stay in the first-level cache between the update and the cast.
 template <typename A, typename T>
-void UpdateAndCast(const AdamWArgs& args, A scale) {
+void UpdateAndCast(const Coefficients<A>& c, const AdamWRange& range) {
   constexpr int64_t kBlock = 1024;
+  A* master = static_cast<A*>(range.master);
+  T* weight = static_cast<T*>(range.weight);
+  const bool cast = range.weight != range.master;
+  for (int64_t begin = 0; begin < range.count; begin += kBlock) {
+    const int64_t count = std::min(kBlock, range.count - begin);
+    Update<A>(c, static_cast<const A*>(range.grad) + begin, master + begin,
+              static_cast<A*>(range.moment1) + begin, static_cast<A*>(range.moment2) + begin,
+              count);
+    if (!cast) continue;
+    for (int64_t i = begin; i < begin + count; ++i) weight[i] = static_cast<T>(master[i]);
+  }
+}
+
+template <typename A, typename T>
+void UpdateAll(const AdamWArgs& args, A scale) {
   const auto correction = [&](float beta) {
     return static_cast<A>(1.0 / (1.0 - std::pow(double{beta}, static_cast<double>(args.step))));
   };
-  const Coefficients<A> c{scale,
-                          static_cast<A>(args.beta1),
-                          static_cast<A>(args.beta2),
-                          correction(args.beta1),
-                          correction(args.beta2),
-                          static_cast<A>(args.learning_rate),
-                          static_cast<A>(args.epsilon),
-                          static_cast<A>(args.weight_decay)};
-  A* master = args.master.as<A>();
-  T* weight = args.weight.as<T>();
-  const bool cast = args.weight.data != args.master.data;
-  const int64_t n = args.master.num_elements();
-  for (int64_t begin = 0; begin < n; begin += kBlock) {
-    const int64_t count = std::min(kBlock, n - begin);
-    Update<A>(c, args.grad.as<A>() + begin, master + begin, args.moment1.as<A>() + begin,
-              args.moment2.as<A>() + begin, count);
-    if (!cast) continue;
-    for (int64_t i = begin; i < begin + count; ++i) weight[i] = static_cast<T>(master[i]);
+  Coefficients<A> c{scale,
+                    static_cast<A>(args.beta1),
+                    static_cast<A>(args.beta2),
+                    correction(args.beta1),
+                    correction(args.beta2),
+                    static_cast<A>(args.learning_rate),
+                    static_cast<A>(args.epsilon),
+                    A{0}};
+  for (int64_t i = 0; i < args.table.num_ranges; ++i) {
+    const AdamWRange& range = args.table.ranges<AdamWRange>()[i];
+    c.weight_decay = static_cast<A>(range.weight_decay);
+    UpdateAndCast<A, T>(c, range);
   }
 }
 
@@ -59,12 +68,12 @@ void UpdateAndCast(const AdamWArgs& args, A scale) {
 
 void AdamW(const AdamWArgs& args) {
   CheckArgs(args);
-  SwitchAccumulator(args.master.dtype, [&](auto accumulator) {
+  SwitchAccumulator(args.grad_scale.dtype, [&](auto accumulator) {
     using A = decltype(accumulator);
     const A scale = *args.grad_scale.as<A>();
     if (!std::isfinite(scale) || scale == A{0}) return;
-    SwitchStorage(args.weight.dtype,
-                  [&](auto storage) { UpdateAndCast<A, decltype(storage)>(args, scale); });
+    SwitchStorage(args.weight_dtype,
+                  [&](auto storage) { UpdateAll<A, decltype(storage)>(args, scale); });
   });
 }
 

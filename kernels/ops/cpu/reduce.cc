@@ -58,12 +58,15 @@ void SumSlicesTyped(const SumSlicesArgs& args) {
 
 void SumOfSquares(const SumOfSquaresArgs& args) {
   CheckArgs(args);
-  SwitchStorage(args.x.dtype, [&](auto tag) {
-    const auto* x = args.x.as<decltype(tag)>();
-    *args.out.as<double>() += LaneSum<double>(args.x.num_elements(), [x](int64_t i) {
-      const double value = static_cast<Accumulator<decltype(tag)>>(x[i]);
-      return value * value;
-    });
+  SwitchStorage(args.dtype, [&](auto tag) {
+    for (int64_t r = 0; r < args.table.num_ranges; ++r) {
+      const SquaresRange& range = args.table.ranges<SquaresRange>()[r];
+      const auto* x = static_cast<const decltype(tag)*>(range.x);
+      *args.out.as<double>() += LaneSum<double>(range.count, [x](int64_t i) {
+        const double value = static_cast<Accumulator<decltype(tag)>>(x[i]);
+        return value * value;
+      });
+    }
   });
 }
 

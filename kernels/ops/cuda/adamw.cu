@@ -1,9 +1,11 @@
 // AdamW in one pass: reads gradient, master weight and both moments, writes the latter three and
-// the weight; 30 bytes a weight in bf16, 28 in fp32. The clip coefficient is read on the device.
+// the weight; 30 bytes a weight in bf16, 28 in fp32. The clip coefficient is read on the device. A
+// block takes a piece of one range: norms and biases cost a block each, not a launch.
 #include <cmath>
 
 #include "kernels/ops/adamw.h"
-#include "kernels/ops/cuda/flat.cuh"
+#include "kernels/ops/cuda/launch.cuh"
+#include "kernels/ops/cuda/range_pieces.cuh"
 #include "kernels/ops/cuda/vector.cuh"
 
 namespace muster::kernels::cuda {
@@ -41,6 +43,25 @@ struct Update {
   }
 };
 
+// `update` has the numbers that all ranges share.
+template <typename T>
+__global__ void __launch_bounds__(kFlatThreads, 5)
+    UpdateKernel(const AdamWRange* ranges, const RangePiece* pieces, Update<T> update) {
+  const RangePiece piece = pieces[blockIdx.x];
+  const AdamWRange range = ranges[piece.range];
+  update.grad = static_cast<const float*>(range.grad);
+  update.master = static_cast<float*>(range.master);
+  update.moment1 = static_cast<float*>(range.moment1);
+  update.moment2 = static_cast<float*>(range.moment2);
+  update.weight = range.weight == range.master ? nullptr : static_cast<T*>(range.weight);
+  update.weight_decay = range.weight_decay;
+  const bool vectorize =
+      AreAligned({range.grad, range.master, range.moment1, range.moment2, range.weight});
+  ForEachOfPiece<kVectorOf<float>>(piece, range.count, vectorize, [&]<int kWidth>(int64_t at) {
+    update.template Run<kWidth>(at);
+  });
+}
+
 // 1 / (1 - beta^t).
 float BiasCorrection(float beta, int64_t step) {
   return static_cast<float>(1.0 / (1.0 - std::pow(double{beta}, static_cast<double>(step))));
@@ -50,14 +71,13 @@ float BiasCorrection(float beta, int64_t step) {
 
 void AdamW(const AdamWArgs& args, StreamView stream) {
   CheckArgs(args);
-  SwitchStorage("AdamW", args.weight.dtype, stream, [&](auto tag) {
+  SwitchStorage("AdamW", args.weight_dtype, stream, [&](auto tag) {
     using T = decltype(tag);
-    const bool cast = args.weight.data != args.master.data;
-    const Update<T> update{.grad = Elements<float>(args.grad),
-                           .master = Elements<float>(args.master),
-                           .moment1 = Elements<float>(args.moment1),
-                           .moment2 = Elements<float>(args.moment2),
-                           .weight = cast ? Elements<T>(args.weight) : nullptr,
+    const Update<T> update{.grad = nullptr,
+                           .master = nullptr,
+                           .moment1 = nullptr,
+                           .moment2 = nullptr,
+                           .weight = nullptr,
                            .grad_scale = Elements<float>(args.grad_scale),
                            .beta1 = args.beta1,
                            .beta2 = args.beta2,
@@ -65,11 +85,10 @@ void AdamW(const AdamWArgs& args, StreamView stream) {
                            .bias_correction2 = BiasCorrection(args.beta2, args.step),
                            .learning_rate = args.learning_rate,
                            .epsilon = args.epsilon,
-                           .weight_decay = args.weight_decay};
-    RunFlat<kVectorOf<float>>(
-        "AdamW", args.master.num_elements(),
-        {update.grad, update.master, update.moment1, update.moment2, update.weight}, update,
-        stream);
+                           .weight_decay = 0};
+    Launch("AdamW", stream, UpdateKernel<T>,
+           LaunchShape{.blocks = args.table.num_pieces, .threads_x = kFlatThreads},
+           args.table.ranges<AdamWRange>(), args.table.pieces<AdamWRange>(), update);
   });
 }
 

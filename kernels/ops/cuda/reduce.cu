@@ -3,6 +3,7 @@
 // whose sums one block adds. All of it in fp64, which the device does faster than memory delivers.
 #include "kernels/ops/cuda/column_sum.cuh"
 #include "kernels/ops/cuda/flat.cuh"
+#include "kernels/ops/cuda/range_pieces.cuh"
 #include "kernels/ops/cuda/vector.cuh"
 #include "kernels/ops/reduce.h"
 
@@ -11,13 +12,33 @@ namespace {
 
 constexpr int kSumBlocks = 1024;
 
-template <bool kSquared>
-__device__ double TermOf(float value) {
+__device__ double Square(float value) {
   const double wide = value;
-  return kSquared ? wide * wide : wide;
+  return wide * wide;
 }
 
-template <typename T, int kWidth, bool kSquared>
+// of_block[b] = sum of squares of every gridDim-th piece from the b-th on. fp64.
+template <typename T>
+__global__ void __launch_bounds__(kFlatThreads)
+    SquaresKernel(const SquaresRange* ranges, const RangePiece* pieces, int64_t num_pieces,
+                  double* of_block) {
+  double sum = 0;
+  for (int64_t p = blockIdx.x; p < num_pieces; p += gridDim.x) {
+    const RangePiece piece = pieces[p];
+    const SquaresRange range = ranges[piece.range];
+    const T* x = static_cast<const T*>(range.x);
+    ForEachOfPiece<kVectorOf<T>>(piece, range.count, AreAligned({x}), [&]<int kWidth>(int64_t at) {
+      float values[kWidth];
+      LoadFloats(x + at, values);
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) sum += Square(values[i]);
+    });
+  }
+  sum = RowSum(sum);
+  if (threadIdx.x == 0) of_block[blockIdx.x] = sum;
+}
+
+template <typename T, int kWidth>
 __global__ void SumKernel(const T* x, int64_t size, double* of_block) {
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   const int64_t threads = static_cast<int64_t>(gridDim.x) * blockDim.x, vectors = size / kWidth;
@@ -27,10 +48,10 @@ __global__ void SumKernel(const T* x, int64_t size, double* of_block) {
     float values[kWidth];
     LoadFloats(x + i * kWidth, values);
 #pragma unroll
-    for (int j = 0; j < kWidth; ++j) sum += TermOf<kSquared>(values[j]);
+    for (int j = 0; j < kWidth; ++j) sum += values[j];
   }
   if (const int64_t at = vectors * kWidth + thread; at < size) {
-    sum += TermOf<kSquared>(ToFloat(x[at]));
+    sum += ToFloat(x[at]);
   }
   sum = RowSum(sum);
   if (threadIdx.x == 0) of_block[blockIdx.x] = sum;
@@ -43,7 +64,6 @@ __global__ void AddTotalKernel(const double* of_block, int num_blocks, double sc
   if (i == 0) *out += scale * sum;
 }
 
-template <bool kSquared>
 void AddSum(const char* op, const TensorView& x, double scale, const TensorView& out,
             StreamView stream) {
   if (x.num_elements() == 0) return;
@@ -55,8 +75,7 @@ void AddSum(const char* op, const TensorView& x, double scale, const TensorView&
     SwitchWidth<T>(CanVectorize(0, {x.data}), [&](auto width) {
       LaunchShape shape = FlatShape(CeilDiv(x.num_elements(), width()));
       shape.blocks = std::min<int64_t>(shape.blocks, kSumBlocks);
-      Launch(op, stream, SumKernel<T, width(), kSquared>, shape, Elements<T>(x), x.num_elements(),
-             of_block);
+      Launch(op, stream, SumKernel<T, width()>, shape, Elements<T>(x), x.num_elements(), of_block);
       Launch(op, stream, AddTotalKernel, LaunchShape{.blocks = 1, .threads_x = kSumBlocks},
              of_block, static_cast<int>(shape.blocks), scale, Elements<double>(out));
     });
@@ -130,13 +149,26 @@ __global__ void ClipKernel(const double* sum_of_squares, double* norm, float* sc
 }  // namespace
 
 void SumOfSquares(const SumOfSquaresArgs& args, StreamView stream) {
+  const char* op = "SumOfSquares";
   CheckArgs(args);
-  AddSum</*kSquared=*/true>("SumOfSquares", args.x, 1.0, args.out, stream);
+  if (args.table.num_pieces == 0) return;
+  SwitchStorage(op, args.dtype, stream, [&](auto tag) {
+    using T = decltype(tag);
+    Scratch scratch(stream);
+    double* of_block = scratch.Take<double>(kSumBlocks);
+    if (!scratch.Fits(op, stream)) return;
+    const LaunchShape shape{.blocks = std::min<int64_t>(args.table.num_pieces, kSumBlocks),
+                            .threads_x = kFlatThreads};
+    Launch(op, stream, SquaresKernel<T>, shape, args.table.ranges<SquaresRange>(),
+           args.table.pieces<SquaresRange>(), args.table.num_pieces, of_block);
+    Launch(op, stream, AddTotalKernel, LaunchShape{.blocks = 1, .threads_x = kSumBlocks}, of_block,
+           static_cast<int>(shape.blocks), 1.0, Elements<double>(args.out));
+  });
 }
 
 void Sum(const SumArgs& args, StreamView stream) {
   CheckArgs(args);
-  AddSum</*kSquared=*/false>("Sum", args.x, args.scale, args.out, stream);
+  AddSum("Sum", args.x, args.scale, args.out, stream);
 }
 
 void ColumnSum(const ColumnSumArgs& args, StreamView stream) {
