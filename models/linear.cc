@@ -55,11 +55,19 @@ void Linear::BackwardInput(TensorView d_y_TN, TensorView d_x_TK, StreamView comp
                   compute);
 }
 
-void Linear::BackwardWeight(TensorView x_TK, TensorView d_y_TN, StreamView compute) const {
+TensorView Linear::bias_gradient() const {
+  MUSTER_CHECK(cut_ == Cut::kColumns) << "of other layers not all ranks add to the bias' gradient";
+  return bias_ ? bias_->gradient() : TensorView();
+}
+
+void Linear::BackwardWeight(TensorView x_TK, TensorView d_y_TN, StreamView compute,
+                            bool bias_added) const {
   // The order in which the buckets expect their gradients: the reverse of the constructor's.
   if (bias_) {
     const parallel::TensorParallel tensor = stage_.tensor();
-    if (cut_ == Cut::kColumns) {
+    if (bias_added) {
+      // Ready is all that is left.
+    } else if (cut_ == Cut::kColumns) {
       kernels::ColumnSum({.x = d_y_TN, .out = bias_->gradient()}, compute);
     } else if (tensor.contributes()) {
       kernels::ColumnSum({.x = tensor.StreamRows(d_y_TN), .out = bias_->gradient()}, compute);

@@ -30,7 +30,12 @@ class Linear {
   // d_x = d_y W, or d_x += d_y W.
   void BackwardInput(TensorView d_y_TN, TensorView d_x_TK, StreamView compute,
                      bool accumulate = false) const;
-  void BackwardWeight(TensorView x_TK, TensorView d_y_TN, StreamView compute) const;
+  // With bias_added, bias_gradient() has this microbatch's part already: from whoever made d_y.
+  void BackwardWeight(TensorView x_TK, TensorView d_y_TN, StreamView compute,
+                      bool bias_added = false) const;
+  // Of a layer cut over columns, for an operator enqueued next, which adds to it; null without a
+  // bias.
+  TensorView bias_gradient() const;
 
  private:
   const StageContext& stage_;

@@ -99,7 +99,11 @@ absl::Status Mlp::BackwardInput(const Pass& pass, TensorView d_y_TD, TensorView 
     kernels::SwiGluBackward({.d_out = d_activated_, .gate_up = kept.up, .d_gate_up = kept.up},
                             pass.compute);
   } else {
-    kernels::GeluBackward({.d_out = d_activated_, .x = kept.up, .d_x = kept.up}, pass.compute);
+    kernels::GeluBackward({.d_out = d_activated_,
+                           .x = kept.up,
+                           .d_x = kept.up,
+                           .d_bias = AddsUpBias() ? up_.bias_gradient() : TensorView()},
+                          pass.compute);
   }
   if (tensor.size() == 1) {
     up_.BackwardInput(kept.up, d_x_TD, pass.compute, accumulate);
@@ -121,7 +125,7 @@ absl::Status Mlp::BackwardWeight(const Pass& pass, TensorView x_TD, TensorView d
   down_.BackwardWeight(kept.activated, all_d_y_TD, pass.compute);
   ASSIGN_OR_RETURN(const TensorView all_x_TD,
                    stage_.tensor().Gather(x_TD, all_.x_TD, pass.compute));
-  up_.BackwardWeight(all_x_TD, kept.up, pass.compute);
+  up_.BackwardWeight(all_x_TD, kept.up, pass.compute, AddsUpBias());
   return absl::OkStatus();
 }
 

@@ -33,6 +33,11 @@ class Mlp : public Layer {
   absl::Status BackwardWeight(const Pass& pass, TensorView x_TD, TensorView d_y_TD) override;
 
  private:
+  // Whether the activation's backward adds the up projection's bias gradient, in the pass over its
+  // rows: where BackwardWeight follows at once.
+  bool AddsUpBias() const {
+    return stage_.config.activation() != SWIGLU && !stage_.shape.split_backward;
+  }
   struct Activations {
     TensorView up;         // [T, 2F] or [T, F], before the activation; then its gradient
     TensorView activated;  // [T, F]

@@ -135,6 +135,9 @@ void CheckArgs(const GeluBackwardArgs& args) {
   CheckTensor(op, "d_x", args.d_x, args.x.dtype, args.x.shape);
   CheckRows(op, args.row_weight, args.row_count, accumulator, num_rows);
   if (args.row_weight) CheckTensor(op, "d_row_weight", args.d_row_weight, accumulator, {num_rows});
+  CheckOptional(op, "d_bias", args.d_bias, accumulator, {args.x.shape[1]});
+  MUSTER_CHECK(!args.d_bias || (!args.row_weight && !args.row_count))
+      << op << ": d_bias is not wanted with row_weight or row_count";
 }
 
 void CheckArgs(const LayerNormForwardArgs& args) {

@@ -21,6 +21,9 @@ struct GeluBackwardArgs {
   TensorView row_count;     // optional int64 [1]
   TensorView d_x;           // out [R, F]; may alias x
   TensorView d_row_weight;  // out, with row_weight: accumulator dtype [R]
+  // Optional, accumulated, accumulator dtype [F]: the gradient of a bias in x, the sum over rows of
+  // d_x as stored. Not with row_weight or row_count.
+  TensorView d_bias = {};
 };
 MUSTER_DECLARE_OP(GeluBackward)
 

@@ -152,6 +152,7 @@ void Activations(Bench& bench, int64_t rows, int64_t size) {
   const TensorView out = bench.Random(kBF16, {rows, size});
   const TensorView x = bench.Random(kBF16, {rows, size});
   const TensorView weight = bench.Random(kF32, {rows}), d_weight = bench.Random(kF32, {rows});
+  const TensorView d_bias = bench.Random(kF32, {size});
   const StreamView stream = bench.stream();
   bench.Measure("SwiGluForward" + shape, 3 * bytes, [&] {
     SwiGluForward({gate_up, weight, {}, out}, stream);
@@ -163,6 +164,9 @@ void Activations(Bench& bench, int64_t rows, int64_t size) {
   bench.Measure("GeluBackward" + shape, 3 * bytes, [&] {
     GeluBackward({out, x, {}, {}, x, {}}, stream);
   });
+  bench.Measure("GeluBackward+bias" + shape, 3 * bytes,
+                [&] { GeluBackward({.d_out = out, .x = x, .d_x = x, .d_bias = d_bias}, stream); });
+  bench.Measure("ColumnSum" + shape, bytes, [&] { ColumnSum({out, d_bias}, stream); });
   bench.Release();
 }
 
@@ -313,6 +317,8 @@ int Main(const std::string& filter) {
   Norms(bench, 65536, 768);
   Activations(bench, 32768, 14336);
   Activations(bench, 196608, 1408);
+  Activations(bench, 16384, 6400);
+  Activations(bench, 16384, 4800);
   Tokens(bench, 16384, 4096, 128256);
   Tokens(bench, 65536, 1536, 50257);
   Flat(bench, int64_t{1} << 28);

@@ -214,6 +214,26 @@ TEST_P(CudaParity, SwiGluAndGelu) {
   }
 }
 
+TEST_P(CudaParity, GeluWithTheGradientOfABias) {
+  for (const auto& [rows, size] : {std::pair<int64_t, int64_t>{1, 1}, {2000, 77}, {515, 4096}}) {
+    const Tensor x = RandomTensor(GetParam(), {rows, size}, "x", 3.0);
+    const Tensor d_out = RandomTensor(GetParam(), {rows, size}, "d_out");
+    const Tensor d_x = MakeTensor(GetParam(), {rows, size});
+    const Tensor d_bias = RandomTensor(kF32, {size}, "d_bias");
+    // A bf16 of d_x that is rounded the other way moves a sum by half an ulp of it.
+    const Tolerance of_sum = GetParam() == kF32 ? ToleranceOf(kF32) : Tolerance{1e-3, 1e-3};
+    for (bool over_x : {false, true}) {
+      ExpectParity(
+          [&](Place& at) {
+            GeluBackward(
+                {.d_out = at(d_out), .x = at(x), .d_x = at(over_x ? x : d_x), .d_bias = at(d_bias)},
+                at.stream());
+          },
+          {Close(over_x ? x : d_x), Close(d_bias, of_sum)});
+    }
+  }
+}
+
 TEST_P(CudaParity, Embedding) {
   for (const int64_t dim : {3, 64, 1032}) {
     const Tensor tokens = RandomIndices(700, 0, 60, "tokens");

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "kernels/ops/reduce.h"
 #include "tests/support/kernels/finite_differences.h"
 #include "tests/support/kernels/op_cases.h"
 #include "tests/support/kernels/tolerance.h"
@@ -66,6 +67,23 @@ TEST_P(Gelu, MatchesReference) {
     EXPECT_TRUE(IsClose(act.d_x.view(), d_x));
     if (weighted) EXPECT_TRUE(IsClose(act.d_row_weight.view(), d_weight));
   }
+}
+
+TEST_P(Gelu, BiasGradientIsTheColumnSumOfTheInputGradient) {
+  const Activation act(GetParam());
+  const DType accumulator = AccumulatorDType(GetParam());
+  const Tensor d_bias = RandomTensor(accumulator, {37}, "d_bias");
+  const Tensor wanted = RandomTensor(accumulator, {37}, "d_bias");
+  GeluBackwardArgs args = act.BackwardArgs();
+  args.row_weight = args.row_count = args.d_row_weight = {};
+  cpu::GeluBackward(args);
+  const std::vector<double> d_x = Values(act.d_x.view());
+  cpu::ColumnSum({.x = act.d_x.view(), .out = wanted.view()});
+  args.d_bias = d_bias.view();
+  args.d_x = args.x;  // over its input, as layers call it
+  cpu::GeluBackward(args);
+  EXPECT_EQ(Values(args.d_x), d_x);
+  EXPECT_EQ(Values(d_bias.view()), Values(wanted.view()));
 }
 
 TEST_P(Gelu, TouchesOnlyRowsInUse) {

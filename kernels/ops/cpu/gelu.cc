@@ -60,6 +60,11 @@ void Backward(const GeluBackwardArgs& args) {
     const A d_row_weight = BackwardRow<T>(args.d_out.as<T>() + r * size, args.x.as<T>() + r * size,
                                           row_weight, args.d_x.as<T>() + r * size, size);
     if (args.row_weight) args.d_row_weight.as<A>()[r] = d_row_weight;
+    if (!args.d_bias) continue;
+    const T* d_x = args.d_x.as<T>() + r * size;
+    A* d_bias = args.d_bias.as<A>();
+#pragma GCC ivdep
+    for (int64_t f = 0; f < size; ++f) d_bias[f] += static_cast<A>(d_x[f]);
   }
 }
 

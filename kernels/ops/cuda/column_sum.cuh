@@ -9,19 +9,31 @@
 
 namespace muster::kernels::cuda {
 
-// partials[output][range][column]. `term.Add(row, column, sums)` adds kWidth columns of one row.
+// partials[output][range][column]. `term.Load(row, column, vectors)` reads kWidth columns of each
+// of the term's kInputs tensors, `term.Add(vectors, row, column, sums)` adds what follows from
+// them; the loads of kRowsAhead rows of a warp are under way before the first is used.
 template <int kWidth, typename Term>
-__global__ void SumRangesKernel(Term term, int64_t rows, int64_t columns, float* partials) {
-  constexpr int kOutputs = Term::kOutputs, kTile = kWarp * kWidth;
+__global__ void __launch_bounds__(kWarp* kColumnWarps, kColumnBlocksPerSm)
+    SumRangesKernel(Term term, int64_t rows, int64_t columns, float* partials) {
+  constexpr int kOutputs = Term::kOutputs, kTile = kWarp * kWidth, kRows = Term::kRowsAhead;
   const int64_t tile_begin = static_cast<int64_t>(blockIdx.x) * kTile;
   const int64_t column = tile_begin + threadIdx.x * kWidth;
   const int64_t range_rows = (rows + gridDim.y - 1) / gridDim.y;
   const int64_t begin = blockIdx.y * range_rows, end = min(begin + range_rows, rows);
   float sums[kOutputs][kWidth] = {};
   if (column < columns) {
-#pragma unroll 4
-    for (int64_t row = begin + threadIdx.y; row < end; row += kColumnWarps) {
-      term.template Add<kWidth>(row, column, sums);
+    Pack<typename Term::Storage, kWidth> vectors[kRows][Term::kInputs];
+    int64_t row = begin + threadIdx.y;
+    for (; row + (kRows - 1) * kColumnWarps < end; row += kRows * kColumnWarps) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) term.Load(row + r * kColumnWarps, column, vectors[r]);
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) term.Add(vectors[r], row + r * kColumnWarps, column, sums);
+    }
+#pragma unroll 1
+    for (; row < end; row += kColumnWarps) {
+      term.Load(row, column, vectors[0]);
+      term.Add(vectors[0], row, column, sums);
     }
   }
   __shared__ float of_warp[kOutputs][kColumnWarps][kTile];

@@ -14,8 +14,11 @@ constexpr int kFlatThreads = 256;       // of a block of an elementwise operator
 constexpr int kMaxThreads = 1024;       // of any block
 constexpr int kPlainShared = 40 << 10;  // bytes of a launch's own shared memory; more must be asked
 constexpr int kColumnWarps = 8;         // of a block that sums columns: it takes every eighth row
-constexpr int64_t kColumnBlocks = 1024;  // aimed at when columns are summed
-constexpr int kRangeWarps = 32;          // of a block that adds the parts of such a sum
+// The most when columns are summed, unless there are more tiles of columns: four for each of an
+// H100's 132 multiprocessors, all of them at once, with room for a fifth (kColumnBlocksPerSm).
+constexpr int64_t kColumnBlocks = 528;
+constexpr int kColumnBlocksPerSm = 5;
+constexpr int kRangeWarps = 32;  // of a block that adds the parts of such a sum
 
 struct LaunchShape {
   int64_t blocks = 0;  // 0: there is nothing to do
@@ -87,7 +90,7 @@ constexpr RowShape PickRowShape(int64_t rows, int64_t vectors, bool is_scalar) {
 // tile of columns over one of blocks_y ranges of rows, then the ranges are added in order.
 constexpr LaunchShape ColumnSumShape(int64_t rows, int64_t columns, int width) {
   const int64_t tiles = CeilDiv(columns, int64_t{kWarp} * width);
-  const int64_t wanted = CeilDiv(kColumnBlocks, std::max<int64_t>(tiles, 1));
+  const int64_t wanted = std::max<int64_t>(kColumnBlocks / std::max<int64_t>(tiles, 1), 1);
   const int64_t useful = std::max<int64_t>(CeilDiv(rows, 4 * kColumnWarps), 1);
   return {.blocks = tiles,
           .threads_x = kWarp,

@@ -84,16 +84,20 @@ void AddSum(const char* op, const TensorView& x, double scale, const TensorView&
 
 template <typename T>
 struct ColumnTerm {
-  static constexpr int kOutputs = 1;
+  using Storage = T;
+  static constexpr int kInputs = 1, kOutputs = 1, kRowsAhead = 4;
   const T* x;
   int64_t columns;
 
   template <int kWidth>
-  __device__ void Add(int64_t row, int64_t column, float (&sums)[kOutputs][kWidth]) const {
-    float values[kWidth];
-    LoadFloats(x + row * columns + column, values);
+  __device__ void Load(int64_t row, int64_t column, Pack<T, kWidth> (&vectors)[kInputs]) const {
+    vectors[0] = *reinterpret_cast<const Pack<T, kWidth>*>(x + row * columns + column);
+  }
+  template <int kWidth>
+  __device__ void Add(const Pack<T, kWidth> (&vectors)[kInputs], int64_t, int64_t,
+                      float (&sums)[kOutputs][kWidth]) const {
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) sums[0][i] += values[i];
+    for (int i = 0; i < kWidth; ++i) sums[0][i] += ToFloat(vectors[0].v[i]);
   }
 };
 
