@@ -70,13 +70,22 @@ __global__ void AddRangesKernel(const float* partials, int num_ranges, int64_t c
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kWarp + threadIdx.x;
   float* out = outputs.out[blockIdx.y];
   if (out == nullptr) return;  // the whole block
-  float sum = 0;
+  float sum = 0, before = 0;
   if (column < columns) {
+    if (threadIdx.y == 0) before = out[column];
     const float* ranges =
         partials + static_cast<int64_t>(blockIdx.y) * num_ranges * columns + column;
-#pragma unroll 4
-    for (int range = threadIdx.y; range < num_ranges; range += kRangeWarps) {
-      sum += ranges[range * columns];
+    // All of a thread's loads are under way at once: this kernel is short, and waits but for them.
+    constexpr int kLoads = 16;
+    for (int first = threadIdx.y; first < num_ranges; first += kLoads * kRangeWarps) {
+      float values[kLoads];
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) {
+        const int range = first + i * kRangeWarps;
+        values[i] = range < num_ranges ? ranges[range * columns] : 0.0f;
+      }
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) sum += values[i];
     }
   }
   __shared__ float of_warp[kRangeWarps][kWarp];
@@ -84,7 +93,7 @@ __global__ void AddRangesKernel(const float* partials, int num_ranges, int64_t c
   __syncthreads();
   if (threadIdx.y != 0 || column >= columns) return;
   for (int warp = 1; warp < kRangeWarps; ++warp) sum += of_warp[warp][threadIdx.x];
-  out[column] += sum;
+  out[column] = before + sum;
 }
 
 // Adds the column sums of `term` to `outputs`. `bases` are the [rows, columns] tensors of T that
