@@ -145,7 +145,8 @@ absl::Status Attention::AttendBackward(const Activations& kept, TensorView d_qkv
                                .lse = kept.lse,
                                .d_q = d_packed.q,
                                .d_kv = d_packed.kv,
-                               .scale = Scale(stage_)},
+                               .scale = Scale(stage_),
+                               .deterministic = stage_.shape.deterministic_attention},
                               compute);
   }
   kernels::AttentionBackward({.d_out = d_out,
@@ -158,7 +159,8 @@ absl::Status Attention::AttendBackward(const Activations& kept, TensorView d_qkv
                               .d_k = d_packed.k,
                               .d_v = d_packed.v,
                               .delta = delta_,
-                              .scale = Scale(stage_)},
+                              .scale = Scale(stage_),
+                              .deterministic = stage_.shape.deterministic_attention},
                              compute);
   return absl::OkStatus();
 }

@@ -28,6 +28,7 @@ struct StageShape {
   Recompute recompute;
   // Context parallelism by all keys at once, instead of a ring (parallel/cp/context_attention.h).
   bool gather_context = false;
+  bool deterministic_attention = true;  // the backward's sums, on GPUs
   // The output projection runs over chunks of tokens whose logits fit here (at least one token).
   int64_t logits_bytes = int64_t{512} << 20;
   // Ranks over which the rows of the residual stream are cut: the tensor group's with sequence

@@ -33,6 +33,8 @@ struct AttentionBackwardArgs {
   float scale = 1.0f;
   bool causal = true;
   int64_t q_begin = 0, k_begin = 0;
+  // On CUDA with bf16: false lets cuDNN sum d_q in any order, which is faster; other bits each run.
+  bool deterministic = true;
 };
 MUSTER_DECLARE_OP(AttentionBackward)
 

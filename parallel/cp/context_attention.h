@@ -4,7 +4,8 @@
 //   ring         parallel/cp/ring_attention.h: blocks go round, hidden behind the attention
 //   all-gather   parallel/cp/gathered_attention.h: all keys and values at once, for short sequences
 //                or few key/value heads
-// Both give what one rank gives up to the order of sums, and the same bits on every run.
+// Both give what one rank gives up to the order of sums, and, if they are to be deterministic, the
+// same bits on every run.
 //
 // Shape letters: B sequences, S tokens of a sequence on this rank, H query heads, K key/value
 // heads, C head size.
@@ -40,6 +41,7 @@ struct ContextBackwardArgs {
   kernels::TensorView d_q;       // out [B, S, H, C]
   kernels::TensorView d_kv;      // out [B, S, 2 K, C]
   float scale = 1.0f;
+  bool deterministic = true;  // see kernels/ops/attention.h
 };
 
 class ContextAttention {

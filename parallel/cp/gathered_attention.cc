@@ -98,7 +98,8 @@ void GatheredAttention::BackwardHalf(const ContextBackwardArgs& args, int half,
        .d_v = ValuesOf(d_kv),
        .delta = delta_,
        .scale = args.scale,
-       .q_begin = chunk * c},
+       .q_begin = chunk * c,
+       .deterministic = args.deterministic},
       compute);
   for (int64_t seen = 0; seen <= chunk; ++seen) {
     kernels::CopyRows(

@@ -142,7 +142,8 @@ void RingAttention::BackwardStep(const ContextBackwardArgs& args, int step, Stre
                               .d_v = ValuesOf(d_kv),
                               .delta = Prefix(delta_, lse_shape),
                               .scale = args.scale,
-                              .causal = step == 0},
+                              .causal = step == 0,
+                              .deterministic = args.deterministic},
                              compute);
   compute.Record(side().event(kUsed));
   kernels::CopyRows({.x = AsRows(d_q), .out = AsRows(late(sum_)), .accumulate = step > 0}, compute);

@@ -63,10 +63,13 @@ std::vector<FieldDifference> Differences(const Job& first, const Job& second) {
 bool MayChangeOnResume(const std::string& path) {
   if (path == "model.name" || path == "data.tokenizer") return true;
   static constexpr const char* kFixed[] = {
-      "model.",     "data.",
-      "train.seed", "train.global_batch_sequences",
-      "optimizer.", "train.sequence_length",
-      "precision.",
+      "model.",
+      "data.",
+      "train.seed",
+      "train.global_batch_sequences",
+      "optimizer.",
+      "train.sequence_length",
+      "precision.compute",
   };
   return std::none_of(std::begin(kFixed), std::end(kFixed),
                       [&](const char* fixed) { return path.starts_with(fixed); });

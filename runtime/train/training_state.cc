@@ -22,6 +22,7 @@ models::StageShape ShapeOf(const ResolvedJob& job, const PipelinePlan& pipeline)
   models::StageShape shape;
   shape.sequences = job.microbatch_sequences;
   shape.sequence_length = job.sequence_length / job.mesh.cp;
+  shape.deterministic_attention = job.job.precision().deterministic_attention();
   shape.gather_context = job.job.mesh().context_exchange() == ALL_GATHER;
   shape.num_microbatches = job.job.schedule().microbatches();
   if (job.job.mesh().sequence_parallel()) shape.stream_ranks = job.mesh.tp;

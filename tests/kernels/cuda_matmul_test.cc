@@ -10,6 +10,7 @@
 #include <tuple>
 #include <vector>
 
+#include "kernels/ops/cuda/matmul_cache.h"
 #include "kernels/ops/matmul.h"
 #include "tests/support/kernels/naive_matmul.h"
 #include "tests/support/kernels/on_cuda.h"
@@ -126,6 +127,31 @@ INSTANTIATE_TEST_SUITE_P(
     CaseName);
 
 // Products large enough for the timed search of an algorithm.
+TEST(MatmulCacheFile, TheFirstChoiceForAKeyIsEveryRanks) {
+  const std::string directory = ::testing::TempDir() + "/cache_of_" + std::to_string(getpid());
+  const std::string path = directory + "/muster/matmul_algorithms";  // no such directory yet
+  const cuda::MatmulKey key = {.m = 4096, .n = 4096, .k = 4096}, other = {.m = 1, .n = 2, .k = 3};
+  const cuda::MatmulAlgorithm first = {{1, 2}}, second = {{3, 4}};
+  cuda::MatmulCacheFile one(path, "NVIDIA H200"), two(path, "NVIDIA H200");
+  EXPECT_EQ(one.Add(key, first).data[0], 1u);
+  EXPECT_EQ(two.Add(key, second).data[0], 1u) << "the other was there before";
+  EXPECT_EQ(two.Add(other, second).data[0], 3u);
+  const cuda::MatmulCacheFile later(path, "NVIDIA H200"), elsewhere(path, "NVIDIA H100");
+  ASSERT_TRUE(later.Find(key).has_value());
+  EXPECT_EQ(later.Find(key)->data[1], 2u);
+  EXPECT_TRUE(later.Find(other).has_value());
+  EXPECT_FALSE(elsewhere.Find(key).has_value());
+  std::filesystem::remove_all(directory);
+}
+
+TEST(MatmulCachePath, IsTheUsersUnlessNamed) {
+  EXPECT_EQ(cuda::MatmulCachePath("/a/file", "/x", "/h"), "/a/file");
+  EXPECT_EQ(cuda::MatmulCachePath("", "/x", "/h"), "");
+  EXPECT_EQ(cuda::MatmulCachePath(nullptr, "/x", "/h"), "/x/muster/matmul_algorithms");
+  EXPECT_EQ(cuda::MatmulCachePath(nullptr, "", "/h"), "/h/.cache/muster/matmul_algorithms");
+  EXPECT_EQ(cuda::MatmulCachePath(nullptr, nullptr, nullptr), "");
+}
+
 class CudaMatmulSearch : public OnCuda {
  protected:
   static constexpr int64_t kN = 1024;

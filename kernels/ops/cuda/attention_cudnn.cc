@@ -4,10 +4,8 @@
 #include <cudnn_frontend.h>
 
 #include <bit>
-#include <cstdlib>
 #include <exception>
 #include <string>
-#include <string_view>
 #include <unordered_map>
 #include <utility>
 
@@ -129,12 +127,12 @@ std::shared_ptr<Graph> ForwardGraph(const AttentionForwardArgs& args) {
   return graph;
 }
 
-std::shared_ptr<Graph> BackwardGraph(const AttentionBackwardArgs& args, bool deterministic) {
+std::shared_ptr<Graph> BackwardGraph(const AttentionBackwardArgs& args) {
   auto graph = NewGraph();
   auto attributes = fe::graph::SDPA_backward_attributes()
                         .set_name("attention_backward")
                         .set_attn_scale(args.scale)
-                        .set_deterministic_algorithm(deterministic);
+                        .set_deterministic_algorithm(args.deterministic);
   SetMask(attributes, MaskOfArgs(args));
   const TensorHandle lse = graph->tensor(fe::graph::Tensor_attributes()
                                              .set_uid(kLse)
@@ -166,8 +164,6 @@ absl::StatusOr<std::unique_ptr<CudnnAttention>> CudnnAttention::Create(StreamVie
   RETURN_IF_ERROR(CudnnStatus(cudnnCreate(&handle), "cudnnCreate"));
   attention->handle_ = handle;
   attention->device_ = stream.device();
-  const char* deterministic = std::getenv("MUSTER_ATTENTION_DETERMINISTIC");
-  attention->deterministic_ = deterministic == nullptr || std::string_view(deterministic) != "0";
   RETURN_IF_ERROR(CudnnStatus(
       cudnnSetStream(handle, static_cast<cudaStream_t>(stream.native_handle())), "cudnnSetStream"));
   return attention;
@@ -239,8 +235,9 @@ absl::StatusOr<bool> CudnnAttention::Backward(const AttentionBackwardArgs& args)
   const auto tensors = {&args.q,     &args.k,   &args.v,   &args.out,
                         &args.d_out, &args.d_q, &args.d_k, &args.d_v};
   if (!IsCandidate(args, tensors)) return false;
-  ASSIGN_OR_RETURN(Plan* const plan, GetPlan(KeyOf(args, /*backward=*/true, tensors),
-                                             [&] { return BackwardGraph(args, deterministic_); }));
+  Key key = KeyOf(args, /*backward=*/true, tensors);
+  key.push_back(args.deterministic);
+  ASSIGN_OR_RETURN(Plan* const plan, GetPlan(key, [&] { return BackwardGraph(args); }));
   if (plan->graph == nullptr) return false;
   std::unordered_map<int64_t, void*> pointers = {
       {kQ, args.q.data},     {kK, args.k.data},     {kV, args.v.data},

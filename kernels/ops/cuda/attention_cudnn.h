@@ -3,9 +3,6 @@
 // that cuDNN has (none, causal from the first key, causal up to the last key). A stream keeps one
 // plan per shape, made at its first use, which takes the host some tenths of a second, and
 // workspace that grows to the largest plan's; a step after that allocates nothing.
-//
-// The backward is deterministic. MUSTER_ATTENTION_DETERMINISTIC=0 allows cuDNN to sum d_q in
-// arbitrary order.
 #include <map>
 #include <memory>
 #include <vector>
@@ -37,7 +34,6 @@ class CudnnAttention final : public StreamContext {
 
   void* handle_ = nullptr;  // cudnnHandle_t
   Device device_;
-  bool deterministic_ = true;
   DeviceBuffer workspace_;
   std::map<Key, std::unique_ptr<Plan>> plans_;
 };

@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 
@@ -20,10 +21,22 @@ constexpr size_t kWords = std::size(MatmulAlgorithm{}.data);
 
 }  // namespace
 
+std::string MatmulCachePath(const char* cache, const char* xdg, const char* home) {
+  const auto given = [](const char* text) { return text != nullptr && *text != '\0'; };
+  if (cache != nullptr) return cache;
+  if (given(xdg)) return absl::StrCat(xdg, "/muster/matmul_algorithms");
+  if (given(home)) return absl::StrCat(home, "/.cache/muster/matmul_algorithms");
+  return "";
+}
+
 MatmulCacheFile::MatmulCacheFile(std::string path, const std::string& device_name)
     : path_(std::move(path)),
       prefix_(absl::StrCat(absl::StrReplaceAll(device_name, {{" ", "_"}}), " cublaslt-",
                            cublasLtGetVersion(), " ")) {
+  Read();
+}
+
+void MatmulCacheFile::Read() {
   if (path_.empty()) return;
   std::ifstream file(path_);
   for (std::string line; std::getline(file, line);) {
@@ -47,11 +60,13 @@ std::optional<MatmulAlgorithm> MatmulCacheFile::Find(const MatmulKey& key) const
   return found->second;
 }
 
-void MatmulCacheFile::Add(const MatmulKey& key, const MatmulAlgorithm& algorithm) {
-  if (path_.empty()) return;
+MatmulAlgorithm MatmulCacheFile::Add(const MatmulKey& key, const MatmulAlgorithm& algorithm) {
+  if (path_.empty()) return algorithm;
   std::string line = prefix_ + key.ToString();
   for (size_t i = 0; i < kWords; ++i) absl::StrAppend(&line, " ", absl::Hex(algorithm.data[i]));
   line += "\n";
+  std::error_code error;  // if there is no directory, opening says so
+  std::filesystem::create_directories(std::filesystem::path(path_).parent_path(), error);
   const int file = open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
   const bool written =
       file >= 0 && write(file, line.data(), line.size()) == static_cast<ssize_t>(line.size());
@@ -59,6 +74,8 @@ void MatmulCacheFile::Add(const MatmulKey& key, const MatmulAlgorithm& algorithm
     Log(Severity::kWarning, "cannot add to the matmul cache " + path_ + ": " + strerror(errno));
   }
   if (file >= 0) close(file);
+  Read();
+  return Find(key).value_or(algorithm);
 }
 
 }  // namespace muster::kernels::cuda

@@ -28,19 +28,26 @@ struct MatmulAlgorithm {
   uint64_t data[8] = {};
 };
 
+// The file of a user's choices: `cache` if it is set, else under the cache directory `xdg`, else
+// under `home`; empty if all are null, or `cache` is empty: no file.
+std::string MatmulCachePath(const char* cache, const char* xdg, const char* home);
+
 // Choices of algorithms in a text file, a line each: device, library version, key, algorithm. Lines
 // are only added, each by one write, so ranks may share the file; of two lines for one key the
-// first counts.
+// first counts, for the rank that wrote the second too. So all ranks, and a job that is started
+// again, use the same algorithms.
 class MatmulCacheFile {
  public:
   MatmulCacheFile(std::string path, const std::string& device_name);
   std::optional<MatmulAlgorithm> Find(const MatmulKey& key) const;
-  // Errors are logged: a choice that is not kept costs time only.
-  void Add(const MatmulKey& key, const MatmulAlgorithm& algorithm);
+  // Returns what the file has for the key from now on: the algorithm, or what another rank added
+  // meanwhile. Makes the file's directory. Errors are logged; then the choice is this process's.
+  MatmulAlgorithm Add(const MatmulKey& key, const MatmulAlgorithm& algorithm);
 
  private:
+  void Read();
   const std::string path_, prefix_;
-  std::map<std::string, MatmulAlgorithm> algorithms_;
+  std::map<std::string, MatmulAlgorithm> algorithms_;  // what was read
 };
 
 }  // namespace muster::kernels::cuda

@@ -46,9 +46,9 @@ absl::Status ToStatus(cublasStatus_t status, const std::string& what) {
 
 MatmulTuning MatmulTuning::FromEnvironment() {
   const char* search = std::getenv("MUSTER_MATMUL_SEARCH");
-  const char* cache = std::getenv("MUSTER_MATMUL_CACHE");
   return {.search = search == nullptr || std::string_view(search) != "0",
-          .cache_path = cache == nullptr ? "" : cache};
+          .cache_path = MatmulCachePath(std::getenv("MUSTER_MATMUL_CACHE"),
+                                        std::getenv("XDG_CACHE_HOME"), std::getenv("HOME"))};
 }
 
 MatmulKey MatmulKey::Of(const MatmulArgs& args) {
@@ -231,8 +231,8 @@ absl::StatusOr<MatmulAlgorithm> MatmulPlans::Choose(MatmulPlan& plan,
                                 " is not accepted by cuBLASLt; searching again");
   }
   ASSIGN_OR_RETURN(const auto algorithm, SearchAlgorithm(handle_, plan, operands, stream));
-  cache_.Add(key, algorithm);
-  return algorithm;
+  const MatmulAlgorithm kept = cache_.Add(key, algorithm);
+  return plan.Accepts(handle_, kept) ? kept : algorithm;
 }
 
 }  // namespace muster::kernels::cuda

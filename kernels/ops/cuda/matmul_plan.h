@@ -8,8 +8,9 @@
 // Choice of the algorithm: products of at least kMinSearchedFlops are searched at their first use
 // on a stream: the library's first kSearchedAlgorithms proposals are run on the real operands into
 // scratch memory and timed, which stops the host for some tenths of a second. So each shape wants
-// to be run once before what is timed; a step after that only looks plans up. Runs of one binary
-// may choose differently, and results then differ in the last bits; a cache file keeps the choice.
+// to be run once before what is timed; a step after that only looks plans up. Searches may choose
+// differently, and results then differ in the last bits: a cache file keeps the first choice, for
+// other ranks, runs and restarts.
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -31,7 +32,8 @@ constexpr int kSearchedAlgorithms = 32;
 struct MatmulTuning {
   bool search = true;      // false: the library's first proposal
   std::string cache_path;  // empty: choices are kept in memory only
-  // MUSTER_MATMUL_SEARCH=0 turns the search off, MUSTER_MATMUL_CACHE names the file.
+  // MUSTER_MATMUL_SEARCH=0 turns the search off, MUSTER_MATMUL_CACHE names the file ("": none);
+  // else it is the user's: muster/matmul_algorithms in XDG_CACHE_HOME, or in .cache of HOME.
   static MatmulTuning FromEnvironment();
 };
 

@@ -1,9 +1,10 @@
-// The timed search. A first round times every proposal once, a second the best few by the median of
-// some runs. Before each timed run the second-level cache is overwritten, as the operators between
-// two products of a training step do.
+// The timed search. A first round times proposals once, all of a short product and the first few of
+// a long one, a second round the best by the median of some runs. Before each timed run the
+// second-level cache is overwritten, as the operators between two products of a training step do.
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <utility>
 #include <vector>
@@ -16,8 +17,14 @@
 namespace muster::kernels::cuda {
 namespace {
 
-constexpr size_t kFinalists = 5;
-constexpr int kFinalRuns = 5;
+// Of the first round, milliseconds on the device after which it ends, if it has looked at so many.
+// The proposals come best guess first.
+constexpr float kFirstRound = 120;
+constexpr size_t kLeastProposals = 4;
+// Of the second; fewer of products that take longer than kLong milliseconds.
+constexpr size_t kFinalists = 5, kLongFinalists = 3;
+constexpr int kFinalRuns = 5, kLongFinalRuns = 3;
+constexpr float kLong = 1;
 
 // Owns what timing needs: two events, a scratch result, and memory to overwrite the cache with.
 class Timer {
@@ -98,13 +105,18 @@ absl::StatusOr<MatmulAlgorithm> SearchAlgorithm(cublasLtContext* handle, MatmulP
   if (!timer.ok()) return unsearched(std::string(timer.status().message()));
 
   std::vector<std::pair<float, size_t>> ranking;  // milliseconds, index of the algorithm
-  for (size_t i = 0; i < algorithms.size(); ++i) {
-    ranking.emplace_back((*timer)->Measure(handle, plan, operands, algorithms[i], 1), i);
+  float spent = 0;
+  for (size_t i = 0; i < algorithms.size() && (i < kLeastProposals || spent < kFirstRound); ++i) {
+    const float once = (*timer)->Measure(handle, plan, operands, algorithms[i], 1);
+    ranking.emplace_back(once, i);
+    if (std::isfinite(once)) spent += 2 * once;  // a run before it, to warm up
   }
   std::sort(ranking.begin(), ranking.end());
-  ranking.resize(std::min(ranking.size(), kFinalists));
+  const bool is_long = ranking.front().first > kLong;
+  ranking.resize(std::min(ranking.size(), is_long ? kLongFinalists : kFinalists));
   for (auto& [milliseconds, i] : ranking) {
-    milliseconds = (*timer)->Measure(handle, plan, operands, algorithms[i], kFinalRuns);
+    milliseconds = (*timer)->Measure(handle, plan, operands, algorithms[i],
+                                     is_long ? kLongFinalRuns : kFinalRuns);
   }
   const auto [milliseconds, best] = *std::min_element(ranking.begin(), ranking.end());
   if (milliseconds == std::numeric_limits<float>::infinity()) {
