@@ -57,9 +57,9 @@ __global__ void __launch_bounds__(kFlatThreads, 5)
   update.weight_decay = range.weight_decay;
   const bool vectorize =
       AreAligned({range.grad, range.master, range.moment1, range.moment2, range.weight});
-  ForEachOfPiece<kVectorOf<float>>(piece, range.count, vectorize, [&]<int kWidth>(int64_t at) {
-    update.template Run<kWidth>(at);
-  });
+  const int64_t begin = piece.index * kRangePiece, end = min(begin + kRangePiece, range.count);
+  ForEachOf<kVectorOf<float>>(begin, end, vectorize,
+                              [&]<int kWidth>(int64_t at) { update.template Run<kWidth>(at); });
 }
 
 // 1 / (1 - beta^t).

@@ -14,12 +14,11 @@ __device__ inline bool AreAligned(std::initializer_list<const void*> addresses) 
   return bits % kVectorBytes == 0;
 }
 
-// Calls body.template operator()<width>(at) for the elements [at, at + width) of a piece of a range
-// of `count`, by all of a block's kFlatThreads threads: width kWidth if `vectorize`, else and for
-// the last elements 1.
+// Calls body.template operator()<width>(at) for the elements [at, at + width) of [begin, end), by
+// all of a block's kFlatThreads threads: width kWidth if `vectorize`, else and for the last
+// elements 1. `begin` is a multiple of kRangePiece.
 template <int kWidth, typename Body>
-__device__ void ForEachOfPiece(RangePiece piece, int64_t count, bool vectorize, Body body) {
-  const int64_t begin = piece.index * kRangePiece, end = min(begin + kRangePiece, count);
+__device__ void ForEachOf(int64_t begin, int64_t end, bool vectorize, Body body) {
   const int64_t vectors_end = vectorize ? end - (end - begin) % kWidth : begin;
 #pragma unroll 4
   for (int64_t at = begin + threadIdx.x * kWidth; at < vectors_end; at += kFlatThreads * kWidth) {

@@ -17,22 +17,29 @@ __device__ double Square(float value) {
   return wide * wide;
 }
 
-// of_block[b] = sum of squares of every gridDim-th piece from the b-th on. fp64.
+// of_block[b] = sum of squares of the b-th of gridDim equal runs of pieces, in fp64. Pieces that
+// follow each other in a range are read as one: a piece at a time would wait for the table, then
+// for its elements, before it asked for the next.
 template <typename T>
 __global__ void __launch_bounds__(kFlatThreads)
     SquaresKernel(const SquaresRange* ranges, const RangePiece* pieces, int64_t num_pieces,
                   double* of_block) {
+  const int64_t run = (num_pieces + gridDim.x - 1) / gridDim.x;
+  const int64_t end_of_run = min((blockIdx.x + 1) * run, num_pieces);
   double sum = 0;
-  for (int64_t p = blockIdx.x; p < num_pieces; p += gridDim.x) {
+  for (int64_t p = blockIdx.x * run; p < end_of_run;) {
     const RangePiece piece = pieces[p];
     const SquaresRange range = ranges[piece.range];
     const T* x = static_cast<const T*>(range.x);
-    ForEachOfPiece<kVectorOf<T>>(piece, range.count, AreAligned({x}), [&]<int kWidth>(int64_t at) {
+    const int64_t begin = piece.index * kRangePiece;
+    const int64_t end = min(begin + (end_of_run - p) * kRangePiece, range.count);
+    ForEachOf<kVectorOf<T>>(begin, end, AreAligned({x}), [&]<int kWidth>(int64_t at) {
       float values[kWidth];
       LoadFloats(x + at, values);
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) sum += Square(values[i]);
     });
+    p += (end - begin + kRangePiece - 1) / kRangePiece;
   }
   sum = RowSum(sum);
   if (threadIdx.x == 0) of_block[blockIdx.x] = sum;
