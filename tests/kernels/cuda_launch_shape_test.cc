@@ -45,13 +45,13 @@ TEST(LaunchShape, RowFitsIntoTheRegistersOfItsThreads) {
 }
 
 TEST(LaunchShape, WarpsOfANormHoldTheirRows) {
-  for (int64_t vectors = 1; vectors < kFlatThreads; ++vectors) {
+  for (int64_t vectors = 1; vectors <= 4 * kWarp; ++vectors) {
     ASSERT_TRUE(IsWarpNorm(vectors, /*is_scalar=*/false));
     const RowShape shape = WarpNormShape(1001, vectors);
     EXPECT_GE(kWarp * shape.per_thread, vectors);
     EXPECT_GE(shape.launch.blocks * shape.launch.threads_y, 1001);
   }
-  EXPECT_FALSE(IsWarpNorm(kFlatThreads, /*is_scalar=*/false));
+  EXPECT_FALSE(IsWarpNorm(4 * kWarp + 1, /*is_scalar=*/false));
   EXPECT_FALSE(IsWarpNorm(8, /*is_scalar=*/true));
   EXPECT_EQ(WarpNormShape(8, 0).launch.blocks, 0);
 }

@@ -13,7 +13,7 @@ namespace muster::kernels::cuda {
 // of the term's kInputs tensors, `term.Add(vectors, row, column, sums)` adds what follows from
 // them; the loads of kRowsAhead rows of a warp are under way before the first is used.
 template <int kWidth, typename Term>
-__global__ void __launch_bounds__(kWarp* kColumnWarps, kColumnBlocksPerSm)
+__global__ void __launch_bounds__(kWarp* kColumnWarps, Term::kBlocksPerSm)
     SumRangesKernel(Term term, int64_t rows, int64_t columns, float* partials) {
   constexpr int kOutputs = Term::kOutputs, kTile = kWarp * kWidth, kRows = Term::kRowsAhead;
   const int64_t tile_begin = static_cast<int64_t>(blockIdx.x) * kTile;
@@ -105,7 +105,11 @@ void SumColumns(const char* op, const Term& term, int64_t rows, int64_t columns,
   if (rows == 0 || columns == 0) return;
   const bool vectorize = CanVectorize(columns * static_cast<int64_t>(sizeof(T)), bases);
   SwitchWidth<T>(vectorize, [&](auto width) {
-    const LaunchShape shape = ColumnSumShape(rows, columns, width());
+    LaunchShape shape = ColumnSumShape(rows, columns, width());
+    // One block less on each multiprocessor than fit.
+    constexpr int64_t kMost = kColumnBlocks / (kColumnBlocksPerSm - 1) * (Term::kBlocksPerSm - 1);
+    shape.blocks_y = static_cast<int>(
+        std::min<int64_t>(shape.blocks_y, std::max<int64_t>(kMost / shape.blocks, 1)));
     Scratch scratch(stream);
     float* partials = scratch.Take<float>(Term::kOutputs * shape.blocks_y * columns);
     if (!scratch.Fits(op, stream)) return;

@@ -79,7 +79,8 @@ __global__ void BackwardKernel(Rows<T> rows) {
 template <typename T>
 struct BiasTerm {
   using Storage = T;
-  static constexpr int kInputs = 2, kOutputs = 1, kRowsAhead = 2;
+  static constexpr int kInputs = 2, kOutputs = 1, kRowsAhead = 4;
+  static constexpr int kBlocksPerSm = 4;  // whose registers hold the rows ahead
   const T *d_out, *x;
   T* d_x;
   int64_t size;

@@ -5,6 +5,7 @@
 // would cancel.
 #include "kernels/ops/cuda/launch.cuh"
 #include "kernels/ops/cuda/norm_shape.h"
+#include "kernels/ops/cuda/row_ring.cuh"
 #include "kernels/ops/cuda/row_switch.cuh"
 #include "kernels/ops/cuda/vector.cuh"
 
@@ -19,54 +20,67 @@ struct NormForward {
   float epsilon;
 };
 
-// h of one thread's part of a row, as stored: the norm is of that, which is what the backward
-// reads. All loads come before the first store, which the compiler may not move them over.
-template <typename T, int kWidth, int kPerThread>
-__device__ void LoadSums(const NormForward<T>& of, int64_t at, Pack<T, kWidth> (&h)[kPerThread]) {
-  const int64_t vectors = of.dim / kWidth;
-  Pack<T, kWidth> residual[kPerThread];
-  ForEachSlot<kWidth, kPerThread>(vectors, [&](int slot, int64_t offset) {
-    h[slot] = *reinterpret_cast<const Pack<T, kWidth>*>(of.x + at + offset);
-    if (of.residual == nullptr) return;
-    residual[slot] = *reinterpret_cast<const Pack<T, kWidth>*>(of.residual + at + offset);
-  });
-  if (of.residual == nullptr) return;
-  ForEachSlot<kWidth, kPerThread>(vectors, [&](int slot, int64_t offset) {
+// h of one vector, as stored: the norm is of that, which is what the backward reads.
+template <typename T, int kWidth>
+__device__ void AddResidual(const NormForward<T>& of, int64_t at, const float (&residual)[kWidth],
+                            float (&h)[kWidth]) {
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) {
-      h[slot].v[i] = FromFloat<T>(ToFloat(h[slot].v[i]) + ToFloat(residual[slot].v[i]));
-    }
-    *reinterpret_cast<Pack<T, kWidth>*>(of.h + at + offset) = h[slot];
+  for (int i = 0; i < kWidth; ++i) h[i] = RoundTo<T>(h[i] + residual[i]);
+  StoreFloats(of.h + at, h);
+}
+
+template <typename T, int kWidth, int kPerThread, bool kIsWarp>
+__device__ void LoadSums(const NormForward<T>& of, int64_t at, float (&h)[kPerThread][kWidth]) {
+  const int64_t vectors = of.dim / kWidth;
+  if (!kIsWarp || of.residual == nullptr) {
+    ForEachSlot<kWidth, kPerThread>(vectors, [&](int slot, int64_t offset) {
+      LoadFloats(of.x + at + offset, h[slot]);
+      if (of.residual == nullptr) return;
+      float residual[kWidth];
+      LoadFloats(of.residual + at + offset, residual);
+      AddResidual(of, at + offset, residual, h[slot]);
+    });
+    return;
+  }
+  // All of a warp's loads before its first store, which the compiler may not move them over.
+  float residual[kPerThread][kWidth];
+  ForEachSlot<kWidth, kPerThread>(vectors, [&](int slot, int64_t offset) {
+    LoadFloats(of.x + at + offset, h[slot]);
+    LoadFloats(of.residual + at + offset, residual[slot]);
+  });
+  ForEachSlot<kWidth, kPerThread>(vectors, [&](int slot, int64_t offset) {
+    AddResidual(of, at + offset, residual[slot], h[slot]);
   });
 }
 
 template <typename T, int kWidth, int kPerThread, int kThreads, bool kCentred>
-__global__ void __launch_bounds__(kThreads, NormForwardBlocksPerSm(kThreads))
+__global__ void __launch_bounds__(kThreads, kThreads == kFlatThreads && kPerThread == 1 ? 8 : 1)
     NormForwardKernel(NormForward<T> of) {
   const int64_t row = RowOfThread();
-  if (row >= of.num_rows) return;
+  if (row >= of.num_rows) return;  // only where a row is a warp's: no barrier waits for it
   const int64_t at = row * of.dim, vectors = of.dim / kWidth;
   const float dim = static_cast<float>(of.dim);
-  Pack<T, kWidth> h[kPerThread];  // not as floats, which would take twice the registers
-  LoadSums<T, kWidth, kPerThread>(of, at, h);
-  float mean = 0, squares = 0;
+  float h[kPerThread][kWidth];
+  LoadSums<T, kWidth, kPerThread, kThreads == kWarp * kWarpNormRows>(of, at, h);
+  float mean[1] = {0}, squares[1] = {0};
   if constexpr (kCentred) {
     ForEachSlot<kWidth, kPerThread>(vectors, [&](int slot, int64_t) {
 #pragma unroll
-      for (int i = 0; i < kWidth; ++i) mean += ToFloat(h[slot].v[i]);
+      for (int i = 0; i < kWidth; ++i) mean[0] += h[slot][i];
     });
-    mean = RowSum(mean) / dim;
+    RowSums<kThreads>(mean, /*call=*/0);
+    mean[0] /= dim;
   }
   ForEachSlot<kWidth, kPerThread>(vectors, [&](int slot, int64_t) {
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
-      const float centred = ToFloat(h[slot].v[i]) - mean;
-      squares += centred * centred;
+      squares[0] += (h[slot][i] - mean[0]) * (h[slot][i] - mean[0]);
     }
   });
-  const float rstd = 1.0f / sqrtf(RowSum(squares) / dim + of.epsilon);
+  RowSums<kThreads>(squares, /*call=*/1);
+  const float rstd = 1.0f / sqrtf(squares[0] / dim + of.epsilon);
   if (threadIdx.x == 0) {
-    if constexpr (kCentred) of.mean[row] = mean;
+    if constexpr (kCentred) of.mean[row] = mean[0];
     of.rstd[row] = rstd;
   }
   ForEachSlot<kWidth, kPerThread>(vectors, [&](int slot, int64_t offset) {
@@ -74,7 +88,7 @@ __global__ void __launch_bounds__(kThreads, NormForwardBlocksPerSm(kThreads))
     LoadFloats(of.weight + offset, weight);
     if (of.bias != nullptr) LoadFloats(of.bias + offset, y);
 #pragma unroll
-    for (int i = 0; i < kWidth; ++i) y[i] += (ToFloat(h[slot].v[i]) - mean) * rstd * weight[i];
+    for (int i = 0; i < kWidth; ++i) y[i] += (h[slot][i] - mean[0]) * rstd * weight[i];
     StoreFloats(of.y + at + offset, y);
   });
 }
@@ -94,13 +108,10 @@ void RunNormForward(const char* op, const NormForward<T>& of, StreamView stream)
     return SwitchRow<T>(op, of.num_rows, of.dim, bases, stream, launch);
   }
   const RowShape shape = WarpNormShape(of.num_rows, vectors);
-  switch (shape.per_thread) {
-    case 2:
-      return launch(kVector, std::integral_constant<int, 2>{}, kThreads, shape.launch);
-    case 4:
-      return launch(kVector, std::integral_constant<int, 4>{}, kThreads, shape.launch);
-    default:
-      return launch(kVector, std::integral_constant<int, 8>{}, kThreads, shape.launch);
+  if (shape.per_thread == 2) {
+    launch(kVector, std::integral_constant<int, 2>{}, kThreads, shape.launch);
+  } else {
+    launch(kVector, std::integral_constant<int, 4>{}, kThreads, shape.launch);
   }
 }
 

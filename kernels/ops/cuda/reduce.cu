@@ -93,6 +93,7 @@ template <typename T>
 struct ColumnTerm {
   using Storage = T;
   static constexpr int kInputs = 1, kOutputs = 1, kRowsAhead = 4;
+  static constexpr int kBlocksPerSm = kColumnBlocksPerSm;
   const T* x;
   int64_t columns;
 
