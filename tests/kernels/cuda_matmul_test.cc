@@ -126,7 +126,7 @@ INSTANTIATE_TEST_SUITE_P(
                        ::testing::Values(0, 3, 8)),
     CaseName);
 
-// Products large enough for the timed search of an algorithm.
+#ifdef MUSTER_WITH_CUDA  // what is tested is compiled with CUDA only
 TEST(MatmulCacheFile, TheFirstChoiceForAKeyIsEveryRanks) {
   const std::string directory = ::testing::TempDir() + "/cache_of_" + std::to_string(getpid());
   const std::string path = directory + "/muster/matmul_algorithms";  // no such directory yet
@@ -151,7 +151,9 @@ TEST(MatmulCachePath, IsTheUsersUnlessNamed) {
   EXPECT_EQ(cuda::MatmulCachePath(nullptr, "", "/h"), "/h/.cache/muster/matmul_algorithms");
   EXPECT_EQ(cuda::MatmulCachePath(nullptr, nullptr, nullptr), "");
 }
+#endif  // MUSTER_WITH_CUDA
 
+// Products large enough for the timed search of an algorithm.
 class CudaMatmulSearch : public OnCuda {
  protected:
   static constexpr int64_t kN = 1024;
