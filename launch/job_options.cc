@@ -28,6 +28,8 @@ parallel::WorldOptions WorldOptionsOf(const runtime::Communication& communicatio
   return {.deadline = std::chrono::milliseconds(
               static_cast<int64_t>(1e3 * std::max(communication.deadline_seconds(),
                                                   communication.start_deadline_seconds()))),
+          .background_deadline = std::chrono::milliseconds(
+              static_cast<int64_t>(1e3 * communication.save_deadline_seconds())),
           .injected_link = {.latency_us = communication.test_link_latency_us(),
                             .gigabytes_per_second = communication.test_link_gigabytes_per_second()},
           .nccl = {.min_ctas = nccl.min_ctas(),

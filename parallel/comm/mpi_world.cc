@@ -94,7 +94,8 @@ class MpiWorld final : public World {
   [[noreturn]] void Abort(int exit_code) override;
 
  private:
-  explicit MpiWorld(const WorldOptions& options) : options_(options) {
+  explicit MpiWorld(const WorldOptions& options)
+      : options_(options), background_deadline_(options.background_deadline) {
     deadline_ = options.deadline;
   }
   absl::Status Learn();
@@ -112,6 +113,7 @@ class MpiWorld final : public World {
   MpiExchange::Clock::time_point Deadline() const { return MpiExchange::Clock::now() + deadline(); }
 
   const WorldOptions options_;
+  const SharedDeadline background_deadline_;
   bool owns_mpi_ = false;
   MPI_Comm communicator_ = MPI_COMM_NULL;
   std::unique_ptr<MpiExchange> exchange_;
@@ -237,12 +239,13 @@ absl::StatusOr<std::unique_ptr<ProcessGroup>> MpiWorld::NewGroup(std::string nam
 absl::StatusOr<std::unique_ptr<Communicator>> MpiWorld::MakeCommunicator(const GroupPlan& plan) {
   RETURN_IF_ERROR(Meet(plan));
   ASSIGN_OR_RETURN(const MpiHandle handle, Split(plan.world_ranks));
-  return MakeMpiCommunicator({.communicator = handle,
-                              .world_ranks = plan.world_ranks,
-                              .rank = plan.rank,
-                              .deadline = &deadline_,
-                              .injected_link = options_.injected_link,
-                              .world_failed = &failed_});
+  return MakeMpiCommunicator(
+      {.communicator = handle,
+       .world_ranks = plan.world_ranks,
+       .rank = plan.rank,
+       .deadline = plan.category == kCheckpoint ? &background_deadline_ : &deadline_,
+       .injected_link = options_.injected_link,
+       .world_failed = &failed_});
 }
 
 #ifdef MUSTER_WITH_CUDA

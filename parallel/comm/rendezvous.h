@@ -54,6 +54,9 @@ struct WorldOptions {
   // A collective that has not ended by then fails with DeadlineExceeded and names itself. On a GPU
   // it counts from when the device gets to the collective. See also World::SetDeadline.
   std::chrono::milliseconds deadline{60'000};
+  // Of groups of category kCheckpoint, always: their calls run behind training, beside a store that
+  // may be slow, while `deadline` follows the steps.
+  std::chrono::milliseconds background_deadline{600'000};
   InjectedLink injected_link;  // CPU only
   NcclOptions nccl;
 };

@@ -77,6 +77,7 @@ absl::StatusOr<std::unique_ptr<Checkpointer>> Checkpointer::CreateWith(
 }
 
 Checkpointer::~Checkpointer() {
+  if (clearer_.joinable()) clearer_.join();
   if (!writer_.joinable()) return;
   // The snapshot's last work names `this`.
   const absl::Status copied =
@@ -96,7 +97,7 @@ bool Checkpointer::IsDue(int64_t step) const {
 
 absl::StatusOr<bool> Checkpointer::MaybeSave(const CheckpointFacts& facts) {
   const int64_t begin_ns = kernels::MonotonicNs();
-  if (IsDue(facts.step)) RETURN_IF_ERROR(Finish());
+  if (IsDue(facts.step)) RETURN_IF_ERROR(AwaitEnd());
   if (!IsDue(facts.step)) {  // not at all, or the save before has failed once more
     marked_ = false;
     return false;
@@ -107,7 +108,7 @@ absl::StatusOr<bool> Checkpointer::MaybeSave(const CheckpointFacts& facts) {
 
 absl::Status Checkpointer::Save(const CheckpointFacts& facts) {
   const int64_t begin_ns = kernels::MonotonicNs();
-  RETURN_IF_ERROR(Finish());
+  RETURN_IF_ERROR(AwaitEnd());
   return Begin(facts, Since(begin_ns));
 }
 
@@ -116,7 +117,10 @@ absl::Status Checkpointer::Begin(const CheckpointFacts& facts, double wait_secon
   flying_ = {.facts = facts, .wait_seconds = wait_seconds};
   copied_ = begun_ = ended_ = give_up_ = false;
   Snapshot();
-  writer_ = std::thread([this] { WriteBehind(); });
+  writer_ = std::thread([this, clearer = std::move(clearer_)]() mutable {
+    if (clearer.joinable()) clearer.join();
+    WriteBehind();
+  });
   {
     const std::lock_guard lock(mutex_);
     flying_.stall_seconds = Since(begin_ns);
@@ -231,8 +235,8 @@ absl::Status Checkpointer::Conclude(const absl::Status& status) {
   writer_.join();
   flying_.status = status;
   last_ = flying_;
-  store_told_ = false;
   if (last_.status.ok()) {
+    store_->Ended(last_);
     committed_step_ = last_.facts.step;
     failures_ = 0;
     retry_step_ = 0;
@@ -240,6 +244,7 @@ absl::Status Checkpointer::Conclude(const absl::Status& status) {
   }
   const int64_t intervals = std::min(int64_t{1} << std::min(failures_++, 30), kMostIntervalsBack);
   retry_step_ = last_.facts.step + intervals * options_.every_steps;
+  clearer_ = std::thread([this, report = last_] { store_->Ended(report); });
   if (world_.rank() == 0 && options_.ended) options_.ended(last_);
   return absl::IsAborted(last_.status) ? last_.status : absl::OkStatus();
 }
@@ -251,14 +256,19 @@ void Checkpointer::AwaitOwnEnd() {
 }
 
 // All ranks tell each other until every writer has ended, however long the disk takes.
-absl::Status Checkpointer::Finish() {
+absl::Status Checkpointer::AwaitEnd() {
   while (writer_.joinable()) {
     AwaitOwnEnd();
     ASSIGN_OR_RETURN(const std::vector<std::string> all, world_.GatherText(Progress()));
     RETURN_IF_ERROR(Hear(all));
     if (writer_.joinable() && options_.waiting) options_.waiting();
   }
-  if (!std::exchange(store_told_, true)) store_->Ended(last_);
+  return absl::OkStatus();
+}
+
+absl::Status Checkpointer::Finish() {
+  RETURN_IF_ERROR(AwaitEnd());
+  if (clearer_.joinable()) clearer_.join();
   return absl::OkStatus();
 }
 

@@ -83,12 +83,11 @@ class Checkpointer {
   // well. Never waits.
   std::string Progress();
   // What all ranks had to tell at one moment, by rank; never waits. If all have ended, so has the
-  // save, and last() is of it (its store hears of that at the next Save or Finish, and may clear
-  // up); if one has failed, the others are told to give up. Every rank must hear the same. Errors:
-  // Aborted, by the fence.
+  // save, and last() is of it; if one has failed, the others are told to give up. Every rank must
+  // hear the same. Errors: Aborted, by the fence.
   absl::Status Hear(const std::vector<std::string>& all);
   // Waits until the save in flight, if any, has been committed or has failed. Collective if there
-  // is one whose end has not been heard.
+  // is one whose end has not been heard. Then waits until a failed one is cleared away.
   absl::Status Finish();
   const SaveReport& last() const { return last_; }  // that has ended
   // Of the newest save that was committed; -1: none.
@@ -102,6 +101,7 @@ class Checkpointer {
   void WriteBehind();
   bool WaitUntil(const std::function<bool()>& is_there);
   void AwaitOwnEnd();
+  absl::Status AwaitEnd();
   absl::Status Conclude(const absl::Status& status);
 
   const std::unique_ptr<CheckpointStore> store_;
@@ -113,13 +113,13 @@ class Checkpointer {
   std::vector<int64_t> host_offset_;  // by piece
   SaveReport last_, flying_;
   int64_t committed_step_ = -1, retry_step_ = 0;
-  int failures_ = 0;    // in a row
-  std::thread writer_;  // joinable: a save is in flight
+  int failures_ = 0;     // in a row
+  std::thread writer_;   // joinable: a save is in flight
+  std::thread clearer_;  // of the failed one before: rank 0 alone does that, and none waits for it
   // With overlap_copy.
   std::unique_ptr<kernels::Event> ready_, copy_done_;
   std::unique_ptr<kernels::Stream> copy_stream_;
   bool copy_pending_ = false, marked_ = false;
-  bool store_told_ = true;  // of last_
 
   std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;

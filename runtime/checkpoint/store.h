@@ -36,7 +36,8 @@ class CheckpointStore {
                             SaveReport* report) = 0;
   // Makes room, on the same thread, after rank 0 has announced a commit.
   virtual void Announced(const SaveReport& report) { (void)report; }
-  // All ranks agree on report.status; on each rank's training thread. No save is in flight.
+  // All ranks agree on report.status: if it is OK, on each rank's training thread, else on one of
+  // its own. No save is in flight.
   virtual void Ended(const SaveReport& report) = 0;
 };
 

@@ -79,7 +79,9 @@ int64_t RankDeadline::After(const ProgressFacts& facts) {
   const int64_t now_ns = facts.in_round
                              ? OfRound()
                              : DeadlineOf(deadlines_, facts.state, facts.steps_done > 0, steps_);
-  // All ranks leave what an evaluation does beside its rounds together.
+  // All ranks leave saves on the way together, and what an evaluation does beside its rounds.
+  const bool steps = facts.state == State::kStep || facts.state == State::kUnknown;
+  if (steps && facts.steps_done > 0) return now_ns;
   if (facts.state == State::kEval && !facts.in_round) return std::max(before_ns_, now_ns);
   before_ns_ = std::max(before_ns_, now_ns);
   return before_ns_;

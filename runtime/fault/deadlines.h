@@ -35,9 +35,10 @@ class StepTimes {
 int64_t DeadlineOf(const Deadlines& deadlines, State state, bool after_first_step,
                    const StepTimes& steps);
 
-// On a rank. Not all ranks leave a save at the same time, so the step behind it may wait as long. A
-// round of an evaluation is waited for like a step, the first one like the first step; the longest
-// of all rounds counts, since only some of them meet what makes one long.
+// On a rank. Not all ranks leave a load at the same time, so the first step may wait as long, nor
+// what ends a run, so an evaluation may; saves on the way they leave together. A round of an
+// evaluation is waited for like a step, the first one like the first step; the longest of all
+// rounds counts, since only some of them meet what makes one long.
 class RankDeadline {
  public:
   explicit RankDeadline(const Deadlines& deadlines) : deadlines_(deadlines) {}

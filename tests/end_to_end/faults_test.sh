@@ -27,7 +27,8 @@ train() {  # NAME CODE PATTERN OPTIONS...: 4 ranks, dp4 with ep2
 
 train skip 1 "rank 2 left it out|waits for rank 2 in reduce_scatter" \
   --set "faults.plan=skip rank=2 step=3 at=backward group=dp_cp"
-train stop 1 'rank 1 has not come to it' --set "faults.plan=stop rank=1 step=3"
+train stop 1 'rank 1 has not come to it' --set checkpoint.every_steps=2 \
+  --set "faults.plan=stop rank=1 step=3"  # behind a save, which gives no longer deadline
 train stop_evaluation 1 'rank 1 has not come to it' --set evaluate.every_steps=1 \
   --set "faults.plan=stop rank=1 step=3 at=evaluate"
 

@@ -136,6 +136,21 @@ TEST_P(Deadline, FailsOnTheOthersWhenARankSkipsACollective) {
 }
 INSTANTIATE_TEST_SUITE_P(Mpi, Deadline, testing::Values(StreamMode::kInline, StreamMode::kQueue));
 
+// Deadlines follow the steps; calls behind them do not.
+TEST(BackgroundDeadline, OfGroupsForCheckpointsDoesNotFollowTheWorlds) {
+  const auto world = MakeWorld({});
+  std::vector<int> ranks;
+  for (int rank = 0; rank < world->size(); ++rank) ranks.push_back(rank);
+  const auto group = world->NewGroup("tier", ranks, kCheckpoint, kernels::Device{});
+  ASSERT_TRUE(group.ok()) << group.status();
+  world->SetDeadline(milliseconds(1));
+  const Stream stream = MakeStream(StreamMode::kInline);
+  if (world->rank() == 0) std::this_thread::sleep_for(milliseconds(200));
+  EXPECT_TRUE(Barrier(**group, stream.view()).ok());
+  EXPECT_TRUE(stream.view().Synchronize().ok());
+  ASSERT_TRUE(TestWorld().GatherText("").ok());
+}
+
 TEST(NewGroup, FailsWhenARankStaysAway) {
   if (TestWorld().size() == 1) GTEST_SKIP() << "nobody to wait for";
   const auto world = MakeWorld({.deadline = milliseconds(200)});

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <map>
 #include <memory>
@@ -162,7 +163,7 @@ TEST(Hearing, OneRanksFailureIsHeardByAllWithoutAMeetingOfItsOwn) {
   const auto state = TrainingState::Build(job, TestWorld());
   ASSERT_TRUE(state.ok()) << state.status();
   const bool fails = TestWorld().rank() == TestWorld().size() - 1;
-  bool fail = true;
+  std::atomic<bool> fail{true};
   const DiskHook hook = [&](const std::string& call, const std::string&) -> absl::Status {
     if (!fail || !fails || call != "write") return absl::OkStatus();
     return absl::ResourceExhaustedError("no space");
