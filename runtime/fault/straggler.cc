@@ -105,9 +105,12 @@ void ExcessNoise::See(double excess) {
   if (blocks_.size() >= kNewestBlocks + kBlocksToKnow) {
     deviation_ =
         std::max(deviation_, std::sqrt(double{kBlock}) * Deviation(blocks_, kNewestBlocks));
-  } else if (steps_.size() >= kNewestSteps + kStepsToKnow) {
-    deviation_ = std::max(deviation_, kLastingNoise * Deviation(steps_, kNewestSteps));
+    return;
   }
+  if (steps_.size() >= kNewestSteps + kStepsToKnow) {
+    deviation_ = std::max(deviation_, Deviation(steps_, kNewestSteps));
+  }
+  deviation_ *= kLastingNoise;
 }
 
 bool ExcessNoise::known() const { return steps_.size() >= kStepsToKnow; }
