@@ -33,6 +33,7 @@ class RankLogTest : public ::testing::Test {
   // Runs `body` in a child whose stderr is directory_/terminal; returns its wait status.
   template <typename Body>
   int InChild(Body body) {
+    std::fflush(nullptr);  // else the child may write what waits in this process
     const pid_t child = fork();
     if (child == 0) {
       const int terminal =
