@@ -25,8 +25,8 @@ GradientClip::GradientClip(const BucketStorage& storage, const Mesh& mesh, doubl
 }
 
 // Replicas divide a bucket by shards (and copies of a shard divide that), so over the world each of
-// its elements is squared once; padding is zero. Weights that tensor ranks hold alike lie in buckets
-// whose replicas are all ranks of the stage, so they too count once.
+// its elements is squared once; padding is zero. Weights that tensor ranks hold alike lie in
+// buckets whose replicas are all ranks of the stage, so they too count once.
 std::vector<kernels::SquaresRange> GradientClip::Ranges() const {
   std::vector<kernels::SquaresRange> ranges;
   for (size_t b = 0; b < storage_.layout().buckets.size(); ++b) {
