@@ -12,7 +12,7 @@
 #include "runtime/checkpoint/writer.h"
 #include "runtime/train/checkpoint_pieces.h"
 #include "tests/support/mpi_main.h"
-#include "tests/support/runtime/scratch_directory.h"
+#include "tests/support/runtime/shared_directory.h"
 
 namespace muster::runtime {
 namespace {
@@ -23,22 +23,6 @@ using kernels::TensorView;
 using parallel::TestWorld;
 
 const std::string kTinyMoe = MUSTER_SOURCE_DIR "/configs/jobs/tiny-moe.textproto";
-
-// A directory of rank 0's that all ranks use; it goes when the last one has left.
-class SharedDirectory {
- public:
-  explicit SharedDirectory(parallel::World& world) : world_(world) {
-    if (world.rank() == 0) mine_ = std::make_unique<ScratchDirectory>(FastParent());
-    path_ = world.GatherText(mine_ ? mine_->path() : "")->front();
-  }
-  ~SharedDirectory() { MUSTER_CHECK_OK(world_.GatherText("").status()); }
-  const std::string& path() const { return path_; }
-
- private:
-  parallel::World& world_;
-  std::unique_ptr<ScratchDirectory> mine_;
-  std::string path_;
-};
 
 std::unique_ptr<TrainingState> Build(const std::vector<std::string>& overrides,
                                      parallel::World& world) {

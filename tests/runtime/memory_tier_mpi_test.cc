@@ -11,7 +11,7 @@
 #include "runtime/checkpoint/memory_store.h"
 #include "runtime/checkpoint/retention.h"
 #include "tests/support/mpi_main.h"
-#include "tests/support/runtime/scratch_directory.h"
+#include "tests/support/runtime/shared_directory.h"
 
 namespace muster::runtime {
 namespace {
@@ -20,21 +20,6 @@ namespace fs = std::filesystem;
 using parallel::TestWorld;
 
 constexpr int64_t kPart = 700;  // elements of each rank's shard
-
-// A directory that all ranks see: the run directory, and below it the memory of all hosts.
-class SharedDirectory {
- public:
-  SharedDirectory() {
-    if (TestWorld().rank() == 0) mine_ = std::make_unique<ScratchDirectory>(FastParent());
-    path_ = TestWorld().GatherText(mine_ ? mine_->path() : "")->front();
-  }
-  ~SharedDirectory() { MUSTER_CHECK_OK(TestWorld().GatherText("").status()); }
-  const std::string& path() const { return path_; }
-
- private:
-  std::unique_ptr<ScratchDirectory> mine_;
-  std::string path_;
-};
 
 // A world whose state is one logical tensor, of which each rank stores a part and wants all.
 class ToyWorld {
@@ -141,7 +126,7 @@ TEST(MemoryTier, KeepsTheNewestSnapshotInBoundedMemory) {
   for (const int hosts : {0, 2, 3, 4}) {
     if (hosts > TestWorld().size()) continue;
     SCOPED_TRACE(hosts);
-    const SharedDirectory shared;
+    const SharedDirectory shared(TestWorld());
     ToyWorld run(TestWorld(), shared.path(), hosts, Elements());
     EXPECT_EQ(run.Load(), -1);
     const int copies = hosts > 1 ? 2 : 1;
@@ -173,7 +158,7 @@ TEST(MemoryTier, AnyOneHostMayBeLost) {
     if (hosts > TestWorld().size()) continue;
     for (int lost = 0; lost < hosts; ++lost) {
       SCOPED_TRACE(testing::Message() << "host " << lost << " of " << hosts);
-      const SharedDirectory shared;
+      const SharedDirectory shared(TestWorld());
       {
         ToyWorld run(TestWorld(), shared.path(), hosts, Elements());
         for (const int64_t step : {6, 7}) ASSERT_TRUE(run.Save(step));
@@ -189,7 +174,7 @@ TEST(MemoryTier, AnyOneHostMayBeLost) {
 
 TEST(MemoryTier, WithoutBothCopiesOfAShardThereIsNone) {
   if (TestWorld().size() < 2) GTEST_SKIP() << "one rank has one host";
-  const SharedDirectory shared;
+  const SharedDirectory shared(TestWorld());
   ToyWorld run(TestWorld(), shared.path(), 2, Elements());
   ASSERT_TRUE(run.Save(3));
   Once([&] {
@@ -205,7 +190,7 @@ TEST(MemoryTier, DamageIsHealedByTheOtherCopyOrPassedByToTheSnapshotBefore) {
   const int size = TestWorld().size(), last = size - 1;
   for (const int hosts : {0, 2}) {
     if (hosts > size) continue;
-    const SharedDirectory shared;
+    const SharedDirectory shared(TestWorld());
     ToyWorld run(TestWorld(), shared.path(), hosts, Elements());
     for (const int64_t step : {1, 2}) ASSERT_TRUE(run.Save(step));
     Once([&] {
@@ -228,7 +213,7 @@ TEST(MemoryTier, AFailedSaveLeavesTheSnapshotBefore) {
   const int hosts = std::min(2, TestWorld().size());
   for (const char* failing : {"mkdir", "open", "write", "rename"}) {
     SCOPED_TRACE(failing);
-    const SharedDirectory shared;
+    const SharedDirectory shared(TestWorld());
     bool fail = false;
     const DiskHook hook = [&](const std::string& call, const std::string&) -> absl::Status {
       const bool mine = fail && TestWorld().rank() == TestWorld().size() - 1;
@@ -253,7 +238,7 @@ TEST(MemoryTier, AFailedSaveLeavesTheSnapshotBefore) {
 
 TEST(MemoryTier, AnotherNumberOfRanksReadsIt) {
   const auto alone = parallel::World::Alone();
-  const SharedDirectory shared;
+  const SharedDirectory shared(TestWorld());
   {
     ToyWorld run(TestWorld(), shared.path(), 0, Elements());
     ASSERT_TRUE(run.Save(5));
@@ -268,7 +253,7 @@ TEST(MemoryTier, AnotherNumberOfRanksReadsIt) {
 }
 
 TEST(MemoryTier, AnAttemptThatWasReplacedKeepsNothing) {
-  const SharedDirectory shared;
+  const SharedDirectory shared(TestWorld());
   ToyWorld run(TestWorld(), shared.path(), 0, Elements());
   ASSERT_TRUE(run.Save(1));
   auto fenced =
@@ -285,7 +270,7 @@ TEST(MemoryTier, AnAttemptThatWasReplacedKeepsNothing) {
 }
 
 TEST(MemoryTier, RefusesAPlaceThatOthersMayEnterAndMoreThanThereIsRoomFor) {
-  const SharedDirectory shared;
+  const SharedDirectory shared(TestWorld());
   ToyWorld run(TestWorld(), shared.path(), 0, Elements());
   EXPECT_TRUE(run.site->CheckRoom(1 << 20).ok());
   const absl::Status full = run.site->CheckRoom(int64_t{1} << 50);
@@ -307,7 +292,7 @@ TEST(MemoryTier, RefusesAPlaceThatOthersMayEnterAndMoreThanThereIsRoomFor) {
 }
 
 TEST(MemoryTier, LeavesNothingBehindAtTheEnd) {
-  const SharedDirectory shared;
+  const SharedDirectory shared(TestWorld());
   ToyWorld run(TestWorld(), shared.path(), std::min(2, TestWorld().size()), Elements());
   ASSERT_TRUE(run.Save(1));
   ASSERT_TRUE(run.site->Remove().ok());

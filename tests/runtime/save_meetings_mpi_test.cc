@@ -18,7 +18,7 @@
 #include "runtime/train/checkpoint_pieces.h"
 #include "runtime/train/trainer.h"
 #include "tests/support/mpi_main.h"
-#include "tests/support/runtime/scratch_directory.h"
+#include "tests/support/runtime/shared_directory.h"
 
 namespace muster::runtime {
 namespace {
@@ -84,21 +84,6 @@ class CountingWorld final : public parallel::World {
   uint64_t last_id_ = 0;
 };
 
-// All ranks' directory in fast memory; it goes when all have left.
-class SharedDirectory {
- public:
-  SharedDirectory() {
-    if (TestWorld().rank() == 0) mine_ = std::make_unique<ScratchDirectory>(FastParent());
-    path_ = TestWorld().GatherText(mine_ ? mine_->path() : "")->front();
-  }
-  ~SharedDirectory() { MUSTER_CHECK_OK(TestWorld().GatherText("").status()); }
-  const std::string& path() const { return path_; }
-
- private:
-  std::unique_ptr<ScratchDirectory> mine_;
-  std::string path_;
-};
-
 ResolvedJob JobOf(const std::string& directory, std::vector<std::string> overrides) {
   const std::string path = MUSTER_SOURCE_DIR "/configs/jobs/tiny-dense.textproto";
   overrides.insert(overrides.begin(),
@@ -116,7 +101,7 @@ ResolvedJob JobOf(const std::string& directory, std::vector<std::string> overrid
 class SaveMeetings : public ::testing::TestWithParam<StreamMode> {};
 
 TEST_P(SaveMeetings, AStepThatSavesMeetsAsOftenAsOneThatDoesNot) {
-  const SharedDirectory directory;
+  const SharedDirectory directory(TestWorld());
   const ResolvedJob job =
       JobOf(directory.path(), {"checkpoint.every_steps=" + std::to_string(2 * kEvery),
                                "checkpoint.memory_every_steps=" + std::to_string(kEvery)});
@@ -158,7 +143,7 @@ INSTANTIATE_TEST_SUITE_P(Facts, SaveMeetings,
 // The last rank's disk fails: every rank hears so at the same meeting, with the error, and what it
 // decides from it is the same on all.
 TEST(Hearing, OneRanksFailureIsHeardByAllWithoutAMeetingOfItsOwn) {
-  const SharedDirectory directory;
+  const SharedDirectory directory(TestWorld());
   const ResolvedJob job = JobOf(directory.path(), {});
   const auto state = TrainingState::Build(job, TestWorld());
   ASSERT_TRUE(state.ok()) << state.status();
