@@ -22,9 +22,25 @@ void AddResumeOption(CLI::App& app, std::string* resume) {
       ->capture_default_str();
 }
 
+namespace {
+
+parallel::NcclOptions::CtaPolicy PolicyOf(runtime::CtaPolicy policy) {
+  using CtaPolicy = parallel::NcclOptions::CtaPolicy;
+  switch (policy) {
+    case runtime::DEFAULT:
+      return CtaPolicy::kDefault;
+    case runtime::EFFICIENCY:
+      return CtaPolicy::kEfficiency;
+    case runtime::ZERO:
+      return CtaPolicy::kZero;
+  }
+  return CtaPolicy::kDefault;
+}
+
+}  // namespace
+
 parallel::WorldOptions WorldOptionsOf(const runtime::Communication& communication) {
   const runtime::NcclConfig& nccl = communication.nccl();
-  const bool efficient = nccl.cta_policy() == runtime::EFFICIENCY;
   return {.deadline = std::chrono::milliseconds(
               static_cast<int64_t>(1e3 * std::max(communication.deadline_seconds(),
                                                   communication.start_deadline_seconds()))),
@@ -36,8 +52,7 @@ parallel::WorldOptions WorldOptionsOf(const runtime::Communication& communicatio
                    .max_ctas = nccl.max_ctas(),
                    .overlapped_max_ctas = nccl.overlapped_max_ctas(),
                    .cga_cluster_size = nccl.cga_cluster_size(),
-                   .cta_policy = efficient ? parallel::NcclOptions::CtaPolicy::kEfficiency
-                                           : parallel::NcclOptions::CtaPolicy::kDefault,
+                   .cta_policy = PolicyOf(nccl.cta_policy()),
                    .nvls = nccl.nvls(),
                    .sums_in_rank_order = nccl.sums_in_rank_order()}};
 }

@@ -7,29 +7,10 @@
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
 #include "kernels/device/cuda_runtime.h"
+#include "kernels/device/cuda_status.h"
 
 namespace muster::kernels::cuda {
 namespace {
-
-absl::Status ToStatus(cudaError_t error, const std::string& what) {
-  if (error == cudaSuccess) return absl::OkStatus();
-  const std::string message = what + ": " + cudaGetErrorString(error);
-  return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(message)
-                                            : absl::InternalError(message);
-}
-
-// Makes `device` current for the scope and restores what was.
-class CurrentDevice {
- public:
-  explicit CurrentDevice(Device device) {
-    cudaGetDevice(&before_);
-    cudaSetDevice(device.index);
-  }
-  ~CurrentDevice() { cudaSetDevice(before_); }
-
- private:
-  int before_ = 0;
-};
 
 class CudaEvent : public EventState {
  public:

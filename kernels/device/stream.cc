@@ -9,7 +9,7 @@
 namespace muster::kernels {
 namespace {
 
-absl::Status WithoutCuda(Device device) {
+[[maybe_unused]] absl::Status WithoutCuda(Device device) {
   return absl::FailedPreconditionError(
       "device " + Name(device) +
       " was asked for, but this binary was built without CUDA; build with `cmake --preset gpu`, or "

@@ -92,6 +92,10 @@ absl::Status AllToAllAlone(TensorView in, TensorView out, TensorView send_counts
 
 }  // namespace
 
+absl::Status UseCopyEngines(const CopyMemory& memory, const ProcessGroup& group) {
+  return group.size() == 1 ? absl::OkStatus() : group.communicator().UseCopyEngines(memory);
+}
+
 absl::Status AllReduce(TensorView data, ReduceOp op, const ProcessGroup& group, StreamView stream,
                        Site site) {
   CheckTensor(data, stream);

@@ -20,6 +20,13 @@ using kernels::StreamView;
 using kernels::TensorView;
 using Site = std::source_location;
 
+// From here on, where the group's options want it (NcclOptions::CtaPolicy::kZero), copy engines
+// carry its reduce-scatters of sums, through memory.staging, and its all-gathers into
+// memory.targets; elsewhere nothing changes. All ranks of the group call it, with memory of equal
+// sizes, which must last as long as the group; groups that share staging memory are used on one
+// stream. Blocks the host. Errors: ranks of several hosts, GPUs that do not reach each other.
+absl::Status UseCopyEngines(const CopyMemory& memory, const ProcessGroup& group);
+
 // data = reduction of data over the ranks; fp32, bf16, fp64, int32, int64.
 absl::Status AllReduce(TensorView data, ReduceOp op, const ProcessGroup& group, StreamView stream,
                        Site site = Site::current());

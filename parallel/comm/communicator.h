@@ -12,6 +12,7 @@
 #include <chrono>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "kernels/device/stream.h"
@@ -32,11 +33,20 @@ struct CollectiveCall {
   std::string what;  // "all_reduce #12 of group dp, 4096 bytes, from parallel/dp/x.cc:40"
 };
 
+// Memory for collectives by copy engines (parallel/comm/copy_exchange.h).
+struct CopyMemory {
+  kernels::TensorView staging;  // what peers send to be summed: n - 1 parts of the largest sum
+  std::vector<kernels::TensorView> targets;  // where all-gathers write
+};
+
 class Communicator {
  public:
   virtual ~Communicator() = default;
   using TensorView = kernels::TensorView;
   using StreamView = kernels::StreamView;
+
+  // See parallel/comm/collectives.h. A backend without copy engines has nothing to do.
+  virtual absl::Status UseCopyEngines(const CopyMemory&) { return absl::OkStatus(); }
 
   virtual absl::Status AllReduce(TensorView data, ReduceOp op, CollectiveCall call,
                                  StreamView stream) = 0;

@@ -269,8 +269,12 @@ absl::StatusOr<std::unique_ptr<Communicator>> MpiWorld::MakeGpuCommunicator(cons
   if (plan.category == kExposedDp && nccl.overlapped_max_ctas > 0) {
     nccl.max_ctas = nccl.overlapped_max_ctas;
   }
+  if (plan.category != kExposedDp && nccl.cta_policy == NcclOptions::CtaPolicy::kZero) {
+    nccl.cta_policy = NcclOptions::CtaPolicy::kDefault;
+  }
   return MakeNcclCommunicator({.unique_id = id,
                                .name = plan.name,
+                               .host = host_,
                                .world_ranks = plan.world_ranks,
                                .rank = plan.rank,
                                .device = plan.device,

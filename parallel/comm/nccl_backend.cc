@@ -11,6 +11,7 @@
 #include "parallel/comm/call_tracker.h"
 #include "parallel/comm/nccl_algorithms.h"
 #include "parallel/comm/nccl_comm.h"
+#include "parallel/comm/peer_exchange.h"
 #include "parallel/comm/row_counts.h"
 
 namespace muster::parallel {
@@ -34,6 +35,7 @@ class NcclCommunicator final : public Communicator, public Watchdog::Watched {
   absl::Status Open();
   bool Look() override;
 
+  absl::Status UseCopyEngines(const CopyMemory& memory) override;
   absl::Status AllReduce(TensorView data, ReduceOp op, CollectiveCall call,
                          StreamView stream) override;
   absl::Status ReduceScatter(TensorView in, TensorView out, ReduceOp op, CollectiveCall call,
@@ -58,6 +60,8 @@ class NcclCommunicator final : public Communicator, public Watchdog::Watched {
   absl::Status Run(CollectiveCall call, StreamView stream, Work work);
   absl::Status Break(const absl::Status& status, const CollectiveCall* call);
   absl::Status Warm(StreamView stream);
+  absl::Status AwaitWork(StreamView stream);
+  absl::StatusOr<std::vector<std::string>> Gather(const std::string& text);
 
   const NcclCommunicatorOptions options_;
   const int rank_, size_;
@@ -67,6 +71,7 @@ class NcclCommunicator final : public Communicator, public Watchdog::Watched {
   std::mutex mutex_;
   std::unique_ptr<NcclAlgorithms> nccl_;
   std::unique_ptr<NcclComm> comm_;
+  std::unique_ptr<PeerExchange> peers_;  // null: NCCL's kernels carry all
   absl::Status first_failure_;
 };
 
@@ -110,8 +115,13 @@ absl::Status NcclCommunicator::Open() {
 }
 
 absl::Status NcclCommunicator::Warm(StreamView stream) {
-  ASSIGN_OR_RETURN(const kernels::Event end, kernels::Event::Create(options_.device));
   RETURN_IF_ERROR(nccl_->Warm(stream));
+  return AwaitWork(stream);
+}
+
+// Of start-up: for as long as opening connections may take.
+absl::Status NcclCommunicator::AwaitWork(StreamView stream) {
+  ASSIGN_OR_RETURN(const kernels::Event end, kernels::Event::Create(options_.device));
   stream.Record(end.view());
   const auto deadline = CallTracker::Clock::now() + kSetupDeadline;
   while (CallTracker::Clock::now() < deadline) {
@@ -120,6 +130,49 @@ absl::Status NcclCommunicator::Warm(StreamView stream) {
     std::this_thread::sleep_for(std::chrono::microseconds(100));
   }
   return absl::DeadlineExceededError("the first calls do not end");
+}
+
+absl::Status NcclCommunicator::UseCopyEngines(const CopyMemory& memory) {
+  if (options_.nccl.cta_policy != NcclOptions::CtaPolicy::kZero) return absl::OkStatus();
+  ASSIGN_OR_RETURN(auto peers, PeerExchange::Create(
+                                   {.group = options_.name,
+                                    .host = options_.host,
+                                    .rank = rank_,
+                                    .size = size_,
+                                    .device = options_.device,
+                                    .memory = memory,
+                                    .gather = [this](const auto& text) { return Gather(text); }}));
+  std::lock_guard lock(mutex_);
+  peers_ = std::move(peers);
+  return absl::OkStatus();
+}
+
+// Every rank's text, all of equal length; by NCCL itself. Blocks the host.
+absl::StatusOr<std::vector<std::string>> NcclCommunicator::Gather(const std::string& text) {
+  const auto bytes = static_cast<int64_t>(text.size());
+  ASSIGN_OR_RETURN(auto stream,
+                   kernels::Stream::Create(options_.device, kernels::StreamMode::kQueue, "peers"));
+  ASSIGN_OR_RETURN(auto on_device, kernels::DeviceBuffer::Allocate(options_.device, bytes * size_));
+  std::string all(static_cast<size_t>(bytes * size_), '\0');
+  auto* const base = static_cast<char*>(on_device.data());
+  kernels::CopyAsync(base + rank_ * bytes, text.data(), bytes, stream.view());
+  const auto tensor = [&](char* data, int64_t size) {
+    return TensorView(data, kernels::DType::kUInt8, {size}, options_.device);
+  };
+  {
+    std::lock_guard lock(mutex_);
+    RETURN_IF_ERROR(first_failure_);
+    RETURN_IF_ERROR(nccl_->AllGather(tensor(base + rank_ * bytes, bytes),
+                                     tensor(base, bytes * size_), stream.view()));
+  }
+  RETURN_IF_ERROR(AwaitWork(stream.view()));
+  kernels::CopyAsync(all.data(), base, bytes * size_, stream.view());
+  RETURN_IF_ERROR(stream.view().Synchronize());
+  std::vector<std::string> texts;
+  for (int peer = 0; peer < size_; ++peer) {
+    texts.push_back(all.substr(static_cast<size_t>(peer * bytes), static_cast<size_t>(bytes)));
+  }
+  return texts;
 }
 
 bool NcclCommunicator::Look() {
@@ -152,6 +205,7 @@ absl::Status NcclCommunicator::Break(const absl::Status& status, const Collectiv
   (void)tracker_.Poll(CallTracker::Clock::now());
   // Before the abort, which lets waiting hosts go on: they must find the error.
   tracker_.FailAll(first_failure_);
+  if (peers_ != nullptr) peers_->copies().Release();
   comm_->Abort();
   return first_failure_;
 }
@@ -180,12 +234,22 @@ absl::Status NcclCommunicator::AllReduce(TensorView data, ReduceOp op, Collectiv
 
 absl::Status NcclCommunicator::ReduceScatter(TensorView in, TensorView out, ReduceOp op,
                                              CollectiveCall call, StreamView stream) {
-  return Run(std::move(call), stream, [&] { return nccl_->ReduceScatter(in, out, op, stream); });
+  return Run(std::move(call), stream, [&] {
+    if (peers_ != nullptr && op == ReduceOp::kSum) {
+      return peers_->copies().ReduceScatter(in, out, stream);
+    }
+    return nccl_->ReduceScatter(in, out, op, stream);
+  });
 }
 
 absl::Status NcclCommunicator::AllGather(TensorView in, TensorView out, CollectiveCall call,
                                          StreamView stream) {
-  return Run(std::move(call), stream, [&] { return nccl_->AllGather(in, out, stream); });
+  return Run(std::move(call), stream, [&] {
+    if (peers_ != nullptr && peers_->copies().CanGather(out)) {
+      return peers_->copies().AllGather(in, out, stream);
+    }
+    return nccl_->AllGather(in, out, stream);
+  });
 }
 
 absl::Status NcclCommunicator::AllToAll(TensorView in, TensorView out, TensorView send_counts,

@@ -7,6 +7,10 @@
 //   - An all-to-all by counts blocks the host: NCCL wants counts there, so they are copied and the
 //     stream is waited for. All else enqueues; the host spends some tens of microseconds a call,
 //     since a non-blocking communicator launches from a thread of its own.
+//   - With CtaPolicy::kZero and after UseCopyEngines, sums of reduce-scatters and the all-gathers
+//     into its targets are made by copy engines (parallel/comm/copy_exchange.h), sums in rank order
+//     to the bit. When the communicator breaks, streams that wait for peers are let go on, and what
+//     they then copy may be old: the job must end, as it does.
 //   - Counts that disagree between ranks are not noticed as such: the call overruns its deadline,
 //     or moves rows of the wrong number.
 // A call that overruns its deadline, or a connection that fails, leaves its error in the stream of
@@ -33,6 +37,7 @@ constexpr int64_t kNcclIdBytes = 128;
 struct NcclCommunicatorOptions {
   std::string unique_id;         // NewNcclId's, from the group's first rank
   std::string name;              // of the group
+  std::string host;              // of this process
   std::vector<int> world_ranks;  // of the group, by group rank
   int rank = 0;                  // of this process in the group
   kernels::Device device;

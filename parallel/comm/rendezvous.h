@@ -36,7 +36,9 @@ struct InjectedLink {
 
 // For groups on GPUs. 0: NCCL's choice.
 struct NcclOptions {
-  enum class CtaPolicy { kDefault, kEfficiency };
+  // kZero: no blocks for reduce-scatters of sums and all-gathers in groups whose calls run beside
+  // compute; copy engines carry them (parallel/comm/collectives.h, UseCopyEngines).
+  enum class CtaPolicy { kDefault, kEfficiency, kZero };
   int min_ctas = 0, max_ctas = 0;  // blocks, so SMs, that a collective takes
   // Most in groups whose calls run beside compute (those of data parallelism); 0: max_ctas.
   int overlapped_max_ctas = 0;

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "parallel/dp/buffer_pool.h"
 #include "parallel/dp/grad_bucket.h"
 
@@ -22,7 +24,7 @@ std::vector<bool> ShardedBuckets(const BucketLayout& layout, bool level_shards) 
 }  // namespace
 
 BucketStorage::BucketStorage(const BucketLayout& layout, kernels::DType weight_dtype,
-                             kernels::ArenaPlan& plan, int zero_level)
+                             kernels::ArenaPlan& plan, int zero_level, bool copy_engines)
     : layout_(layout),
       weight_dtype_(weight_dtype),
       zero_level_(zero_level),
@@ -41,6 +43,14 @@ BucketStorage::BucketStorage(const BucketLayout& layout, kernels::DType weight_d
       std::make_unique<BufferPool>(layout, weights, weight_dtype, "gathered weights", plan);
   gradient_pool_ =
       std::make_unique<BufferPool>(layout, gradients, gradient_dtype(), "bucket gradients", plan);
+  int64_t received = 0;  // elements: the parts that peers send of a bucket
+  for (const Bucket& bucket : layout.buckets) {
+    received = std::max(received, bucket.num_elements - bucket.shard_elements());
+  }
+  if (copy_engines && received > 0) {
+    plan.Add(&staging_, "gradients received by copy engines", gradient_dtype(), {received},
+             kernels::Lifetime::kPersistent);
+  }
 }
 
 BucketStorage::~BucketStorage() = default;
@@ -102,6 +112,24 @@ TensorView BucketStorage::counted_gradients(int bucket) const {
   const Bucket& of = layout_.buckets[Index(bucket)];
   const int64_t count = of.shard_elements() / of.copies;
   return gradient_shard(bucket).Slice(0, of.copy_rank * count, (of.copy_rank + 1) * count);
+}
+
+CopyMemory BucketStorage::copy_memory(Axis replica_axis) const {
+  CopyMemory memory{.staging = staging_};
+  std::vector<int> pool_buffers;
+  for (int b = 0; b < static_cast<int>(layout_.buckets.size()); ++b) {
+    const Bucket& bucket = layout_.buckets[Index(b)];
+    if (bucket.replica_axis != replica_axis || bucket.group_size == 1) continue;
+    if (!shards_weights(b)) {
+      memory.targets.push_back(weights_[Index(b)]);
+      continue;
+    }
+    for (const int buffer : weight_pool_->BuffersOf(b)) pool_buffers.push_back(buffer);
+  }
+  std::sort(pool_buffers.begin(), pool_buffers.end());
+  pool_buffers.erase(std::unique(pool_buffers.begin(), pool_buffers.end()), pool_buffers.end());
+  for (const int buffer : pool_buffers) memory.targets.push_back(weight_pool_->memory(buffer));
+  return memory;
 }
 
 TensorView ShardOf(const TensorView& whole, const Bucket& bucket) {

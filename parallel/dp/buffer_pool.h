@@ -28,6 +28,9 @@ class BufferPool {
   }
   int num_buffers() const { return static_cast<int>(memory_.size()); }
   int64_t bytes() const;
+  const kernels::TensorView& memory(int buffer) const {
+    return memory_[static_cast<size_t>(buffer)];
+  }
   // A buffer as the whole of a bucket, [num_elements].
   kernels::TensorView View(int buffer, int bucket) const;
 

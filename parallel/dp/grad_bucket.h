@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/tensor/arena.h"
+#include "parallel/comm/communicator.h"
 #include "parallel/mesh/parameter.h"
 
 namespace muster::parallel {
@@ -61,11 +62,12 @@ class BufferPool;
 // Of n weights of w bytes over r ranks (m = 4 with a master copy, else 0), bytes a rank holds:
 //   ZeRO 0  n (w + 4 + 8 + m)              2  n w + n (4 + 8 + m) / r + gradient pool
 //        1  n (w + 4) + n (8 + m) / r      3  n (w + 4 + 8 + m) / r + both pools
-// Construct, then allocate the arena, then Bind. `layout` must outlive it.
+// Where copy engines reduce (dp/copy_engines.h), they want (r - 1) / r of the largest bucket's
+// gradients more. Construct, then allocate the arena, then Bind. `layout` must outlive it.
 class BucketStorage {
  public:
   BucketStorage(const BucketLayout& layout, kernels::DType weight_dtype, kernels::ArenaPlan& plan,
-                int zero_level = 1);
+                int zero_level = 1, bool copy_engines = false);
   ~BucketStorage();
   BucketStorage(const BucketStorage&) = delete;
   BucketStorage& operator=(const BucketStorage&) = delete;
@@ -92,6 +94,9 @@ class BucketStorage {
   kernels::TensorView counted_gradients(int bucket) const;
   const BufferPool& weight_pool() const { return *weight_pool_; }
   const BufferPool& gradient_pool() const { return *gradient_pool_; }
+  // For copy engines: the memory through which the ranks along a replica axis move their buckets.
+  // No targets: they move none.
+  CopyMemory copy_memory(Axis replica_axis) const;
   const BucketLayout& layout() const { return layout_; }
   kernels::DType weight_dtype() const { return weight_dtype_; }
   kernels::DType gradient_dtype() const { return kernels::AccumulatorDType(weight_dtype_); }
@@ -106,6 +111,7 @@ class BucketStorage {
   const int zero_level_;
   std::vector<kernels::TensorView> weights_, gradients_;  // by bucket, what is held
   std::unique_ptr<BufferPool> weight_pool_, gradient_pool_;
+  kernels::TensorView staging_;  // null without copy engines
   ParameterList* parameters_ = nullptr;
 };
 

@@ -426,11 +426,11 @@ void Checker::CheckNccl() {
            absl::StrCat("communication.nccl.min_ctas is ", nccl.min_ctas(),
                         ": it must be at most communication.nccl.", field, ", ", most));
   }
-  if (nccl.cta_policy() == ZERO) {
-    Broken("communication.nccl.cta_policy",
-           "communication.nccl.cta_policy is ZERO: NCCL copies without SMs only between buffers in "
-           "symmetric windows, which this version does not register, and would take SMs without a "
-           "word; use EFFICIENCY or DEFAULT");
+  if (nccl.cta_policy() == ZERO && job_.zero().level() == 0) {
+    Broken(
+        "communication.nccl.cta_policy",
+        "communication.nccl.cta_policy is ZERO: copy engines reduce-scatter and gather, but with "
+        "zero.level 0 gradients are all-reduced, by blocks; use zero.level 1 or more, or DEFAULT");
   }
 }
 

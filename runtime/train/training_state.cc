@@ -7,6 +7,7 @@
 #include "kernels/device/cpu_threads.h"
 #include "models/uneven_work.h"
 #include "parallel/comm/time_category.h"
+#include "parallel/dp/copy_engines.h"
 #include "runtime/job/pipeline.h"
 
 namespace muster::runtime {
@@ -38,6 +39,10 @@ models::StageShape ShapeOf(const ResolvedJob& job, const PipelinePlan& pipeline)
   // chunks save more on a device than they cost of its memory.
   if (job.job.device() == CUDA) shape.logits_bytes = int64_t{2} << 30;
   return shape;
+}
+
+bool UsesCopyEngines(const Communication& communication) {
+  return communication.nccl().cta_policy() == ZERO;
 }
 
 // The stages that pipeline rank `rank` holds, in the order of the forward.
@@ -200,8 +205,8 @@ absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Plan(const Resolve
       *state->parameters, static_cast<int64_t>(communication.bucket_megabytes() * 1e6),
       kernels::AccumulatorDType(shape.dtype));
   ArenaPlan& plan = state->plan;
-  state->buckets =
-      std::make_unique<parallel::BucketStorage>(state->layout, shape.dtype, plan, zero_level);
+  state->buckets = std::make_unique<parallel::BucketStorage>(
+      state->layout, shape.dtype, plan, zero_level, UsesCopyEngines(communication));
   state->clip = std::make_unique<parallel::GradientClip>(*state->buckets, *state->mesh,
                                                          optimizer.clip_norm(), plan);
   state->optimizer = std::make_unique<parallel::ShardedAdamW>(
@@ -229,6 +234,9 @@ absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Build(const Resolv
   CutIntoMicrobatches(state->shape, *state);
   RETURN_IF_ERROR(MakeHostSides(*state));
 
+  if (UsesCopyEngines(job.job.communication())) {
+    RETURN_IF_ERROR(parallel::MoveBucketsByCopyEngines(*state->buckets, *state->mesh));
+  }
   const parallel::DataParallelOptions options{.zero_level = job.job.zero().level(),
                                               .overlap = job.job.communication().overlap()};
   ASSIGN_OR_RETURN(state->reducer, parallel::BucketReducer::Create(*state->buckets, *state->mesh,

@@ -9,6 +9,7 @@
 
 #include "kernels/device/span.h"
 #include "parallel/comm/collectives.h"
+#include "parallel/comm/rank_order_reduce.h"
 #include "tests/support/kernels/host_tensor.h"
 #include "tests/support/kernels/tolerance.h"
 #include "tests/support/mpi_main.h"
@@ -170,6 +171,114 @@ TEST_F(Nccl, DeadlineFailsOnTheOthersWhenARankSkipsACollective) {
   ASSERT_TRUE(fresh.ok());
   ASSERT_TRUE(Barrier(*healthy, fresh->view()).ok());
   ASSERT_TRUE(fresh->view().Synchronize().ok());
+}
+
+// A group whose buckets are moved by copy engines, with memory for it.
+class CopyEngines : public Nccl {
+ protected:
+  static constexpr int64_t kElements = 3'000'000;
+  void SetUp() override {
+    Nccl::SetUp();
+    if (IsSkipped()) return;
+    world_ = MakeWorld(
+        {.deadline = milliseconds(1500), .nccl = {.cta_policy = NcclOptions::CtaPolicy::kZero}});
+    std::vector<int> ranks;
+    for (int rank = 0; rank < world_->size(); ++rank) ranks.push_back(rank);
+    auto group = world_->NewGroup("copied", ranks, kExposedDp, TestGpu());
+    MUSTER_CHECK_OK(group.status());
+    group_ = *std::move(group);
+    auto memory = Tensor::Allocate(DType::kFloat32, {2 * kElements}, TestGpu());
+    MUSTER_CHECK_OK(memory.status());
+    memory_ = *std::move(memory);
+    target_ = memory_.view().Slice(0, kElements, 2 * kElements);
+    MUSTER_CHECK_OK(UseCopyEngines(
+        {.staging = memory_.view().Slice(0, 0, kElements), .targets = {target_}}, *group_));
+  }
+  std::unique_ptr<World> world_;
+  std::unique_ptr<ProcessGroup> group_;
+  Tensor memory_;
+  TensorView target_;
+};
+
+// Calls run ahead of the host, of lengths that are and are not whole vectors.
+TEST_F(CopyEngines, SumAndGatherAsRankOrderDoesToTheBit) {
+  const int size = group_->size(), rank = group_->rank();
+  const auto input = [&](int of, int call, DType dtype, int64_t part) {
+    return RandomTensor(dtype, {size * part}, std::to_string(of) + " " + std::to_string(call));
+  };
+  const auto type = [](int call) { return call % 3 == 0 ? DType::kBFloat16 : DType::kFloat32; };
+  const auto part_of = [&](int call) {
+    return (int64_t{1} << (call % 19)) + (call % 2 == 0 ? 0 : call);
+  };
+  constexpr int kCalls = 38;
+  std::vector<Tensor> inputs;
+  for (int call = 0; call < kCalls; ++call) {
+    inputs.push_back(OnGpu(input(rank, call, type(call), part_of(call))));
+  }
+  std::vector<TensorView> sums;
+  for (int call = 0; call < kCalls; ++call) {
+    const int64_t part = part_of(call);
+    const TensorView in = inputs[static_cast<size_t>(call)].view();
+    sums.push_back(in.Slice(0, rank * part, (rank + 1) * part));
+    ASSERT_TRUE(ReduceScatter(in, sums.back(), ReduceOp::kSum, *group_, stream()).ok());
+  }
+  ASSERT_TRUE(stream().Synchronize().ok());
+  for (int call = 0; call < kCalls; ++call) {
+    const int64_t part = part_of(call);
+    std::vector<Tensor> theirs;
+    std::vector<const void*> sources;
+    for (int peer = 0; peer < size; ++peer) {
+      theirs.push_back(input(peer, call, type(call), part));
+      sources.push_back(theirs.back().view().Slice(0, rank * part, (rank + 1) * part).data);
+    }
+    const Tensor expected = kernels::MakeTensor(type(call), {part});
+    ReduceInRankOrder(type(call), ReduceOp::kSum, sources.data(), size, expected.view().data, part);
+    const Tensor sum = kernels::MakeTensor(type(call), {part});
+    kernels::CopyAsync(sum.view(), sums[static_cast<size_t>(call)], stream());
+    ASSERT_TRUE(stream().Synchronize().ok());
+    EXPECT_EQ(Values(sum.view()), Values(expected.view())) << "call " << call << ", part " << part;
+  }
+
+  for (int call = 0; call < kCalls; ++call) {
+    const int64_t part = part_of(call);
+    const TensorView out = target_.Slice(0, call, call + size * part);
+    const TensorView own = out.Slice(0, rank * part, (rank + 1) * part);
+    kernels::CopyAsync(own, input(rank, call, DType::kFloat32, part).view().Slice(0, 0, part),
+                       stream());
+    ASSERT_TRUE(AllGather(own, out, *group_, stream()).ok());
+    const Tensor all = kernels::MakeTensor(DType::kFloat32, {size * part});
+    kernels::CopyAsync(all.view(), out, stream());
+    ASSERT_TRUE(stream().Synchronize().ok());
+    for (int peer = 0; peer < size; ++peer) {
+      EXPECT_EQ(Values(all.view().Slice(0, peer * part, (peer + 1) * part)),
+                Values(input(peer, call, DType::kFloat32, part).view().Slice(0, 0, part)))
+          << "call " << call << " of rank " << peer;
+    }
+    ASSERT_TRUE(Barrier(*group_, stream()).ok());  // nobody overwrites what is still compared
+  }
+}
+
+// A stream cannot be told by NCCL's abort that its peer does not come; the flags are.
+TEST_F(CopyEngines, DeadlineFailsOnTheOthersWhenARankSkipsACollective) {
+  const TensorView own = target_.Slice(0, group_->rank() * 1000, (group_->rank() + 1) * 1000);
+  const TensorView out = target_.Slice(0, 0, group_->size() * 1000);
+  ASSERT_TRUE(AllGather(own, out, *group_, stream()).ok());
+  ASSERT_TRUE(stream().Synchronize().ok());
+  ASSERT_TRUE(TestWorld().GatherText("").ok());
+  if (group_->rank() == group_->size() - 1) {
+    std::this_thread::sleep_for(milliseconds(3500));  // alive, but elsewhere
+  } else {
+    const int64_t begin = kernels::MonotonicNs();
+    ASSERT_TRUE(AllGather(own, out, *group_, stream()).ok());
+    const absl::Status status = stream().Synchronize();
+    const double ms = static_cast<double>(kernels::MonotonicNs() - begin) * 1e-6;
+    ASSERT_TRUE(absl::IsDeadlineExceeded(status)) << status.ToString();
+    EXPECT_NE(status.message().find("all_gather #1 of group copied"), std::string::npos)
+        << status.ToString();
+    EXPECT_GE(ms, 1500);
+    EXPECT_LT(ms, 6000);
+  }
+  ASSERT_TRUE(TestWorld().GatherText("").ok());
 }
 
 TEST_F(Nccl, WaitingForOwnComputeIsNotHeldAgainstACall) {

@@ -69,7 +69,11 @@ TEST(ConfigErrors, NcclOptionsAreForGpusAndNeverIgnored) {
     return Joined(ProblemsOf(cuda + "communication { nccl { " + nccl + " } }"));
   };
   EXPECT_NE(told("max_ctas: 65").find("at most 64"), std::string::npos);
-  EXPECT_NE(told("cta_policy: ZERO").find("use EFFICIENCY or DEFAULT"), std::string::npos);
+  EXPECT_EQ(told("cta_policy: ZERO").find("nccl"), std::string::npos);
+  EXPECT_NE(
+      Joined(ProblemsOf(cuda + "zero { level: 0 } communication { nccl { cta_policy: ZERO } }"))
+          .find("use zero.level 1 or more"),
+      std::string::npos);
   EXPECT_NE(told("min_ctas: 8 max_ctas: 4").find("at most communication.nccl.max_ctas, 4"),
             std::string::npos);
   EXPECT_EQ(told("min_ctas: 4 max_ctas: 8 cta_policy: EFFICIENCY").find("nccl"), std::string::npos);
