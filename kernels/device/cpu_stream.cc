@@ -7,6 +7,7 @@
 #include <deque>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 namespace muster::kernels {
 namespace {
@@ -69,38 +70,84 @@ class StickyError {
   absl::Status status_;
 };
 
-class CpuInlineStream : public StreamState {
+class CpuGraph : public RecordedWork {
  public:
-  CpuInlineStream() : StreamState({DeviceType::kCpu, 0}, /*runs_inline=*/true) {}
+  std::vector<std::function<void()>> work;
+};
+
+// What both kinds of CPU stream share: their first error, and recordings.
+class CpuStream : public StreamState {
+ public:
+  explicit CpuStream(bool runs_inline) : StreamState({DeviceType::kCpu, 0}, runs_inline) {}
+  void Push(std::function<void()> work) override {
+    if (records) {
+      recording_->work.push_back(std::move(work));
+    } else {
+      Run(std::move(work));
+    }
+  }
   void Record(EventState& event) override {
-    RecordCount& count = *CountOf(event);
-    count.Complete(count.Issue());
+    if (records) return Refuse("an event's record");
+    const uint64_t record = CountOf(event)->Issue();
+    Run([count = CountOf(event), record] { count->Complete(record); });
   }
   void Wait(EventState& event) override {
-    RecordCount& count = *CountOf(event);
-    count.AwaitRecord(count.issued());
+    if (records) return Refuse("a wait for an event");
+    const uint64_t record = CountOf(event)->issued();
+    Run([count = CountOf(event), record] { count->AwaitRecord(record); });
   }
   absl::Status Await(EventState& event) override {
-    Wait(event);
+    CountOf(event)->AwaitRecord(CountOf(event)->issued());
     return error_.Get();
   }
-  absl::Status Synchronize() override { return error_.Get(); }
-  void Push(std::function<void()> work) override { work(); }
   void Fail(const absl::Status& status) override { error_.Set(status); }
   absl::Status status() override { return error_.Get(); }
   void* native_handle() override { return nullptr; }
+  absl::Status BeginRecording() override {
+    recording_ = std::make_unique<CpuGraph>();
+    refused_ = absl::OkStatus();
+    records = true;
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::unique_ptr<RecordedWork>> EndRecording() override {
+    records = false;
+    std::unique_ptr<RecordedWork> recorded = std::move(recording_);
+    if (!refused_.ok()) return refused_;
+    return recorded;
+  }
+  void Launch(RecordedWork& work) override {
+    for (const std::function<void()>& piece : static_cast<CpuGraph&>(work).work) Run(piece);
+  }
+
+ protected:
+  absl::Status Error() { return error_.Get(); }
 
  private:
+  virtual void Run(std::function<void()> work) = 0;
+  void Refuse(const std::string& what) {
+    if (refused_.ok()) refused_ = absl::FailedPreconditionError(what + " cannot be recorded");
+  }
+
   StickyError error_;
+  std::unique_ptr<CpuGraph> recording_;
+  absl::Status refused_;
 };
 
-class CpuQueueStream : public StreamState {
+class CpuInlineStream : public CpuStream {
+ public:
+  CpuInlineStream() : CpuStream(/*runs_inline=*/true) {}
+  absl::Status Synchronize() override { return Error(); }
+
+ private:
+  void Run(std::function<void()> work) override { work(); }
+};
+
+class CpuQueueStream : public CpuStream {
  public:
   explicit CpuQueueStream(const std::string& name)
-      : StreamState({DeviceType::kCpu, 0}, /*runs_inline=*/false),
-        thread_([this, num_threads = omp_get_max_threads()] {
+      : CpuStream(/*runs_inline=*/false), thread_([this, num_threads = omp_get_max_threads()] {
           omp_set_num_threads(num_threads);  // a new thread would start from OpenMP's default
-          Run();
+          Work();
         }) {
     pthread_setname_np(thread_.native_handle(), name.substr(0, 15).c_str());
   }
@@ -112,37 +159,22 @@ class CpuQueueStream : public StreamState {
     changed_.notify_all();
     thread_.join();
   }
-  void Record(EventState& event) override {
-    const uint64_t record = CountOf(event)->Issue();
-    Push([count = CountOf(event), record] { count->Complete(record); });
-  }
-  void Wait(EventState& event) override {
-    const uint64_t record = CountOf(event)->issued();
-    Push([count = CountOf(event), record] { count->AwaitRecord(record); });
-  }
-  absl::Status Await(EventState& event) override {
-    CountOf(event)->AwaitRecord(CountOf(event)->issued());
-    return error_.Get();
-  }
   absl::Status Synchronize() override {
     std::unique_lock lock(mutex_);
     idle_.wait(lock, [&] { return queue_.empty() && !running_; });
-    return error_.Get();
+    return Error();
   }
-  void Push(std::function<void()> work) override {
+
+ private:
+  void Run(std::function<void()> work) override {
     {
       std::lock_guard lock(mutex_);
       queue_.push_back(std::move(work));
     }
     changed_.notify_all();
   }
-  void Fail(const absl::Status& status) override { error_.Set(status); }
-  absl::Status status() override { return error_.Get(); }
-  void* native_handle() override { return nullptr; }
-
- private:
   // Ends only once the queue is empty: enqueued work always runs.
-  void Run() {
+  void Work() {
     std::unique_lock lock(mutex_);
     while (true) {
       changed_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
@@ -159,7 +191,6 @@ class CpuQueueStream : public StreamState {
     }
   }
 
-  StickyError error_;
   std::mutex mutex_;
   std::condition_variable changed_, idle_;
   std::deque<std::function<void()>> queue_;

@@ -19,6 +19,19 @@ class CudaEvent : public EventState {
   const cudaEvent_t event;
 };
 
+class CudaGraph : public RecordedWork {
+ public:
+  CudaGraph(Device device, cudaGraphExec_t executable) : executable(executable), device_(device) {}
+  ~CudaGraph() override {
+    const CurrentDevice current(device_);
+    cudaGraphExecDestroy(executable);
+  }
+  const cudaGraphExec_t executable;
+
+ private:
+  const Device device_;
+};
+
 class CudaStream : public StreamState {
  public:
   CudaStream(Device device, cudaStream_t stream, void* workspace)
@@ -29,10 +42,12 @@ class CudaStream : public StreamState {
   }
 
   void Record(EventState& event) override {
+    if (records) return Refuse("an event's record");
     Fail(ToStatus(cudaEventRecord(static_cast<CudaEvent&>(event).event, stream_),
                   "cudaEventRecord"));
   }
   void Wait(EventState& event) override {
+    if (records) return Refuse("a wait for an event");
     Fail(ToStatus(cudaStreamWaitEvent(stream_, static_cast<CudaEvent&>(event).event, 0),
                   "cudaStreamWaitEvent"));
   }
@@ -47,6 +62,7 @@ class CudaStream : public StreamState {
     return error_;
   }
   void Push(std::function<void()> work) override {
+    if (records) return Refuse("host work");
     auto* owned = new std::function<void()>(std::move(work));
     const auto run = [](void* argument) {
       std::unique_ptr<std::function<void()>> call(static_cast<std::function<void()>*>(argument));
@@ -67,9 +83,47 @@ class CudaStream : public StreamState {
   void* native_handle() override { return stream_; }
   Workspace workspace() override { return {workspace_, kStreamWorkspaceBytes}; }
 
+  absl::Status BeginRecording() override {
+    refused_ = absl::OkStatus();
+    // Of this thread: what other threads call meanwhile is neither recorded nor forbidden.
+    RETURN_IF_ERROR(ToStatus(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal),
+                             "cudaStreamBeginCapture"));
+    records = true;
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::unique_ptr<RecordedWork>> EndRecording() override {
+    const CurrentDevice current(device);
+    records = false;
+    cudaGraph_t graph = nullptr;
+    const absl::Status ended =
+        ToStatus(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
+    if (!refused_.ok() || !ended.ok()) {
+      if (graph != nullptr) cudaGraphDestroy(graph);
+      return refused_.ok() ? ended : refused_;
+    }
+    cudaGraphExec_t executable = nullptr;
+    absl::Status made =
+        ToStatus(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate");
+    cudaGraphDestroy(graph);
+    RETURN_IF_ERROR(made);
+    auto work = std::make_unique<CudaGraph>(device, executable);
+    // Else the first launch would do it.
+    RETURN_IF_ERROR(ToStatus(cudaGraphUpload(executable, stream_), "cudaGraphUpload"));
+    return work;
+  }
+  void Launch(RecordedWork& work) override {
+    Fail(ToStatus(cudaGraphLaunch(static_cast<CudaGraph&>(work).executable, stream_),
+                  "cudaGraphLaunch"));
+  }
+
  private:
+  void Refuse(const std::string& what) {
+    if (refused_.ok()) refused_ = absl::FailedPreconditionError(what + " cannot be recorded");
+  }
+
   const cudaStream_t stream_;
   void* const workspace_;
+  absl::Status refused_;  // of the recording under way
   std::mutex mutex_;
   absl::Status error_;
 };

@@ -42,6 +42,11 @@ class StreamContext {
  public:
   virtual ~StreamContext() = default;
 };
+// What a stream recorded (kernels/device/graph.h).
+class RecordedWork {
+ public:
+  virtual ~RecordedWork() = default;
+};
 class StreamState {
  public:
   StreamState(Device device, bool runs_inline) : device(device), runs_inline(runs_inline) {}
@@ -55,9 +60,13 @@ class StreamState {
   virtual absl::Status status() = 0;
   virtual void* native_handle() = 0;
   virtual Workspace workspace() { return {}; }
+  virtual absl::Status BeginRecording() = 0;
+  virtual absl::StatusOr<std::unique_ptr<RecordedWork>> EndRecording() = 0;
+  virtual void Launch(RecordedWork& work) = 0;
 
   const Device device;
   const bool runs_inline;
+  bool records = false;          // between BeginRecording and EndRecording
   Timeline* timeline = nullptr;  // see kernels/device/span.h; owned by who attached it
   Trace* trace = nullptr;        // see kernels/device/trace.h; likewise
   int trace_row = 0;
@@ -105,7 +114,7 @@ class StreamView {
   // call CUDA.
   template <typename Work>
   void Enqueue(Work&& work) const {
-    if (state_->runs_inline) {
+    if (state_->runs_inline && !state_->records) {
       work();
     } else {
       state_->Push(std::function<void()>(std::forward<Work>(work)));
@@ -119,6 +128,8 @@ class StreamView {
   Device device() const { return state_->device; }
   // Whether work has run when the call that enqueues it returns.
   bool runs_inline() const { return state_->runs_inline; }
+  // Whether what is enqueued now is recorded instead of run.
+  bool records() const { return state_->records; }
   Timeline* timeline() const { return state_->timeline; }
   void AttachTimeline(Timeline* timeline) const { state_->timeline = timeline; }
   Trace* trace() const { return state_->trace; }
@@ -132,6 +143,7 @@ class StreamView {
   void* native_handle() const { return state_->native_handle(); }  // cudaStream_t; null on CPU
   Workspace workspace() const { return state_->workspace(); }
   bool valid() const { return state_ != nullptr; }
+  StreamState& state() const { return *state_; }  // for kernels/device
 
  private:
   StreamState* state_ = nullptr;

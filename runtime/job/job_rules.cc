@@ -124,6 +124,7 @@ class Checker {
   void CheckStreamRows(int64_t dp);
   void CheckContext();
   void CheckPipeline(const MeshDegrees& mesh);
+  void CheckGraphs(const MeshDegrees& mesh);
   void CheckOptimizer();
   void CheckData(FileRules files);
   void CheckDevice();
@@ -281,6 +282,20 @@ void Checker::CheckPipeline(const MeshDegrees& mesh) {
   std::vector<std::string> sentences;
   PlanPipeline(job_, mesh.pp, &sentences);
   AddSentences(sentences);
+}
+
+void Checker::CheckGraphs(const MeshDegrees& mesh) {
+  if (!job_.schedule().graphs()) return;
+  const auto refuse = [this](bool broken, const char* why, const char* instead) {
+    if (!broken) return;
+    Broken("schedule.graphs",
+           absl::StrCat("schedule.graphs is true, but passes of this job cannot be recorded: ", why,
+                        "; use ", instead, ", or schedule.graphs: false"));
+  };
+  refuse(job_.model().has_moe(), "the host reads what a router decided", "a model without moe");
+  refuse(mesh.tp * mesh.cp * mesh.pp > 1, "they exchange data with other ranks",
+         "mesh.tp, mesh.cp and mesh.pp of 1");
+  refuse(job_.zero().level() > 1, "weights or gradients have no fixed place", "zero.level 0 or 1");
 }
 
 void Checker::CheckOptimizer() {
@@ -484,6 +499,7 @@ MeshDegrees CheckJob(const Job& job, int world_size, FileRules files, const Fiel
   checker.CheckStreamRows(DataRanks(DegreesOf(job), world_size));
   checker.CheckContext();
   checker.CheckPipeline(mesh);
+  checker.CheckGraphs(mesh);
   checker.CheckOptimizer();
   checker.CheckData(files);
   checker.CheckDevice();

@@ -162,18 +162,24 @@ absl::Status Trainer::ForwardBackward(int64_t step) {
   TrainingState& s = *state_;
   RETURN_IF_ERROR(LoadBatch(step));
   s.model->BeginStep(s.microbatches, batch_.global_valid_tokens, s.compute());
+  if (s.passes != nullptr) s.passes->BeginStep(batch_.global_valid_tokens);
   s.reducer->BeginStep(s.compute());
   const parallel::PipelineRun& run = std::exchange(trained_, true) ? s.training : s.first_training;
-  RETURN_IF_ERROR(parallel::RunSchedule(run, s.channels.get(), *s.model, *this, s.compute()));
+  RETURN_IF_ERROR(parallel::RunSchedule(run, s.channels.get(), s.stage(), *this, s.compute()));
   return s.reducer->Finish(s.compute());
 }
 
 absl::Status Trainer::WarmUp() {
   TrainingState& s = *state_;
   ledger_->Enter(State::kWarmup);
-  absl::Status status = ForwardBackward(result_.steps + 1);
-  const absl::Status ran = s.compute().Synchronize();
-  if (status.ok()) status = ran;
+  absl::Status status;
+  // Graphs are recorded in the second run, which takes memory for them.
+  const int runs = s.passes != nullptr ? 2 : 1;
+  for (int run = 0; run < runs && status.ok(); ++run) {
+    status = ForwardBackward(result_.steps + 1);
+    const absl::Status ran = s.compute().Synchronize();
+    if (status.ok()) status = ran;
+  }
   if (!absl::IsResourceExhausted(status)) return status;
   return kernels::Annotate(
       status, "beside the memory plan of " + std::to_string(s.plan.total_bytes()) +

@@ -250,7 +250,16 @@ absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Build(const Resolv
   };
   RETURN_IF_ERROR(state->gather->WriteWeights(initialize, state->compute()));
   state->optimizer->ReadWeights(state->compute());
-  state->model->Initialise(*state->parameters, *state->hooks, state->compute());
+  parallel::ParameterHooks* hooks = state->hooks.get();
+  if (job.job.schedule().graphs()) {
+    const auto settle = [gather = state->gather.get()](kernels::StreamView compute) {
+      gather->Finish(compute);
+    };
+    state->passes =
+        std::make_unique<RecordedPasses>(*state->model, *state->hooks, settle, state->layout);
+    hooks = state->passes.get();
+  }
+  state->model->Initialise(*state->parameters, *hooks, state->compute());
   RETURN_IF_ERROR(state->compute().Synchronize());
   return state;
 }

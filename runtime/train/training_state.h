@@ -20,6 +20,7 @@
 #include "parallel/pp/runner.h"
 #include "runtime/checkpoint/weights.h"
 #include "runtime/job/config.h"
+#include "runtime/train/recorded_passes.h"
 
 namespace muster::runtime {
 
@@ -76,7 +77,12 @@ struct TrainingState {
   std::unique_ptr<parallel::BucketReducer> reducer;
   std::unique_ptr<parallel::ParamGather> gather;
   std::unique_ptr<parallel::DataParallelHooks> hooks;
+  std::unique_ptr<RecordedPasses> passes;  // null without schedule.graphs
 
+  // What the runner drives.
+  parallel::Stage& stage() const {
+    return passes != nullptr ? static_cast<parallel::Stage&>(*passes) : *model;
+  }
   // The model's buffers as weight files name them.
   std::vector<NamedBuffer> Buffers() const;
   kernels::StreamView compute() const { return compute_stream->view(); }

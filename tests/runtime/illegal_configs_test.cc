@@ -58,6 +58,13 @@ bool HasAllParts(const std::string& problem, const char* parts) {
 
 const std::vector<Illegal>& Configs() {
   static const std::vector<Illegal> configs = {
+      {kMoe, 1, "schedule { graphs: true }", "", {"schedule.graphs is true|a router decided"}},
+      {kDense,
+       4,
+       "schedule { graphs: true } mesh { tp: 2 } zero { level: 2 }",
+       "",
+       {"schedule.graphs|other ranks|mesh.tp, mesh.cp and mesh.pp of 1",
+        "schedule.graphs|no fixed place|zero.level 0 or 1"}},
       // Ranges.
       {kDense, 1, "", "train.steps=0", {"train.steps is 0|at least 1"}},
       {kDense, 1, "", "train.steps=-7", {"train.steps is -7|at least 1"}},
