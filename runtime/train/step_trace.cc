@@ -24,6 +24,7 @@ using kernels::Trace;
 
 constexpr int kRounds = 8;
 constexpr int kMaxIntervals = 1 << 16;
+constexpr int kMostRows = 256;  // of a rank
 
 const char* NameOf(kernels::TraceKind kind) {
   switch (kind) {
@@ -39,8 +40,19 @@ const char* NameOf(kernels::TraceKind kind) {
 
 double Microseconds(int64_t ns) { return static_cast<double>(ns) * 1e-3; }
 
-Json Metadata(int rank, const char* name, Json arguments) {
-  return {{"name", name}, {"ph", "M"}, {"pid", rank}, {"tid", 0}, {"args", std::move(arguments)}};
+// Readers take process 0 for the idle one, and the same row of two processes for one thread.
+int ProcessOf(int rank) { return rank + 1; }
+int ThreadOf(int rank, size_t row) {
+  MUSTER_CHECK(row < kMostRows);
+  return ProcessOf(rank) * kMostRows + static_cast<int>(row);
+}
+
+Json Metadata(int rank, const char* name, Json arguments, size_t row = 0) {
+  return {{"name", name},
+          {"ph", "M"},
+          {"pid", ProcessOf(rank)},
+          {"tid", ThreadOf(rank, row)},
+          {"args", std::move(arguments)}};
 }
 
 Json Arguments(const Trace::Interval& interval) {
@@ -106,17 +118,15 @@ std::string TraceEvents(const TracedRank& rank) {
     for (auto [name, arguments] :
          {std::pair<const char*, Json>{"thread_name", {{"name", rank.rows[row]}}},
           {"thread_sort_index", {{"sort_index", row}}}}) {
-      Json event = Metadata(rank.rank, name, std::move(arguments));
-      event["tid"] = row;
-      add(event);
+      add(Metadata(rank.rank, name, std::move(arguments), row));
     }
   }
   for (const Trace::Interval& interval : rank.intervals) {
     add({{"name", interval.name},
          {"cat", NameOf(interval.work.kind)},
          {"ph", "X"},
-         {"pid", rank.rank},
-         {"tid", interval.row},
+         {"pid", ProcessOf(rank.rank)},
+         {"tid", ThreadOf(rank.rank, static_cast<size_t>(interval.row))},
          {"ts", Microseconds(interval.begin_ns - rank.origin_ns)},
          {"dur", Microseconds(interval.end_ns - interval.begin_ns)},
          {"args", Arguments(interval)}});
@@ -124,8 +134,8 @@ std::string TraceEvents(const TracedRank& rank) {
   add({{"name", "clock"},
        {"ph", "i"},
        {"s", "p"},
-       {"pid", rank.rank},
-       {"tid", 0},
+       {"pid", ProcessOf(rank.rank)},
+       {"tid", ThreadOf(rank.rank, 0)},
        {"ts", 0},
        {"args", {{"uncertainty_us", Microseconds(rank.uncertainty_ns)}}}});
   return text;

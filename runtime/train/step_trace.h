@@ -37,7 +37,8 @@ struct TracedRank {
   int64_t origin_ns = 0;  // time 0, in this rank's clock
   int64_t uncertainty_ns = 0;
 };
-// Pure: the rank's events, a line each, with a comma behind each.
+// Pure: the rank's events, a line each, with a comma behind each. Numbers of processes and of rows
+// begin at 1 and 256, and no two ranks have the same.
 std::string TraceEvents(const TracedRank& rank);
 
 class StepTrace {

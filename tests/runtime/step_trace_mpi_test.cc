@@ -61,7 +61,7 @@ TEST(StepTrace, HoldsEveryRanksRowsOnOneClock) {
   std::map<int, std::set<std::string>> rows, names;
   std::map<int, std::pair<double, double>> extent;  // of each rank's step
   for (const Json& event : trace["traceEvents"]) {
-    const int rank = event["pid"];
+    const int rank = event["pid"].get<int>() - 1;
     if (event["name"] == "thread_name") rows[rank].insert(event["args"]["name"]);
     if (event["ph"] != "X") continue;
     EXPECT_GE(event["dur"].get<double>(), 0);
@@ -96,7 +96,7 @@ TEST(StepTrace, ShowsReductionsUnderTheBackward) {
     for (const Json& event : trace["traceEvents"]) {
       if (event["name"] != "reduce_scatter" || event["pid"] != pass["pid"]) continue;
       ++reductions;
-      EXPECT_EQ(event["tid"], 1);
+      EXPECT_EQ(event["tid"], pass["tid"].get<int>() + 1);
       hidden += event["ts"] >= pass["ts"] && End(event) <= End(pass) ? 1 : 0;
     }
   }

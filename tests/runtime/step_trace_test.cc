@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 #include <random>
+#include <set>
 
 namespace muster::runtime {
 namespace {
@@ -67,14 +68,36 @@ TEST(TraceEvents, AreMicrosecondsFromTheOriginWithRates) {
   const Json matmul = find("Matmul"), reduce = find("reduce_scatter");
   EXPECT_EQ(matmul["ph"], "X");
   EXPECT_EQ(matmul["cat"], "operator");
-  EXPECT_EQ(matmul["pid"], 3);
+  EXPECT_EQ(matmul["pid"], 4);
   EXPECT_DOUBLE_EQ(matmul["ts"], 2.5);
   EXPECT_DOUBLE_EQ(matmul["dur"], 2.0);
   EXPECT_DOUBLE_EQ(matmul["args"]["TFLOP/s"], 2.0);
   EXPECT_DOUBLE_EQ(matmul["args"]["GB/s"], 4.0);
   EXPECT_EQ(reduce["cat"], "collective");
-  EXPECT_EQ(reduce["tid"], 1);
+  EXPECT_EQ(reduce["pid"], matmul["pid"]);
+  EXPECT_EQ(reduce["tid"], matmul["tid"].get<int>() + 1);
   EXPECT_EQ(reduce["args"]["what"], "dp 64 bytes");
+}
+
+// Readers tell rows apart by their number alone, and take process 0 for the idle one.
+TEST(TraceEvents, OfTwoRanksShareNoProcessAndNoRow) {
+  std::set<int> processes, rows;
+  for (int rank = 0; rank < 3; ++rank) {
+    std::string text = TraceEvents({.rank = rank, .label = "rank", .rows = {"compute", "comm"}});
+    text.resize(text.size() - 2);
+    std::set<int> own_processes, own_rows;
+    for (const Json& event : Json::parse("[" + text + "]")) {
+      own_processes.insert(event["pid"].get<int>());
+      if (event["name"] == "thread_name") own_rows.insert(event["tid"].get<int>());
+    }
+    EXPECT_EQ(own_processes.size(), 1u);
+    EXPECT_EQ(own_rows.size(), 2u);
+    processes.merge(own_processes);
+    rows.merge(own_rows);
+  }
+  EXPECT_EQ(processes.size(), 3u);
+  EXPECT_EQ(rows.size(), 6u);
+  EXPECT_EQ(processes.count(0) + rows.count(0), 0u);
 }
 
 }  // namespace
