@@ -75,7 +75,7 @@ if(MUSTER_WITH_CUDA)
   foreach(ranks RANGE 1 ${num_gpus})
     if(ranks GREATER 0 AND ranks LESS_EQUAL num_gpus)
       add_test(NAME nccl_${ranks} COMMAND ${MUSTER_MPIRUN} -np ${ranks}
-               $<TARGET_FILE:muster_parallel_mpi_test> --gtest_filter=Nccl*:CopyEngines*:NewGroup*)
+               $<TARGET_FILE:muster_parallel_mpi_test> --gtest_filter=Nccl*:CopyEngines*:PeerExchange*:NewGroup*)
       list(APPEND gpu_tests nccl_${ranks})
     endif()
   endforeach()

@@ -14,7 +14,7 @@ namespace {
 using kernels::MemoryHandle;
 using kernels::TensorView;
 
-// What a rank tells the others, in front of its pieces of memory: all of it must agree.
+// What a rank tells the others first: all of it must agree, and then their lists are equally long.
 struct Terms {
   uint64_t host = 0;
   int64_t staging_bytes = 0, num_targets = 0;
@@ -40,14 +40,9 @@ T ReadAt(const std::string& text, size_t offset) {
   std::memcpy(&value, text.data() + offset, sizeof(value));
   return value;
 }
-Piece PieceAt(const std::string& text, size_t index) {
-  return ReadAt<Piece>(text, sizeof(Terms) + index * sizeof(Piece));
-}
 
-absl::StatusOr<std::string> Describe(const Terms& terms, const std::vector<OwnPiece>& pieces,
-                                     kernels::Device device) {
+absl::StatusOr<std::string> Describe(const std::vector<OwnPiece>& pieces, kernels::Device device) {
   std::string text;
-  Append(terms, &text);
   for (const OwnPiece& own : pieces) {
     Piece piece{.bytes = own.bytes};
     if (own.bytes > 0) {
@@ -84,7 +79,7 @@ absl::StatusOr<std::vector<char*>> MapPieces(const std::string& theirs,
   std::map<std::array<char, 64>, char*> allocations;
   std::vector<char*> places;
   for (size_t i = 0; i < own.size(); ++i) {
-    const Piece piece = PieceAt(theirs, i);
+    const auto piece = ReadAt<Piece>(theirs, i * sizeof(Piece));
     if (piece.bytes != own[i].bytes) {
       return absl::FailedPreconditionError(
           "piece " + std::to_string(i) + " of their memory has " + std::to_string(own[i].bytes) +
@@ -122,24 +117,29 @@ absl::StatusOr<std::unique_ptr<PeerExchange>> PeerExchange::Create(Options optio
   }
   const Terms terms{kernels::Hash64(options.host), staging.bytes(),
                     static_cast<int64_t>(options.memory.targets.size())};
-  ASSIGN_OR_RETURN(const std::string text, Describe(terms, own, options.device));
-  ASSIGN_OR_RETURN(const std::vector<std::string> texts, options.gather(text));
-
+  const auto annotate = [&](const absl::Status& status, int peer) {
+    return kernels::Annotate(status, "copy engines of group " + options.group +
+                                         " between its ranks " + std::to_string(options.rank) +
+                                         " and " + std::to_string(peer));
+  };
+  std::string text;
+  Append(terms, &text);
+  ASSIGN_OR_RETURN(const std::vector<std::string> all_terms, options.gather(text));
   for (int peer = 0; peer < options.size; ++peer) {
-    const std::string& theirs = texts[static_cast<size_t>(peer)];
-    absl::Status status = CheckTerms(terms, ReadAt<Terms>(theirs, 0));
+    const auto theirs = ReadAt<Terms>(all_terms[static_cast<size_t>(peer)], 0);
+    RETURN_IF_ERROR(annotate(CheckTerms(terms, theirs), peer));
+  }
+  ASSIGN_OR_RETURN(text, Describe(own, options.device));
+  ASSIGN_OR_RETURN(const std::vector<std::string> all_pieces, options.gather(text));
+  for (int peer = 0; peer < options.size; ++peer) {
     std::vector<char*> places;
     if (peer == options.rank) {
       for (const OwnPiece& piece : own) places.push_back(static_cast<char*>(piece.data));
-    } else if (status.ok()) {
-      auto mapped = MapPieces(theirs, own, options.device, &made->mapped_);
-      status = mapped.status();
-      if (status.ok()) places = *std::move(mapped);
-    }
-    if (!status.ok()) {
-      return kernels::Annotate(status, "copy engines of group " + options.group +
-                                           " between its ranks " + std::to_string(options.rank) +
-                                           " and " + std::to_string(peer));
+    } else {
+      auto mapped =
+          MapPieces(all_pieces[static_cast<size_t>(peer)], own, options.device, &made->mapped_);
+      RETURN_IF_ERROR(annotate(mapped.status(), peer));
+      places = *std::move(mapped);
     }
     copies.ranks.push_back({.flags = reinterpret_cast<uint32_t*>(places[0]),
                             .staging = places[1],
