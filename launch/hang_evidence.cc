@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernels/base/error.h"
+#include "launch/process_space.h"
 #include "launch/process_stacks.h"
 #include "parallel/comm/collective_record.h"
 #include "parallel/comm/hang_report.h"
@@ -21,14 +22,12 @@ using runtime::Frame;
 constexpr size_t kMostStacks = 4;
 constexpr int kStacksMs = 5'000;
 
-bool IsHere(const Frame& frame, const std::string& host) {
-  return frame.host == host.substr(0, runtime::kFrameHostBytes);
-}
+bool IsHere(const Frame& frame, uint64_t here) { return IsSameSpace(frame.process_space, here); }
 
 // '\0': it is not connected, or on another host.
-char StateOf(int rank, const std::vector<Frame>& connected, const std::string& host) {
+char StateOf(int rank, const std::vector<Frame>& connected, uint64_t here) {
   for (const Frame& frame : connected) {
-    if (frame.rank == rank && IsHere(frame, host)) return StateOfProcess(frame.pid);
+    if (frame.rank == rank && IsHere(frame, here)) return StateOfProcess(frame.pid);
   }
   return '\0';
 }
@@ -57,12 +56,12 @@ const char* Verb(HangReport::Kind kind) {
 }  // namespace
 
 std::vector<int> MissingLogs(const std::string& directory, const std::vector<Frame>& connected,
-                             const std::string& host) {
+                             uint64_t here) {
   std::vector<int> missing;
   for (const Frame& frame : connected) {
     std::error_code error;
     if (std::filesystem::exists(parallel::RecordPath(directory, frame.rank), error)) continue;
-    const char state = IsHere(frame, host) ? StateOfProcess(frame.pid) : 'S';
+    const char state = IsHere(frame, here) ? StateOfProcess(frame.pid) : 'S';
     if (state != 'T' && state != 't' && state != 'Z' && state != '\0') {
       missing.push_back(frame.rank);
     }
@@ -71,8 +70,7 @@ std::vector<int> MissingLogs(const std::string& directory, const std::vector<Fra
 }
 
 absl::StatusOr<HangEvidence> ExplainHangOf(const std::string& directory,
-                                           const std::vector<Frame>& connected,
-                                           const std::string& host) {
+                                           const std::vector<Frame>& connected, uint64_t here) {
   ASSIGN_OR_RETURN(const std::vector<parallel::CollectiveRecord> records,
                    parallel::ReadRecords(directory));
   const HangReport report = parallel::ExplainHang(records);
@@ -81,7 +79,7 @@ absl::StatusOr<HangEvidence> ExplainHangOf(const std::string& directory,
   std::vector<std::string> who;
   for (const HangReport::Deviation& deviation : report.deviations) {
     evidence.ranks.push_back(deviation.rank);
-    const bool stopped = StateOf(deviation.rank, connected, host) == 'T';
+    const bool stopped = StateOf(deviation.rank, connected, here) == 'T';
     who.push_back(absl::StrCat("rank ", deviation.rank, stopped ? " (stopped)" : ""));
     if (stopped) {
       absl::StrAppend(&evidence.text, "  rank ", deviation.rank,
@@ -102,14 +100,14 @@ absl::StatusOr<HangEvidence> ExplainHangOf(const std::string& directory,
 }
 
 std::string SaveStacksOf(const HangEvidence& evidence, const std::string& directory,
-                         const std::vector<Frame>& connected, const std::string& host) {
+                         const std::vector<Frame>& connected, uint64_t here) {
   std::vector<int> ranks = evidence.ranks;
   if (ranks.size() > kMostStacks) ranks.resize(kMostStacks);
   if (evidence.witness >= 0) ranks.push_back(evidence.witness);
   std::vector<StackFile> wanted;
   std::vector<std::string> names;
   for (const Frame& frame : connected) {
-    if (!IsHere(frame, host) || std::find(ranks.begin(), ranks.end(), frame.rank) == ranks.end()) {
+    if (!IsHere(frame, here) || std::find(ranks.begin(), ranks.end(), frame.rank) == ranks.end()) {
       continue;
     }
     names.push_back(absl::StrCat("rank-", frame.rank, ".stack"));

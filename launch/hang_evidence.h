@@ -1,6 +1,7 @@
 #pragma once
 // Why a job hung, from what its ranks left in its hang directory (parallel/comm/hang_report.h) and
 // from their processes, as far as they are on the supervisor's host.
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -17,18 +18,18 @@ struct HangEvidence {
 };
 
 // The ranks among `connected` that live, are not stopped, and have not written their log yet.
-// `host`: of this process; what is on another one is taken to live.
+// `here`: ProcessSpace(); what is in another one is taken to live.
 std::vector<int> MissingLogs(const std::string& directory,
-                             const std::vector<runtime::Frame>& connected, const std::string& host);
+                             const std::vector<runtime::Frame>& connected, uint64_t here);
 
 // Errors: no log is there, or one cannot be read.
 absl::StatusOr<HangEvidence> ExplainHangOf(const std::string& directory,
                                            const std::vector<runtime::Frame>& connected,
-                                           const std::string& host);
+                                           uint64_t here);
 
 // Saves the stacks of the ranks to blame (four at most) and of the witness beside the logs, and
 // says in a line for people which, or why there are none.
 std::string SaveStacksOf(const HangEvidence& evidence, const std::string& directory,
-                         const std::vector<runtime::Frame>& connected, const std::string& host);
+                         const std::vector<runtime::Frame>& connected, uint64_t here);
 
 }  // namespace muster::launch

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "launch/host_facts.h"
 
 namespace muster::launch {
@@ -81,7 +82,7 @@ absl::StatusOr<pid_t> StartProcess(const std::vector<std::string>& arguments,
 std::vector<std::string> MpirunArguments(const StartPlan& plan, const StarterFacts& facts) {
   std::vector<std::string> arguments = {"mpirun"};
   if (facts.is_root) arguments.push_back("--allow-run-as-root");
-  if (plan.hosts.empty()) {
+  if (plan.host_of_rank.empty()) {
     arguments.push_back("--oversubscribe");
     if (plan.num_ranks > facts.usable_cpus) {
       // Ranks share cores: none may keep one while it waits.
@@ -90,11 +91,9 @@ std::vector<std::string> MpirunArguments(const StartPlan& plan, const StarterFac
       }
     }
   } else {
-    std::string list;
-    for (const HostSlots& host : plan.hosts) {
-      absl::StrAppend(&list, list.empty() ? "" : ",", host.name, ":", host.slots);
-    }
-    arguments.insert(arguments.end(), {"--host", list});
+    // A rank an entry, in their order. Any other mapping puts the host that mpirun runs on first.
+    arguments.insert(arguments.end(),
+                     {"--map-by", "seq", "--host", absl::StrJoin(plan.host_of_rank, ",")});
   }
   for (const auto& [name, value] : plan.environment)
     arguments.insert(arguments.end(), {"-x", name});

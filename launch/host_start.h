@@ -9,14 +9,13 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "launch/hosts.h"
 
 namespace muster::launch {
 
 struct StartPlan {
   std::vector<std::string> command;  // of each rank
   int num_ranks = 1;
-  std::vector<HostSlots> hosts;  // empty: all on this host
+  std::vector<std::string> host_of_rank;  // empty: all on this host
   // For every rank. Values may be secret: they go by the environment, never onto a command line.
   std::map<std::string, std::string> environment;
 };

@@ -28,6 +28,12 @@ int Slots(const std::vector<HostSlots>& hosts) {
   return static_cast<int>(std::min<int64_t>(sum, std::numeric_limits<int>::max()));
 }
 
+std::vector<HostSlots>::const_iterator Find(const std::vector<HostSlots>& hosts,
+                                            const std::string& name) {
+  return std::find_if(hosts.begin(), hosts.end(),
+                      [&name](const HostSlots& host) { return host.name == name; });
+}
+
 absl::StatusOr<HostSlots> ParseHost(const std::vector<std::string>& words) {
   HostSlots host;
   const std::vector<std::string> parts = absl::StrSplit(words[0], absl::MaxSplits(':', 1));
@@ -76,6 +82,17 @@ absl::StatusOr<std::vector<HostSlots>> ParseHosts(std::string_view text) {
   return hosts;
 }
 
+std::vector<std::string> PlaceRanks(const std::vector<HostSlots>& hosts, int num_ranks) {
+  std::vector<std::string> host_of_rank;
+  for (const HostSlots& host : hosts) {
+    const auto room = static_cast<size_t>(num_ranks) - host_of_rank.size();
+    host_of_rank.insert(host_of_rank.end(), std::min(room, static_cast<size_t>(host.slots)),
+                        host.name);
+  }
+  MUSTER_CHECK(hosts.empty() || host_of_rank.size() == static_cast<size_t>(num_ranks));
+  return host_of_rank;
+}
+
 absl::StatusOr<HostPool> HostPool::Make(std::vector<HostSlots> hosts, int spares, int num_ranks) {
   HostPool pool;
   if (spares < 0 || spares >= static_cast<int>(hosts.size())) {
@@ -94,12 +111,39 @@ absl::StatusOr<HostPool> HostPool::Make(std::vector<HostSlots> hosts, int spares
 
 int HostPool::num_slots() const { return Slots(in_use_); }
 
-std::string HostPool::Replace(const std::string& host) {
-  std::erase_if(in_use_, [&host](const HostSlots& used) { return used.name == host; });
-  if (spares_.empty()) return "";
-  in_use_.push_back(spares_.front());
-  spares_.erase(spares_.begin());
-  return in_use_.back().name;
+int HostPool::SlotsWithout(const std::vector<std::string>& hosts) const {
+  int64_t slots = int64_t{Slots(in_use_)} + Slots(spares_);
+  for (const std::string& name : hosts) {
+    const auto found = Find(in_use_, name);
+    if (found == in_use_.end()) return 0;
+    slots -= found->slots;
+  }
+  return static_cast<int>(std::min<int64_t>(slots, std::numeric_limits<int>::max()));
+}
+
+std::vector<std::string> HostPool::Replace(const std::vector<std::string>& hosts, int num_ranks) {
+  auto place = in_use_.end();
+  for (const std::string& name : hosts) {
+    if (const auto found = Find(in_use_, name); found != in_use_.end()) {
+      place = in_use_.erase(found);
+    }
+  }
+  std::vector<std::string> came_in;
+  for (int missing = num_ranks - num_slots(); missing > 0 && !spares_.empty();
+       missing = num_ranks - num_slots()) {
+    // The first that has enough, else the largest.
+    auto spare = std::find_if(spares_.begin(), spares_.end(),
+                              [&](const HostSlots& each) { return each.slots >= missing; });
+    if (spare == spares_.end()) {
+      spare = std::max_element(
+          spares_.begin(), spares_.end(),
+          [](const HostSlots& a, const HostSlots& b) { return a.slots < b.slots; });
+    }
+    came_in.push_back(spare->name);
+    place = std::next(in_use_.insert(place, *spare));
+    spares_.erase(spare);
+  }
+  return came_in;
 }
 
 }  // namespace muster::launch

@@ -19,6 +19,11 @@ struct HostSlots {
 // begins a comment. Errors: InvalidArgument with the line's number; no host; a host twice.
 absl::StatusOr<std::vector<HostSlots>> ParseHosts(std::string_view text);
 
+// The name of each rank's host: filled one after the other, each with as many ranks as it has
+// slots. By this, and by nothing that a host says of itself, a supervisor knows where its ranks
+// are. The hosts have `num_ranks` slots.
+std::vector<std::string> PlaceRanks(const std::vector<HostSlots>& hosts, int num_ranks);
+
 class HostPool {
  public:
   // Empty: the job runs on this host alone, without spares.
@@ -27,11 +32,13 @@ class HostPool {
   static absl::StatusOr<HostPool> Make(std::vector<HostSlots> hosts, int spares, int num_ranks);
 
   const std::vector<HostSlots>& in_use() const { return in_use_; }
-  int num_spares() const { return static_cast<int>(spares_.size()); }
-  int num_slots() const;
-  // Takes `host` out for good and puts the first spare in its place, if there is one. Returns the
-  // spare's name, or "" . A host that is not in use (its name is not known): only a spare comes in.
-  std::string Replace(const std::string& host);
+  int num_slots() const;  // of the hosts in use
+  // What the job could still have without these hosts: the slots of the others and of all spares.
+  // 0 if one of them is not in use.
+  int SlotsWithout(const std::vector<std::string>& hosts) const;
+  // Takes these hosts out for good. Spares come in at their place, as few as have `num_ranks` slots
+  // together with the hosts that stay; none, if these have enough. Returns those that came in.
+  std::vector<std::string> Replace(const std::vector<std::string>& hosts, int num_ranks);
 
  private:
   std::vector<HostSlots> in_use_, spares_;

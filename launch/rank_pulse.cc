@@ -5,6 +5,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/error.h"
+#include "launch/process_space.h"
 
 namespace muster::launch {
 namespace {
@@ -41,6 +42,7 @@ absl::StatusOr<std::unique_ptr<runtime::Pulse>> StartPulse(const Environment& en
   options.rank = env.rank;
   options.world_size = env.size;
   options.host = HostName();
+  options.process_space = ProcessSpace();
   const auto supervisor = environment.find(runtime::kSupervisorVariable);
   if (supervisor != environment.end()) {
     ASSIGN_OR_RETURN(const std::string hex, Required(environment, runtime::kSecretVariable));

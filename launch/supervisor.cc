@@ -19,10 +19,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "kernels/base/error.h"
 #include "kernels/device/span.h"
 #include "launch/exit_codes.h"
 #include "launch/hang_evidence.h"
+#include "launch/process_space.h"
 #include "parallel/comm/collective_record.h"
 #include "runtime/fault/pulse.h"
 #include "runtime/job/atomic_file.h"
@@ -98,8 +100,8 @@ absl::StatusOr<std::unique_ptr<Supervisor>> Supervisor::Create(SupervisorOptions
 absl::Status Supervisor::Open() {
   char name[256] = "";
   gethostname(name, sizeof(name) - 1);
-  host_ = name;
-  options_.begin.host = host_;
+  options_.begin.host = name;
+  process_space_ = ProcessSpace();
   std::error_code error;
   std::filesystem::create_directories(options_.run_directory, error);
   if (error) {
@@ -127,7 +129,6 @@ absl::Status Supervisor::Open() {
     ASSIGN_OR_RETURN(step_times_, StepTimesFile::Create(options_.step_times));
   }
   history_.world_size = options_.num_ranks;
-  history_.spare_hosts = options_.hosts.num_spares();
   signals_ = std::make_unique<SignalGuard>();
   if (signals_->fd() < 0) return absl::UnavailableError("cannot listen to signals");
   return absl::OkStatus();
@@ -151,32 +152,39 @@ int Supervisor::Run() {
     ledger_->AttemptEnd(attempt_, exit_code, stopped ? Action::kStop : decision.action);
     if (stopped) return kExitRequeue;
     if (Ends(decision.action)) return decision.exit_code;
-    Apply(decision, failure);
+    Apply(decision);
   }
 }
 
-void Supervisor::Apply(const Decision& decision, const Failure& failure) {
+void Supervisor::Apply(const Decision& decision) {
   ++history_.restarts;
   ++attempt_;
   history_.world_size = decision.world_size;
-  if (decision.action != Action::kRestartWithSpare) return;
-  const std::string spare = options_.hosts.Replace(failure.host);
-  history_.spare_hosts = options_.hosts.num_spares();
-  blamed_host_.clear();
-  Say(absl::StrCat("host ", failure.host, " is out, ", spare, " is in"));
+  if (decision.action == Action::kRestart) return;
+  const std::string out = absl::StrJoin(blamed_hosts_, ", ");
+  spares_in_ = options_.hosts.Replace(blamed_hosts_, decision.world_size);
+  Say(absl::StrCat("out: ", out,
+                   spares_in_.empty() ? "; the other hosts go on"
+                                      : absl::StrCat("; in: ", absl::StrJoin(spares_in_, ", "))));
+  // If they do not even start, it is they.
+  blamed_hosts_ = spares_in_;
+  history_.failures_of_host = 0;
 }
 
 // From the start of the ranks to the moment when all are gone.
 Failure Supervisor::RunAttempt() {
   const int num_ranks = history_.world_size;
   ledger_->AttemptBegin(attempt_, num_ranks);
+  for (const std::string& spare : std::exchange(spares_in_, {})) ledger_->SpareIn(attempt_, spare);
   server_->Expect(attempt_, num_ranks);
-  detector_.emplace(options_.detector, num_ranks, MonotonicNs());
+  runtime::DetectorOptions detector = options_.detector;
+  detector.host_of_rank = PlaceRanks(options_.hosts.in_use(), num_ranks);
+  detector_.emplace(detector, num_ranks, MonotonicNs());
   stop_deadline_ns_ = 0;
   explanation_.clear();
   StartPlan plan{.command = options_.command(num_ranks),
                  .num_ranks = num_ranks,
-                 .hosts = options_.hosts.in_use(),
+                 .host_of_rank = detector.host_of_rank,
                  .environment = {{runtime::kSupervisorVariable, server_->address()},
                                  {runtime::kSecretVariable, server_->secret().Hex()},
                                  {runtime::kAttemptVariable, absl::StrCat(attempt_)}}};
@@ -232,7 +240,9 @@ void Supervisor::NameStragglers(int64_t now_ns, std::optional<Failure>* failure)
   while (const std::optional<Failure> slow = detector_->NewStraggler(now_ns)) {
     ledger_->Detect(attempt_, *slow);
     Say(slow->evidence);
-    if (Decide(*slow, history_, options_.recovery).action != Action::kContinue) *failure = slow;
+    runtime::AttemptHistory history = history_;
+    history.replaceable = Replaceable(slow->hosts);
+    if (Decide(*slow, history, options_.recovery).action != Action::kContinue) *failure = slow;
   }
 }
 
@@ -293,16 +303,16 @@ void Supervisor::Explain(Failure* failure) {
   if (!found_itself) server_->AskForEvidence();
   const std::vector<runtime::Frame> connected = server_->Connected();
   for (const int64_t end = MonotonicNs() + kAnswerNs;
-       !MissingLogs(directory, connected, host_).empty() && MonotonicNs() < end;) {
+       !MissingLogs(directory, connected, process_space_).empty() && MonotonicNs() < end;) {
     server_->Collect();
     Wait(10);
   }
-  const absl::StatusOr<HangEvidence> evidence = ExplainHangOf(directory, connected, host_);
+  const absl::StatusOr<HangEvidence> evidence = ExplainHangOf(directory, connected, process_space_);
   if (!evidence.ok()) {
     Say(absl::StrCat("no evidence of the hang: ", std::string(evidence.status().message())));
     return;
   }
-  std::string text = evidence->text + SaveStacksOf(*evidence, directory, connected, host_);
+  std::string text = evidence->text + SaveStacksOf(*evidence, directory, connected, process_space_);
   if (const absl::Status kept = runtime::WriteFileAtomically(directory + "/report.txt", text);
       !kept.ok()) {
     absl::StrAppend(&text, "  ", std::string(kept.message()), "\n");
@@ -314,7 +324,7 @@ void Supervisor::Explain(Failure* failure) {
   failure->evidence = absl::StrCat(explanation_, "; ", failure->evidence);
   if (!evidence->ranks.empty()) {
     failure->ranks = evidence->ranks;
-    failure->host = detector_->HostOf(failure->ranks);
+    failure->hosts = detector_->HostOf(failure->ranks);
   }
   ledger_->Detect(attempt_, *failure);
 }
@@ -356,7 +366,7 @@ void Supervisor::Teardown() {
 // alive, so its number is its own.
 void Supervisor::KillRanks() {
   for (const runtime::Frame& last : server_->Connected()) {
-    if (last.host == host_.substr(0, runtime::kFrameHostBytes)) kill(last.pid, SIGKILL);
+    if (IsSameSpace(last.process_space, process_space_)) kill(last.pid, SIGKILL);
   }
 }
 
@@ -371,12 +381,17 @@ void Supervisor::Complete(Failure* failure) const {
 
 Decision Supervisor::Judge(const Failure& failure) {
   const int64_t best = std::max(best_step_, detector_->best_step());
-  const bool same_host =
-      !failure.host.empty() && failure.host == blamed_host_ && !options_.hosts.in_use().empty();
   if (failure.kind != FailureKind::kNone) {
-    history_ = After(history_, best_step_, best, same_host);
-    history_.smaller_world_size = options_.smaller ? options_.smaller(history_.world_size) : 0;
-    blamed_host_ = failure.host;
+    // A start of which nothing is known fails by the hosts that were to blame before it.
+    const bool says_nothing = failure.kind == FailureKind::kLaunch && failure.hosts.empty();
+    const bool same_hosts = !options_.hosts.in_use().empty() && !blamed_hosts_.empty() &&
+                            (says_nothing || failure.hosts == blamed_hosts_);
+    if (!says_nothing) blamed_hosts_ = failure.hosts;
+    history_ = After(history_, best_step_, best, same_hosts);
+    history_.replaceable = Replaceable(blamed_hosts_);
+    const int most = std::min(history_.world_size - 1, options_.hosts.SlotsWithout(blamed_hosts_));
+    const bool need = options_.smaller && !history_.replaceable && !blamed_hosts_.empty();
+    history_.smaller_world_size = need ? options_.smaller(most) : 0;
   }
   best_step_ = best;
   Decision decision = Decide(failure, history_, options_.recovery);
@@ -385,6 +400,10 @@ Decision Supervisor::Judge(const Failure& failure) {
         .action = Action::kStop, .exit_code = kExitRequeue, .reason = "asked to stop: no restart"};
   }
   return decision;
+}
+
+bool Supervisor::Replaceable(const std::vector<std::string>& hosts) const {
+  return !hosts.empty() && options_.hosts.SlotsWithout(hosts) >= history_.world_size;
 }
 
 void Supervisor::Say(const std::string& text) const {

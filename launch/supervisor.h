@@ -28,8 +28,9 @@ struct SupervisorOptions {
   int num_ranks = 1;
   // The command line of a rank in a world of that size.
   std::function<std::vector<std::string>(int num_ranks)> command;
-  // The largest world below `num_ranks` that may and can be used instead; 0: none. May be null.
-  std::function<int(int num_ranks)> smaller;
+  // The largest world of at most so many ranks that may and can be used instead; 0: none. May be
+  // null.
+  std::function<int(int most_ranks)> smaller;
   HostPool hosts;
   std::string interface = "127.0.0.1";  // the address that ranks connect to
   runtime::RecoveryOptions recovery;
@@ -71,20 +72,22 @@ class Supervisor {
   void KillRanks();
   void Complete(runtime::Failure* failure) const;
   runtime::Decision Judge(const runtime::Failure& failure);
-  void Apply(const runtime::Decision& decision, const runtime::Failure& failure);
+  bool Replaceable(const std::vector<std::string>& hosts) const;
+  void Apply(const runtime::Decision& decision);
   void Say(const std::string& text) const;
 
   SupervisorOptions options_;
   HostStart& start_;
   std::ostream& say_;
-  std::string host_;
+  uint64_t process_space_ = 0;
   int lock_ = -1;
   std::unique_ptr<SignalGuard> signals_;
   std::unique_ptr<runtime::HeartbeatServer> server_;
   std::unique_ptr<runtime::SupervisorLedger> ledger_;
   std::unique_ptr<StepTimesFile> step_times_;  // nullptr: nobody asked for it
   runtime::AttemptHistory history_;
-  std::string blamed_host_;
+  std::vector<std::string> blamed_hosts_;  // by the last failure; or new ones, until they run
+  std::vector<std::string> spares_in_;     // since the last attempt began
   int64_t best_step_ = 0;
   int stop_signals_ = 0;
   bool kill_now_ = false;

@@ -130,7 +130,7 @@ class Launch : public Command {
                        "--run directory, or remove this one"));
     }
     options.command = [this, num_ranks](int ranks) { return RankCommand(ranks < num_ranks); };
-    options.smaller = [this](int ranks) { return SmallerThan(ranks); };
+    options.smaller = [this](int most_ranks) { return LargestWorld(most_ranks); };
     options.interface = interface_;
     options.step_times = step_times_;
     if (!hosts_file_.empty()) {
@@ -167,12 +167,12 @@ class Launch : public Command {
     return command;
   }
 
-  // The largest world below `ranks` that is allowed and on which the job is legal.
-  int SmallerThan(int ranks) const {
+  // The largest world of at most so many ranks that is allowed and on which the job is legal.
+  int LargestWorld(int most_ranks) const {
     if (min_ranks_ == 0) return 0;
     std::vector<std::string> overrides = options_.overrides;
     overrides.push_back("mesh.dp=0");
-    for (int fewer = ranks - 1; fewer >= min_ranks_; --fewer) {
+    for (int fewer = most_ranks; fewer >= min_ranks_; --fewer) {
       runtime::ResolvedJob job;
       std::vector<runtime::ConfigProblem> problems;
       if (runtime::LoadJob(options_.config, overrides, fewer, &job, &problems)) return fewer;

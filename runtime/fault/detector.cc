@@ -1,7 +1,6 @@
 #include "runtime/fault/detector.h"
 
 #include <algorithm>
-#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,6 +12,8 @@ namespace {
 
 constexpr size_t kRanksQuoted = 4;
 constexpr int64_t kMissedBeatsNs = 1'000'000'000;  // several, of a rank that beats 5 times a second
+// A host is silent for so long that what others report may well come of its loss.
+constexpr int64_t kSilentHostNs = 2'000'000'000;
 // The codes of launch/exit_codes.h, which is above this folder; a test there compares them.
 constexpr int kDone = 0, kError = 1, kUsage = 2, kRequeue = 75, kRollBack = 76, kDoNotRequeue = 93;
 
@@ -47,13 +48,20 @@ Detector::Detector(const DetectorOptions& options, int world_size, int64_t start
 
 void Detector::See(const RankEvent& event) {
   if (event.kind == RankEvent::Kind::kFrame) return SeeFrame(event);
-  if (failure_) return;
+  ranks_[static_cast<size_t>(event.rank)].lost_ns = event.at_ns;
+  if (failure_) {
+    if (failure_->kind != FailureKind::kCrash) return;
+    if (auto closed = ClosedHost(event.rank, event.at_ns)) failure_ = std::move(closed);
+    return;
+  }
   // All ranks agree to stop, and a starter ends the rest when the first has: its status tells more.
   if (std::any_of(ranks_.begin(), ranks_.end(),
                   [](const Rank& rank) { return rank.left && rank.last.exit_code == kRequeue; })) {
     ranks_[static_cast<size_t>(event.rank)].left = true;
     return;
   }
+  failure_ = SilentHosts(kSilentHostNs, event.at_ns);
+  if (failure_) return;
   failure_ = Make(
       FailureKind::kCrash, {event.rank}, event.at_ns, event.at_ns,
       absl::StrCat("rank ", event.rank, " died without a word: ", Said(event.rank, event.at_ns)));
@@ -73,6 +81,9 @@ void Detector::SeeFrame(const RankEvent& event) {
   const int code = event.frame.exit_code;
   const FailureKind kind = KindOfExit(code);
   if (failure_ || kind == FailureKind::kNone || kind == FailureKind::kPreempted) return;
+  // A rank whose collective fails may be the first to notice that a host is gone.
+  if (kind == FailureKind::kError) failure_ = SilentHosts(kSilentHostNs, event.at_ns);
+  if (failure_) return;
   failure_ = Make(kind == FailureKind::kCrash ? FailureKind::kError : kind, {event.rank},
                   event.at_ns, event.at_ns,
                   absl::StrCat("rank ", event.rank, " left with exit code ", code, ": ",
@@ -97,6 +108,13 @@ void Detector::SeeExit(int status, int64_t now_ns) {
     return;
   }
   FailureKind kind = KindOfExit(status);
+  if (kind == FailureKind::kCrash || kind == FailureKind::kError) {
+    failure_ = SilentHosts(kSilentHostNs, now_ns);
+    if (failure_) {
+      failure_->exit_code = status;
+      return;
+    }
+  }
   const bool spoke =
       std::any_of(ranks_.begin(), ranks_.end(), [](const Rank& rank) { return rank.spoke; });
   const bool vague = kind == FailureKind::kCrash || kind == FailureKind::kError;
@@ -127,8 +145,9 @@ int64_t Detector::deadline_ns() const {
 }
 
 std::optional<Failure> Detector::Silence(int64_t now_ns) const {
+  if (auto lost = SilentHosts(Ns(options_.deadlines.least_seconds), now_ns)) return lost;
   const std::vector<int> silent = SilentFor(deadline_ns(), now_ns);
-  if (!silent.empty()) return JudgeSilent(silent, now_ns);
+  if (!silent.empty()) return SilentRanks(silent, now_ns);
   std::vector<int> missing;
   for (size_t r = 0; r < ranks_.size(); ++r) {
     if (!ranks_[r].spoke) missing.push_back(static_cast<int>(r));
@@ -136,9 +155,7 @@ std::optional<Failure> Detector::Silence(int64_t now_ns) const {
   if (missing.empty() || now_ns - start_ns_ <= Ns(options_.deadlines.start_seconds)) {
     return std::nullopt;
   }
-  return Make(FailureKind::kLaunch, missing, start_ns_, now_ns,
-              absl::StrFormat("%d of %d ranks have not spoken %.0f s after the start",
-                              missing.size(), ranks_.size(), options_.deadlines.start_seconds));
+  return NeverSpoke(missing, now_ns);
 }
 
 std::vector<int> Detector::SilentFor(int64_t longer_than_ns, int64_t now_ns) const {
@@ -152,21 +169,9 @@ std::vector<int> Detector::SilentFor(int64_t longer_than_ns, int64_t now_ns) con
   return silent;
 }
 
-// A host is lost if it is one of several and all of its ranks are silent; else some ranks hang.
-Failure Detector::JudgeSilent(const std::vector<int>& silent, int64_t now_ns) const {
-  std::map<std::string, int> ranks_of_host, silent_of_host;
-  for (const Rank& rank : ranks_) ranks_of_host[rank.last.host] += rank.spoke ? 1 : 0;
+Failure Detector::SilentRanks(const std::vector<int>& silent, int64_t now_ns) const {
   int64_t heard = now_ns;
-  for (const int r : silent) {
-    const Rank& rank = ranks_[static_cast<size_t>(r)];
-    heard = std::min(heard, rank.heard_ns);
-    ++silent_of_host[rank.last.host];
-  }
-  for (const auto& [host, count] : silent_of_host) {
-    if (ranks_of_host.size() < 2 || count < ranks_of_host[host]) continue;
-    return Make(FailureKind::kHostLost, silent, heard, now_ns,
-                absl::StrCat("host ", host, " is silent: ", SaidByAll(silent, now_ns)));
-  }
+  for (const int r : silent) heard = std::min(heard, At(r).heard_ns);
   const std::string who = silent.size() == 1
                               ? absl::StrCat("rank ", silent[0], " is")
                               : absl::StrCat("ranks ", absl::StrJoin(silent, " "), " are");
@@ -190,7 +195,10 @@ std::optional<Failure> Detector::Standstill(int64_t now_ns) const {
   if (now_ns - changed <= deadline) return std::nullopt;
   // Ranks that also miss beats were stopped within the step: the others wait for them.
   const std::vector<int> silent = SilentFor(kMissedBeatsNs, now_ns);
-  if (!silent.empty() && silent.size() < ranks_.size()) return JudgeSilent(silent, now_ns);
+  if (!silent.empty() && silent.size() < ranks_.size()) {
+    if (auto lost = SilentHosts(kMissedBeatsNs, now_ns)) return lost;
+    return SilentRanks(silent, now_ns);
+  }
   std::vector<int> behind;
   for (size_t r = 0; r < ranks_.size(); ++r) {
     if (ranks_[r].last.steps_done == least_done) behind.push_back(static_cast<int>(r));
@@ -222,14 +230,14 @@ std::optional<Failure> Detector::NewStraggler(int64_t now_ns) {
   return Make(FailureKind::kStraggler, {slow->rank}, rank.heard_ns, now_ns,
               absl::StrFormat("rank %d on %s works %.0f %% longer for a step than its peers, in "
                               "step %d",
-                              slow->rank, rank.last.host, 100 * slow->excess, rank.last.step));
+                              slow->rank, HostOf(slow->rank), 100 * slow->excess, rank.last.step));
 }
 
 Failure Detector::Make(FailureKind kind, std::vector<int> ranks, int64_t happened_ns,
                        int64_t now_ns, std::string evidence) const {
   Failure failure;
   failure.kind = kind;
-  failure.host = HostOf(ranks);
+  failure.hosts = HostOf(ranks);
   failure.ranks = std::move(ranks);
   failure.happened_ns = happened_ns;
   failure.detected_ns = now_ns;
@@ -263,16 +271,6 @@ int64_t Detector::last_news_ns() const {
   int64_t news = start_ns_;
   for (const Rank& rank : ranks_) news = std::max(news, rank.changed_ns);
   return news;
-}
-
-std::string Detector::HostOf(const std::vector<int>& ranks) const {
-  std::string host;
-  for (const int rank : ranks) {
-    const Rank& r = ranks_[static_cast<size_t>(rank)];
-    if (!r.spoke || (!host.empty() && host != r.last.host)) return "";
-    host = r.last.host;
-  }
-  return host;
 }
 
 }  // namespace muster::runtime

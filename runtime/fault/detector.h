@@ -6,11 +6,13 @@
 //   error      a goodbye with an exit code that tells of an error: at once
 //   hang       a rank silent for D, or no rank of the job one step further for D, the deadline of a
 //              step (runtime/fault/deadlines.h); other phases than steps have their own
-//   host lost  all ranks of one of several hosts silent for D
+//   host lost  all ranks of one of several hosts silent for the least of all deadlines, whatever a
+//              step takes, since heartbeats need no step; or their connections closed together
 //   hang       some ranks have left, the others or the starter do not end
 //   launch     not all ranks have spoken by the start deadline
 //   straggler  see runtime/fault/straggler.h; the job goes on
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -27,6 +29,8 @@ struct DetectorOptions {
   double end_deadline_seconds = 60;  // from the first goodbye to the starter's end
   int max_skips_in_row = 20;         // steps with a gradient that is not finite
   StragglerOptions straggler;
+  // By rank, its host as the supervisor placed it; empty: what ranks call their host is taken.
+  std::vector<std::string> host_of_rank;
 };
 
 class Detector {
@@ -46,12 +50,13 @@ class Detector {
   int64_t deadline_ns() const;                      // D
   int64_t best_step() const { return best_step_; }  // the highest that a rank has ended; 0: none
   int64_t last_news_ns() const;                     // when a rank last entered a state or a step
-  // Where the failure's ranks are, if on one host.
-  std::string HostOf(const std::vector<int>& ranks) const;
+  // The host that all of these ranks are on; empty: there is no such.
+  std::vector<std::string> HostOf(const std::vector<int>& ranks) const;
 
  private:
   struct Rank {
     bool spoke = false, left = false;
+    int64_t lost_ns = 0;  // when its connection closed without a goodbye; 0: it did not
     int64_t heard_ns = 0, changed_ns = 0;  // the last frame; the last that told something new
     Frame last;
   };
@@ -62,8 +67,14 @@ class Detector {
   std::optional<Failure> Ending(int64_t now_ns) const;
   Failure Make(FailureKind kind, std::vector<int> ranks, int64_t happened_ns, int64_t now_ns,
                std::string evidence) const;
+  const Rank& At(int rank) const { return ranks_[static_cast<size_t>(rank)]; }
+  Failure NeverSpoke(const std::vector<int>& missing, int64_t now_ns) const;
+  Failure SilentRanks(const std::vector<int>& silent, int64_t now_ns) const;
   std::vector<int> SilentFor(int64_t longer_than_ns, int64_t now_ns) const;
-  Failure JudgeSilent(const std::vector<int>& silent, int64_t now_ns) const;
+  const std::string& HostOf(int rank) const;
+  std::map<std::string, std::vector<int>> RanksByHost() const;
+  std::optional<Failure> SilentHosts(int64_t longer_than_ns, int64_t now_ns) const;
+  std::optional<Failure> ClosedHost(int rank, int64_t now_ns) const;
   std::string Said(int rank, int64_t now_ns) const;
   std::string SaidByAll(const std::vector<int>& ranks, int64_t now_ns) const;
 

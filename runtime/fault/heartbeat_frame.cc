@@ -16,9 +16,9 @@ namespace muster::runtime {
 namespace {
 
 constexpr uint32_t kMagic = 0x5442534d;  // "MSBT"
-constexpr uint32_t kVersion = 2;
+constexpr uint32_t kVersion = 3;
 constexpr size_t kSecretBytes = 16;
-constexpr size_t kTextAt = 4 + 4 + 6 * 4 + 5 * 8;  // behind the numbers
+constexpr size_t kTextAt = 4 + 4 + 6 * 4 + 6 * 8;  // behind the numbers
 constexpr int64_t kNsPerUs = 1'000;
 
 std::string Hmac(std::string_view key, std::string_view text) {
@@ -143,6 +143,7 @@ FrameBytes EncodeFrame(const Frame& f, std::string_view key) {
       .Put(f.steps_done)
       .Put(f.step_ns)
       .Put(f.last_step_ns)
+      .Put(f.process_space)
       .PutText(f.host, kFrameHostBytes)
       .PutText(f.doing, kFrameDoingBytes);
   for (const StepWork& work : f.work) {
@@ -180,6 +181,7 @@ std::optional<Frame> DecodeFrame(std::string_view bytes, std::string_view key) {
   f.steps_done = fields.Take<int64_t>();
   f.step_ns = fields.Take<int64_t>();
   f.last_step_ns = fields.Take<int64_t>();
+  f.process_space = fields.Take<uint64_t>();
   f.host = Text(bytes.substr(kTextAt, kFrameHostBytes));
   f.doing = Text(bytes.substr(kTextAt + kFrameHostBytes, kFrameDoingBytes));
   fields = RecordFields(bytes.substr(kTextAt + kFrameHostBytes + kFrameDoingBytes));

@@ -8,7 +8,7 @@
 // makes a rank write down what it is doing, and nothing else.
 //
 // Greeting, 32 bytes: u32 magic, u32 version, 16 bytes of nonce, 8 bytes of zero.
-// Frame, 384 bytes, little-endian: see EncodeFrame.
+// Frame, 416 bytes, little-endian: see EncodeFrame.
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -22,9 +22,9 @@
 
 namespace muster::runtime {
 
-constexpr size_t kGreetingBytes = 32, kFrameBytes = 384, kTagBytes = 16, kNonceBytes = 16;
+constexpr size_t kGreetingBytes = 32, kFrameBytes = 416, kTagBytes = 16, kNonceBytes = 16;
 constexpr char kEvidenceRequest = 'e';
-constexpr size_t kFrameHostBytes = 32, kFrameDoingBytes = 48;
+constexpr size_t kFrameHostBytes = 64, kFrameDoingBytes = 48;
 
 // 128 bits that a run's supervisor draws and its ranks learn by their environment.
 class RunSecret {
@@ -53,8 +53,9 @@ struct Frame {
   int64_t step_ns = 0, last_step_ns = 0;  // of all steps that ended in this attempt; of the last
   // As in ProgressFacts. Travels in microseconds and in 32 bits: 71 minutes pass for longer steps.
   std::array<StepWork, kStepsRemembered> work{};
-  std::string host;   // cut to 32 bytes
-  std::string doing;  // what it waits for, if it knows; cut to 48 bytes
+  uint64_t process_space = 0;  // in which `pid` is a process; 0: not known
+  std::string host;            // as gethostname says, which need not be how others call it
+  std::string doing;           // what it waits for, if it knows; cut to 48 bytes
 };
 
 using FrameBytes = std::array<char, kFrameBytes>;

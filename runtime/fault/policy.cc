@@ -34,21 +34,21 @@ Decision Restart(Action action, int world_size, const AttemptHistory& history,
 
 Decision AfterHostFailed(bool lost, const AttemptHistory& history, const RecoveryOptions& options) {
   const char* why = lost ? "the host is lost" : "the same host failed again";
-  if (history.spare_hosts > 0) {
+  if (history.replaceable) {
     return Restart(Action::kRestartWithSpare, history.world_size, history, options,
-                   absl::StrCat(why, ": a spare takes its place"));
+                   absl::StrCat(why, ": another one takes its place"));
   }
   if (history.smaller_world_size > 0) {
     return Restart(Action::kRestartSmaller, history.smaller_world_size, history, options,
-                   absl::StrCat(why, " and no spare is left: going on with ",
+                   absl::StrCat(why, " and no other has room: going on with ",
                                 history.smaller_world_size, " ranks"));
   }
   if (!lost) {
     return Restart(Action::kRestart, history.world_size, history, options,
-                   absl::StrCat(why, ", but there is no spare and no smaller mesh is allowed"));
+                   absl::StrCat(why, ", but no other has room and no smaller mesh is allowed"));
   }
   return Stop(kRequeue, absl::StrCat(why,
-                                     ", no spare is left and no smaller mesh is allowed: "
+                                     ", no other has room and no smaller mesh is allowed: "
                                      "start the job again on other hosts"));
 }
 
@@ -85,10 +85,10 @@ Decision Decide(const Failure& failure, const AttemptHistory& history,
     case FailureKind::kHopeless:
       return Stop(kDoNotRequeue, "the job says that it would fail in the same way again");
     case FailureKind::kStraggler:
-      if (options.replace_stragglers && history.spare_hosts > 0 &&
+      if (options.replace_stragglers && history.replaceable &&
           history.restarts < options.max_restarts) {
         return Restart(Action::kRestartWithSpare, history.world_size, history, options,
-                       "a spare takes the slow rank's place");
+                       "another host takes the slow rank's place");
       }
       return {.action = Action::kContinue, .reason = "the job goes on at the slow rank's pace"};
     case FailureKind::kCrash:

@@ -21,9 +21,10 @@ struct AttemptHistory {
   int restarts = 0;
   int cycles_without_progress = 0;  // in a row: attempts that ended no step beyond the best before
   int failures_of_host = 0;         // in a row without progress, on the host that is blamed now
-  int spare_hosts = 0;              // still unused
+  bool replaceable = false;         // other hosts have room for the ranks of those blamed now
   int world_size = 0;
-  int smaller_world_size = 0;  // the next smaller one that the config and the user allow; 0: none
+  int smaller_world_size = 0;  // the next smaller one that the config and the user allow, and that
+                               // fits on the hosts without those blamed now; 0: none
 };
 
 struct Decision {

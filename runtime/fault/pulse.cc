@@ -208,6 +208,7 @@ bool Pulse::Send(Frame::Type type, int exit_code) {
               .step_ns = facts.step_ns,
               .last_step_ns = facts.last_step_ns,
               .work = facts.work,
+              .process_space = options_.process_space,
               .host = options_.host,
               .doing = ""};
   if (type == Frame::Type::kBeat) {

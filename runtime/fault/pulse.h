@@ -26,7 +26,8 @@ struct PulseOptions {
   std::optional<SupervisorAddress> supervisor;  // none: only the ledger is kept alive
   int attempt = 0, rank = 0, world_size = 1;
   std::string host;
-  int interval_ms = 200;  // between beats; less for steps below 25 ms
+  uint64_t process_space = 0;  // see Frame
+  int interval_ms = 200;       // between beats; less for steps below 25 ms
   // On the pulse's thread, when the supervisor is gone. The default says so and ends the process.
   std::function<void()> on_supervisor_lost;
 };

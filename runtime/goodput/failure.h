@@ -33,9 +33,10 @@ constexpr const char* Name(FailureKind kind) {
 struct Failure {
   FailureKind kind = FailureKind::kNone;
   std::vector<int> ranks;  // that are to blame, as far as is known
-  std::string host;        // where they are, if on one host
-  std::string evidence;    // a sentence for people: what was seen, and what the ranks last said
-  int exit_code = 0;       // of the job, 128 + signal if a signal ended it; 0 while it is not known
+  std::vector<std::string>
+      hosts;             // that are to blame with them: those lost; else the one they are on
+  std::string evidence;  // a sentence for people: what was seen, and what the ranks last said
+  int exit_code = 0;     // of the job, 128 + signal if a signal ended it; 0 while it is not known
   // CLOCK_MONOTONIC of the supervisor: when it happened (a hang: when progress was last seen), and
   // when it was noticed.
   int64_t happened_ns = 0, detected_ns = 0;

@@ -2,7 +2,10 @@
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
 
+#include <algorithm>
 #include <cstring>
+#include <string>
+#include <vector>
 
 #include "kernels/base/error.h"
 #include "launch/hosts.h"
@@ -17,8 +20,14 @@ int Hosts(std::string_view bytes) {
   auto pool = launch::HostPool::Make(*hosts, /*spares=*/1, /*num_ranks=*/1);
   if (!pool.ok()) return 0;
   MUSTER_CHECK(pool->num_slots() >= 1);
-  MUSTER_CHECK(pool->Replace(hosts->front().name) == hosts->back().name);
-  MUSTER_CHECK(pool->num_spares() == 0);
+  // Without its first host, but with the spare, it still places as many ranks as it says.
+  const std::string out = hosts->front().name;
+  const int ranks = std::min(pool->SlotsWithout({out}), 1'000);
+  MUSTER_CHECK(ranks >= 1);
+  MUSTER_CHECK(pool->Replace({out}, ranks).size() <= 1);
+  const std::vector<std::string> placed = launch::PlaceRanks(pool->in_use(), ranks);
+  MUSTER_CHECK(placed.size() == static_cast<size_t>(ranks));
+  MUSTER_CHECK(std::count(placed.begin(), placed.end(), out) == 0);
   return 0;
 }
 

@@ -3,10 +3,12 @@
 #include "launch/supervisor.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
@@ -16,6 +18,7 @@
 
 #include "kernels/device/span.h"
 #include "launch/exit_codes.h"
+#include "launch/process_space.h"
 #include "runtime/goodput/ledger_files.h"
 #include "tests/support/launch/forked_ranks.h"
 
@@ -296,11 +299,11 @@ TEST_F(SupervisorTest, ACrashWhileStoppingIsNotRestarted) {
   ExpectFirstFailure(FailureKind::kCrash, {0});
 }
 
-TEST_F(SupervisorTest, AHostThatFailsTwiceIsReplacedByASpare) {
-  char name[256] = "";
-  gethostname(name, sizeof(name) - 1);
-  SupervisorOptions options = Options(2);
-  options.hosts = *HostPool::Make({{name, 2}, {"spare1", 2}}, 1, 2);
+// Hosts of the file need not be called as they call themselves, and no rank here is on any of them.
+TEST_F(SupervisorTest, AHostThatFailsTwiceIsReplacedWhateverItCallsItself) {
+  const std::string bad = "a-name-longer-than-any-frame-had-room-for.rack7.example.org";
+  SupervisorOptions options = Options(3);
+  options.hosts = *HostPool::Make({{bad, 2}, {"10.0.0.7", 1}, {"spare1", 2}}, 1, 3);
   EXPECT_EQ(Run(options,
                 [](const ForkedRank& rank) {
                   Sleep(300);
@@ -310,29 +313,81 @@ TEST_F(SupervisorTest, AHostThatFailsTwiceIsReplacedByASpare) {
                 }),
             kExitDone);
   ASSERT_EQ(plans_.size(), 3u) << said_.str();
-  EXPECT_EQ(plans_[1].hosts[0].name, name);
-  ASSERT_EQ(plans_[2].hosts.size(), 1u);
-  EXPECT_EQ(plans_[2].hosts[0].name, "spare1");
+  EXPECT_EQ(plans_[1].host_of_rank, (std::vector<std::string>{bad, bad, "10.0.0.7"}));
+  EXPECT_EQ(plans_[2].host_of_rank, (std::vector<std::string>{"spare1", "spare1", "10.0.0.7"}));
   EXPECT_EQ(attempts_[1].action, runtime::Action::kRestartWithSpare);
+  EXPECT_EQ(attempts_[2].spares, std::vector<std::string>{"spare1"});
 }
 
-TEST_F(SupervisorTest, WithoutSparesASmallerWorldGoesOn) {
-  char name[256] = "";
-  gethostname(name, sizeof(name) - 1);
-  SupervisorOptions options = Options(3);
-  options.hosts = *HostPool::Make({{name, 3}}, 0, 3);
-  options.smaller = [](int ranks) { return ranks - 1; };
+// Ranks of host "b" fall silent, as if it had no power any more.
+int FallSilent(const ForkedRank& rank, std::vector<int> silent) {
+  rank.Steps(1, 3);
+  if (std::find(silent.begin(), silent.end(), rank.rank) != silent.end()) raise(SIGSTOP);
+  Sleep(60'000);
+  return 0;
+}
+
+TEST_F(SupervisorTest, ALostHostIsReplacedAtOnce) {
+  SupervisorOptions options = Options(4);
+  options.hosts = *HostPool::Make({{"a", 2}, {"b", 2}, {"small", 1}, {"large", 3}}, 2, 4);
   EXPECT_EQ(Run(options,
                 [](const ForkedRank& rank) {
-                  Sleep(300);
-                  if (rank.num_ranks == 3 && rank.rank == 1) raise(SIGKILL);
-                  if (rank.num_ranks == 3) Sleep(60'000);
-                  return 0;
+                  return rank.attempt > 0 ? 0 : FallSilent(rank, {2, 3});
                 }),
             kExitDone);
-  ASSERT_EQ(plans_.size(), 3u) << said_.str();
-  EXPECT_EQ(plans_[2].num_ranks, 2);
-  EXPECT_EQ(attempts_[2].world_size, 2);
+  ExpectFirstFailure(FailureKind::kHostLost, {2, 3}, 2 + 1);
+  ASSERT_EQ(plans_.size(), 2u) << said_.str();
+  EXPECT_EQ(plans_[1].host_of_rank, (std::vector<std::string>{"a", "a", "large", "large"}));
+  EXPECT_EQ(attempts_[1].spares, std::vector<std::string>{"large"});
+}
+
+TEST_F(SupervisorTest, ASmallerWorldGoesOnWithoutTheHostsThatAreLost) {
+  SupervisorOptions options = Options(6);
+  options.hosts = *HostPool::Make({{"a", 2}, {"b", 1}, {"c", 1}, {"d", 2}}, 0, 6);
+  options.smaller = [](int most_ranks) { return most_ranks; };
+  EXPECT_EQ(Run(options,
+                [](const ForkedRank& rank) {
+                  return rank.attempt > 0 ? 0 : FallSilent(rank, {2, 4, 5});
+                }),
+            kExitDone);
+  ExpectFirstFailure(FailureKind::kHostLost, {2, 4, 5}, 2 + 1);
+  ASSERT_EQ(plans_.size(), 2u) << said_.str();
+  EXPECT_EQ(plans_[1].host_of_rank, (std::vector<std::string>{"a", "a", "c"}));
+  EXPECT_EQ(plans_[1].num_ranks, 3);
+  EXPECT_EQ(attempts_[1].world_size, 3);
+}
+
+TEST_F(SupervisorTest, WithoutRoomForTheRanksOfALostHostTheJobIsRequeued) {
+  SupervisorOptions options = Options(4);
+  options.hosts = *HostPool::Make({{"a", 2}, {"b", 2}, {"spare", 1}}, 1, 4);
+  options.smaller = [](int most_ranks) { return most_ranks >= 4 ? 4 : 0; };
+  EXPECT_EQ(Run(options,
+                [](const ForkedRank& rank) {
+                  return FallSilent(rank, {2, 3});
+                }),
+            kExitRequeue);
+  EXPECT_EQ(plans_.size(), 1u) << said_.str();
+}
+
+// As when the host of a crashed rank has gone down: its mpirun cannot even start.
+TEST_F(SupervisorTest, AStartThatFailsAfterACrashBlamesTheHostOfTheCrash) {
+  SupervisorOptions options = Options(2);
+  options.hosts = *HostPool::Make({{"a", 1}, {"b", 1}, {"spare", 1}}, 1, 2);
+  ForkedRanks ranks(
+      [](const ForkedRank& rank) {
+        if (rank.attempt > 1) return 0;
+        rank.Steps(1, 2);
+        if (rank.rank == 1) raise(SIGKILL);
+        Sleep(60'000);
+        return 0;
+      },
+      directory_, {1});
+  const auto supervisor = Supervisor::Create(options, ranks, said_);
+  ASSERT_TRUE(supervisor.ok()) << supervisor.status();
+  EXPECT_EQ((*supervisor)->Run(), kExitDone);
+  ASSERT_EQ(ranks.plans().size(), 3u) << said_.str();
+  EXPECT_EQ(ranks.plans()[1].host_of_rank, (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(ranks.plans()[2].host_of_rank, (std::vector<std::string>{"a", "spare"}));
 }
 
 TEST_F(SupervisorTest, OneRunHasOneSupervisor) {
@@ -392,14 +447,72 @@ TEST(Hosts, FilesAreReadAsMpirunReadsThem) {
 TEST(Hosts, SparesWaitAndStepIn) {
   auto pool = HostPool::Make({{"a", 2}, {"b", 2}, {"c", 2}}, 1, 4);
   ASSERT_TRUE(pool.ok());
-  EXPECT_EQ(pool->num_spares(), 1);
   EXPECT_EQ(pool->num_slots(), 4);
-  EXPECT_EQ(pool->Replace("a"), "c");
-  EXPECT_EQ(pool->in_use(), (std::vector<HostSlots>{{"b", 2}, {"c", 2}}));
-  EXPECT_EQ(pool->Replace("b"), "");
+  EXPECT_EQ(pool->SlotsWithout({"a"}), 4);
+  EXPECT_EQ(pool->Replace({"a"}, 4), std::vector<std::string>{"c"});
+  EXPECT_EQ(pool->in_use(), (std::vector<HostSlots>{{"c", 2}, {"b", 2}})) << "at its place";
+  EXPECT_EQ(pool->SlotsWithout({"b"}), 2);
+  EXPECT_TRUE(pool->Replace({"b"}, 2).empty());
   EXPECT_EQ(pool->in_use(), (std::vector<HostSlots>{{"c", 2}}));
   EXPECT_FALSE(HostPool::Make({{"a", 2}}, 1, 1).ok());
   EXPECT_FALSE(HostPool::Make({{"a", 2}, {"b", 2}}, 1, 3).ok());
+}
+
+TEST(Hosts, NoMoreSparesComeInThanAreNeeded) {
+  const std::vector<HostSlots> hosts = {{"a", 4}, {"b", 4}, {"s1", 1}, {"s2", 2}, {"s4", 4}};
+  using Names = std::vector<std::string>;
+  const struct {
+    int num_ranks;
+    Names out, in, order;
+  } kCases[] = {
+      {8, {"a"}, {"s4"}, {"s4", "b"}},
+      {6, {"b"}, {"s2"}, {"a", "s2"}},
+      {5, {"a"}, {"s1"}, {"s1", "b"}},
+      {4, {"a"}, {}, {"b"}},
+      {7, {"a", "b"}, {"s4", "s2", "s1"}, {"s4", "s2", "s1"}},
+      {5, {"a", "b"}, {"s4", "s1"}, {"s4", "s1"}},
+  };
+  for (const auto& test : kCases) {
+    auto pool = HostPool::Make(hosts, 3, test.num_ranks);
+    ASSERT_TRUE(pool.ok());
+    EXPECT_GE(pool->SlotsWithout(test.out), test.num_ranks);
+    EXPECT_EQ(pool->Replace(test.out, test.num_ranks), test.in);
+    Names order;
+    for (const HostSlots& host : pool->in_use()) order.push_back(host.name);
+    EXPECT_EQ(order, test.order);
+    EXPECT_GE(pool->num_slots(), test.num_ranks);
+  }
+  const auto pool = HostPool::Make(hosts, 3, 8);
+  EXPECT_EQ(pool->SlotsWithout({"a", "b"}), 7) << "all that is left is not enough";
+  EXPECT_EQ(pool->SlotsWithout({"a", "nowhere"}), 0) << "who knows whether it is one of these";
+}
+
+TEST(Hosts, RanksFillThemInOrder) {
+  const std::vector<HostSlots> hosts = {{"b", 2}, {"a", 1}, {"c", 3}};
+  EXPECT_EQ(PlaceRanks(hosts, 4), (std::vector<std::string>{"b", "b", "a", "c"}));
+  EXPECT_EQ(PlaceRanks(hosts, 1), (std::vector<std::string>{"b"}));
+  EXPECT_TRUE(PlaceRanks({}, 4).empty());
+}
+
+// A number that a rank on another host reports must never be taken for a process here.
+TEST(ProcessSpace, AnotherSpaceOfNumbersIsNotTakenForThisOne) {
+  const uint64_t here = ProcessSpace();
+  EXPECT_TRUE(IsSameSpace(here, ProcessSpace()));
+  EXPECT_FALSE(IsSameSpace(here, here + 1));
+  EXPECT_FALSE(IsSameSpace(0, 0)) << "not known";
+  const pid_t child = fork();
+  if (child == 0) {
+    if (unshare(CLONE_NEWPID) != 0) _exit(2);
+    const pid_t within = fork();
+    if (within == 0) _exit(IsSameSpace(here, ProcessSpace()) ? 1 : 0);
+    int status = 0;
+    waitpid(within, &status, 0);
+    _exit(WEXITSTATUS(status));
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  if (WEXITSTATUS(status) == 2) GTEST_SKIP() << "may not make PID namespaces";
+  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 TEST(Mpirun, NoSecretIsOnItsCommandLine) {
@@ -413,10 +526,16 @@ TEST(Mpirun, NoSecretIsOnItsCommandLine) {
   EXPECT_EQ(line,
             "mpirun --allow-run-as-root --oversubscribe --bind-to none --mca mpi_yield_when_idle 1 "
             "-x MUSTER_ATTEMPT -x MUSTER_SUPERVISOR_SECRET -np 4 /bin/muster train x ");
-  plan.hosts = {{"node1", 2}, {"node2", 2}};
-  const std::vector<std::string> hosted = MpirunArguments(plan, {});
-  EXPECT_EQ(hosted[1], "--host");
-  EXPECT_EQ(hosted[2], "node1:2,node2:2");
+}
+
+TEST(Mpirun, RanksGoWhereTheyWerePlaced) {
+  StartPlan plan;
+  plan.num_ranks = 3;
+  plan.host_of_rank = {"node2", "node2", "node1"};
+  std::vector<std::string> words = MpirunArguments(plan, {});
+  words.resize(5);
+  EXPECT_EQ(words,
+            (std::vector<std::string>{"mpirun", "--map-by", "seq", "--host", "node2,node2,node1"}));
 }
 
 TEST(StartProcess, SaysWhatCannotBeRun) {

@@ -93,7 +93,7 @@ TEST(Detector, ACrashIsNoticedAtOnceAndSaysWhatTheRankLastSaid) {
   ASSERT_TRUE(failure);
   EXPECT_EQ(failure->kind, FailureKind::kCrash);
   EXPECT_EQ(failure->ranks, std::vector<int>{2});
-  EXPECT_EQ(failure->host, "node0");
+  EXPECT_EQ(failure->hosts, std::vector<std::string>{"node0"});
   EXPECT_EQ(failure->detected_ns, job.now);
   EXPECT_EQ(failure->evidence,
             "rank 2 died without a word: in step 6, all_reduce world #7, 0.2 s before");
@@ -179,8 +179,106 @@ TEST(Detector, AHostWhoseRanksAreAllSilentIsLost) {
   const auto failure = job.Wait({2, 3});
   ASSERT_TRUE(failure);
   EXPECT_EQ(failure->kind, FailureKind::kHostLost);
-  EXPECT_EQ(failure->host, "node1");
+  EXPECT_EQ(failure->hosts, std::vector<std::string>{"node1"});
   EXPECT_EQ(failure->ranks, (std::vector<int>{2, 3}));
+}
+
+DetectorOptions OnHosts(std::vector<std::string> host_of_rank) {
+  DetectorOptions options;
+  options.host_of_rank = std::move(host_of_rank);
+  return options;
+}
+
+TEST(Detector, HostsAreThoseWhereRanksWerePlacedWhateverTheySay) {
+  Job job(4, OnHosts({"a.long.name", "10.0.0.2", "10.0.0.2", "c"}));
+  for (int i = 0; i < 10; ++i) job.Step();  // all say "node0"
+  const auto failure = job.Wait({1, 2});
+  ASSERT_TRUE(failure);
+  EXPECT_EQ(failure->kind, FailureKind::kHostLost);
+  EXPECT_EQ(failure->hosts, std::vector<std::string>{"10.0.0.2"});
+  EXPECT_EQ(failure->ranks, (std::vector<int>{1, 2}));
+}
+
+TEST(Detector, HostsThatAreLostTogetherAreNamedTogether) {
+  Job job(6, OnHosts({"a", "a", "b", "b", "c", "c"}));
+  for (int i = 0; i < 10; ++i) job.Step();
+  const auto failure = job.Wait({0, 1, 4, 5, 2});
+  ASSERT_TRUE(failure);
+  EXPECT_EQ(failure->kind, FailureKind::kHostLost);
+  EXPECT_EQ(failure->hosts, (std::vector<std::string>{"a", "c"}));
+  EXPECT_EQ(failure->ranks, (std::vector<int>{0, 1, 4, 5})) << "rank 3 speaks for host b";
+}
+
+TEST(Detector, ALostHostIsNoticedInFiveSecondsHoweverLongAStepTakes) {
+  Job job(4, OnHosts({"a", "a", "b", "b"}));
+  for (int i = 0; i < 10; ++i) job.Step(60 * kSecond);
+  ASSERT_GT(job.detector.deadline_ns(), 200 * kSecond);
+  const int64_t begun = job.now;
+  const auto failure = job.Wait({2, 3});
+  ASSERT_TRUE(failure);
+  EXPECT_EQ(failure->kind, FailureKind::kHostLost);
+  EXPECT_LE(job.now - begun, 6 * kSecond);
+  Job one(4, OnHosts({"a", "a", "b", "b"}));
+  for (int i = 0; i < 10; ++i) one.Step(60 * kSecond);
+  EXPECT_FALSE(one.Wait({3}, 200 * kSecond)) << "a rank gets the time of a step";
+}
+
+TEST(Detector, AHostWhoseConnectionsCloseTogetherIsLost) {
+  Job job(4, OnHosts({"a", "a", "b", "b"}));
+  for (int i = 0; i < 10; ++i) job.Step();
+  job.Lose(3);
+  ASSERT_TRUE(job.detector.Check(job.now));
+  EXPECT_EQ(job.detector.Check(job.now)->kind, FailureKind::kCrash) << "noticed at once";
+  job.now += 20 * kMs;
+  job.Lose(2);
+  const auto failure = job.detector.Check(job.now);
+  EXPECT_EQ(failure->kind, FailureKind::kHostLost);
+  EXPECT_EQ(failure->hosts, std::vector<std::string>{"b"});
+  EXPECT_EQ(failure->ranks, (std::vector<int>{2, 3}));
+}
+
+// A starter ends the other ranks when one has crashed, on all hosts alike.
+TEST(Detector, RanksThatAreEndedAfterACrashAreNoLostHost) {
+  for (const int64_t later : {20 * kMs, 1'000 * kMs}) {
+    Job job(5, OnHosts({"a", "a", "b", "b", "b"}));
+    for (int i = 0; i < 10; ++i) job.Step();
+    job.Lose(3);
+    job.now += later;
+    job.Lose(4);
+    if (later > 500 * kMs) job.Lose(2);
+    EXPECT_EQ(job.detector.Check(job.now)->kind, FailureKind::kCrash);
+    EXPECT_EQ(job.detector.Check(job.now)->ranks, std::vector<int>{3});
+    EXPECT_EQ(job.detector.Check(job.now)->hosts, std::vector<std::string>{"b"});
+  }
+  Job alone(2, OnHosts({"a", "b"}));
+  for (int i = 0; i < 10; ++i) alone.Step();
+  alone.Lose(1);
+  EXPECT_EQ(alone.detector.Check(alone.now)->kind, FailureKind::kCrash) << "it may be the rank";
+}
+
+// A rank whose collective overruns its deadline may speak first.
+TEST(Detector, AnErrorBesideASilentHostIsTheHosts) {
+  for (const bool silent : {false, true}) {
+    Job job(4, OnHosts({"a", "a", "b", "b"}));
+    for (int i = 0; i < 10; ++i) job.Step();
+    job.Wait(silent ? std::vector<int>{2, 3} : std::vector<int>{3}, 4 * kSecond);
+    job.Leave(0, 1);
+    const auto failure = job.detector.Check(job.now);
+    ASSERT_TRUE(failure);
+    EXPECT_EQ(failure->kind, silent ? FailureKind::kHostLost : FailureKind::kError);
+    EXPECT_EQ(failure->hosts, std::vector<std::string>{silent ? "b" : "a"});
+  }
+}
+
+TEST(Detector, AHostOfWhichNoRankSpeaksIsToBlameForTheLaunch) {
+  Job job(6, OnHosts({"a", "a", "b", "b", "c", "c"}));
+  const auto failure = job.Wait({1, 2, 3});
+  ASSERT_TRUE(failure);
+  EXPECT_EQ(failure->kind, FailureKind::kLaunch);
+  EXPECT_EQ(failure->ranks, (std::vector<int>{1, 2, 3}));
+  EXPECT_EQ(failure->hosts, std::vector<std::string>{"b"});
+  Job none(2, OnHosts({"a", "b"}));
+  EXPECT_TRUE(none.Wait({0, 1})->hosts.empty()) << "nothing is known of either";
 }
 
 TEST(Detector, RanksThatNeverSpeakFailTheLaunch) {

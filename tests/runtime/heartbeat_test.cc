@@ -36,7 +36,8 @@ Frame SomeFrame() {
   }
   frame.step_ns = 2'000;
   frame.last_step_ns = 200;
-  frame.host = "node1";
+  frame.process_space = 0x1234'5678'9abc'def0;
+  frame.host = "node1." + std::string(58, 'x');
   frame.doing = "all_reduce world #7";
   return frame;
 }
@@ -55,7 +56,8 @@ TEST(HeartbeatFrame, WhatIsEncodedIsDecoded) {
   EXPECT_EQ(decoded->steps_done, 11);
   EXPECT_EQ(decoded->last_step_ns, 200);
   EXPECT_EQ(decoded->work, frame.work);
-  EXPECT_EQ(decoded->host, "node1");
+  EXPECT_EQ(decoded->process_space, frame.process_space);
+  EXPECT_EQ(decoded->host, frame.host) << "the longest that gethostname gives";
   EXPECT_EQ(decoded->doing, "all_reduce world #7");
 }
 

@@ -44,7 +44,7 @@ const Row kRows[] = {
     {"it says so itself", FailureKind::kHopeless, History({}), {}, Action::kStop, 93, 0, 0},
     {"slow rank",
      FailureKind::kStraggler,
-     History({.spare_hosts = 2}),
+     History({.replaceable = true}),
      {},
      Action::kContinue,
      0,
@@ -52,7 +52,7 @@ const Row kRows[] = {
      0},
     {"slow rank, to be replaced",
      FailureKind::kStraggler,
-     History({.spare_hosts = 1}),
+     History({.replaceable = true}),
      {.replace_stragglers = true},
      Action::kRestartWithSpare,
      0,
@@ -68,7 +68,7 @@ const Row kRows[] = {
      0},
     {"slow rank, no restart left",
      FailureKind::kStraggler,
-     History({.restarts = 3, .spare_hosts = 1}),
+     History({.restarts = 3, .replaceable = true}),
      {.max_restarts = 3, .replace_stragglers = true},
      Action::kContinue,
      0,
@@ -119,7 +119,7 @@ const Row kRows[] = {
      0},
     {"crash loop with spares",
      FailureKind::kHostLost,
-     History({.cycles_without_progress = 3, .spare_hosts = 5}),
+     History({.cycles_without_progress = 3, .replaceable = true}),
      {},
      Action::kStop,
      93,
@@ -143,7 +143,7 @@ const Row kRows[] = {
      0},
     {"host lost, spare there",
      FailureKind::kHostLost,
-     History({.spare_hosts = 1, .smaller_world_size = 4}),
+     History({.replaceable = true, .smaller_world_size = 4}),
      {},
      Action::kRestartWithSpare,
      0,
@@ -160,7 +160,7 @@ const Row kRows[] = {
     {"host lost, neither", FailureKind::kHostLost, History({}), {}, Action::kStop, 75, 0, 0},
     {"same host again, spare there",
      FailureKind::kCrash,
-     History({.cycles_without_progress = 1, .failures_of_host = 2, .spare_hosts = 1}),
+     History({.cycles_without_progress = 1, .failures_of_host = 2, .replaceable = true}),
      {},
      Action::kRestartWithSpare,
      0,
@@ -210,9 +210,9 @@ TEST(Policy, EveryKindAndEveryActionIsInTheTable) {
 // failure that repeats without progress ends.
 TEST(Policy, NoSequenceOfFailuresRestartsForever) {
   for (int kind = 0; kind < kNumFailureKinds; ++kind) {
-    for (int spares = 0; spares < 3; ++spares) {
+    for (const bool spare : {false, true}) {
       for (const int smaller : {0, 4}) {
-        AttemptHistory history = History({.spare_hosts = spares, .smaller_world_size = smaller});
+        AttemptHistory history = History({.replaceable = spare, .smaller_world_size = smaller});
         int restarts = 0;
         for (; restarts < 100; ++restarts) {
           history = After(history, 10, 10, true);

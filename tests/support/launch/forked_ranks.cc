@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -102,8 +103,11 @@ void ForkedRank::Steps(int64_t first, int64_t last, int each_ms) const {
 }
 
 absl::StatusOr<pid_t> ForkedRanks::Start(const StartPlan& plan) {
+  const int number = static_cast<int>(plans_.size());
+  const bool fails = std::find(fail_.begin(), fail_.end(), number) != fail_.end();
   plans_.push_back(plan);
   const pid_t starter = fork();
+  if (starter == 0 && fails) _exit(1);
   if (starter == 0) RunStarter(function_, plan, run_directory_);
   if (starter < 0) return absl::UnavailableError("fork failed");
   setpgid(starter, starter);

@@ -23,14 +23,19 @@ struct ForkedRank {
 class ForkedRanks : public HostStart {
  public:
   using Function = std::function<int(const ForkedRank&)>;  // returns the rank's exit code
-  explicit ForkedRanks(Function function, std::string run_directory = "")
-      : function_(std::move(function)), run_directory_(std::move(run_directory)) {}
+  // `fail`: the starts, counted from 0, of which no rank comes up.
+  explicit ForkedRanks(Function function, std::string run_directory = "",
+                       std::vector<int> fail = {})
+      : function_(std::move(function)),
+        run_directory_(std::move(run_directory)),
+        fail_(std::move(fail)) {}
   absl::StatusOr<pid_t> Start(const StartPlan& plan) override;
   const std::vector<StartPlan>& plans() const { return plans_; }
 
  private:
   Function function_;
   const std::string run_directory_;
+  const std::vector<int> fail_;
   std::vector<StartPlan> plans_;
 };
 
