@@ -41,6 +41,7 @@ using runtime::FailureKind;
 namespace {
 
 constexpr int kLookEveryMs = 50;
+constexpr int64_t kHostClosesNs = 200'000'000;
 constexpr int64_t kAnswerNs = 1'000'000'000;        // of a rank that is asked for its calls
 constexpr int64_t kStarterEndsNs = 10'000'000'000;  // after SIGKILL
 
@@ -206,6 +207,7 @@ Failure Supervisor::RunAttempt() {
     Say(absl::StrFormat("%s: %s; noticed after %.2f s", Name(failure.kind), failure.evidence,
                         static_cast<double>(failure.detected_ns - failure.happened_ns) * 1e-9));
   }
+  if (failure.kind == FailureKind::kCrash) AwaitItsHost(&failure);
   Explain(&failure);
   Teardown();
   const Failure before = failure;
@@ -223,7 +225,7 @@ Failure Supervisor::Watch() {
 
 // One look at the job: why it ended, if it did.
 std::optional<Failure> Supervisor::Look() {
-  for (const runtime::RankEvent& event : server_->Collect()) {
+  for (const runtime::RankEvent& event : Hear()) {
     detector_->See(event);
     if (step_times_) step_times_->See(event);
   }
@@ -234,6 +236,36 @@ std::optional<Failure> Supervisor::Look() {
   if (!failure) NameStragglers(now, &failure);
   HandleStop(now, &failure);
   return failure;
+}
+
+// What ranks have said, their ends last: an end is judged by what is known of all of them. Ends go
+// to the ledger as they come.
+std::vector<runtime::RankEvent> Supervisor::Hear() {
+  std::vector<runtime::RankEvent> events = server_->Collect();
+  const auto goes_on = [](const runtime::RankEvent& event) {
+    return event.kind == runtime::RankEvent::Kind::kFrame &&
+           event.frame.type != runtime::Frame::Type::kGoodbye;
+  };
+  const auto first_end = std::stable_partition(events.begin(), events.end(), goes_on);
+  for (auto end = first_end; end != events.end(); ++end) {
+    const bool said_goodbye = end->kind == runtime::RankEvent::Kind::kFrame;
+    ledger_->Exit(attempt_, end->rank,
+                  said_goodbye ? end->frame.exit_code : runtime::kExitNotKnown);
+  }
+  return events;
+}
+
+// A host that goes down closes its connections within moments.
+void Supervisor::AwaitItsHost(Failure* crash) {
+  if (options_.hosts.in_use().size() < 2) return;
+  for (const int64_t end = MonotonicNs() + kHostClosesNs;
+       crash->kind == FailureKind::kCrash && MonotonicNs() < end; Wait(10)) {
+    for (const runtime::RankEvent& event : Hear()) detector_->See(event);
+    *crash = *detector_->Check(MonotonicNs());
+  }
+  if (crash->kind == FailureKind::kCrash) return;
+  ledger_->Detect(attempt_, *crash);
+  Say(absl::StrCat(Name(crash->kind), ": ", crash->evidence));
 }
 
 void Supervisor::NameStragglers(int64_t now_ns, std::optional<Failure>* failure) {
@@ -285,6 +317,7 @@ void Supervisor::Reap() {
   if (starter_ <= 0 || waitpid(starter_, &status, WNOHANG) != starter_) return;
   starter_ = -1;
   starter_status_ = CodeOf(status);
+  ledger_->Exit(attempt_, runtime::kStarterRank, starter_status_);
 }
 
 // The evidence of a hang, while its ranks are there. A rank whose collective overran its deadline
@@ -304,7 +337,7 @@ void Supervisor::Explain(Failure* failure) {
   const std::vector<runtime::Frame> connected = server_->Connected();
   for (const int64_t end = MonotonicNs() + kAnswerNs;
        !MissingLogs(directory, connected, process_space_).empty() && MonotonicNs() < end;) {
-    server_->Collect();
+    Hear();
     Wait(10);
   }
   const absl::StatusOr<HangEvidence> evidence = ExplainHangOf(directory, connected, process_space_);
@@ -333,7 +366,7 @@ void Supervisor::Explain(Failure* failure) {
 // others died in cannot be committed any more.
 void Supervisor::Teardown() {
   const auto anyone = [this] {
-    server_->Collect();
+    Hear();
     Reap();
     if (starter_ > 0) return true;
     for (int rank = 0; rank < history_.world_size; ++rank) {

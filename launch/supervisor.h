@@ -62,6 +62,8 @@ class Supervisor {
   runtime::Failure RunAttempt();
   runtime::Failure Watch();
   std::optional<runtime::Failure> Look();
+  std::vector<runtime::RankEvent> Hear();
+  void AwaitItsHost(runtime::Failure* crash);
   void NameStragglers(int64_t now_ns, std::optional<runtime::Failure>* failure);
   void HandleStop(int64_t now_ns, std::optional<runtime::Failure>* failure);
   void Wait(int milliseconds);  // for a rank, a signal or the starter's end

@@ -8,7 +8,8 @@
 //                     text host, text build
 //   65 attempt begin  i32 attempt, i32 world size
 //   66 spawn          i32 attempt, i64 process id of the starter
-//   67 exit           i32 attempt, i32 rank, i32 status (128 + signal if a signal ended it)
+//   67 exit           i32 attempt, i32 rank (-1: the starter), i32 status (128 + signal if a signal
+//                     ended it; -1: not known, its connection closed without a word)
 //   68 detect         i32 attempt, u8 kind, i32 exit code, i64 happened, i64 detected (both
 //                     monotonic ns), u8 count, count x i32 rank, text evidence
 //   69 teardown       i32 attempt: from here on what is left is killed
@@ -27,6 +28,8 @@
 #include "runtime/goodput/failure.h"
 
 namespace muster::runtime {
+
+constexpr int kStarterRank = -1, kExitNotKnown = -1;
 
 struct SupervisorBegin {
   int supervisor = 0;  // Create chooses it
@@ -54,6 +57,11 @@ class SupervisorLedger {
   virtual absl::Status status() const = 0;
 };
 
+struct RankExit {
+  int rank = 0, status = 0;
+  int64_t seen_ns = 0;
+};
+
 struct SupervisedAttempt {
   int attempt = 0, world_size = 1;
   int64_t begin_ns = 0;
@@ -61,6 +69,7 @@ struct SupervisedAttempt {
   std::optional<Failure> failure;  // not a straggler
   std::vector<Failure> stragglers;
   std::vector<std::string> spares;
+  std::vector<RankExit> exits;  // in the order in which they were seen
   int exit_code = 0;  // with end_ns
   Action action = Action::kStop;
 };

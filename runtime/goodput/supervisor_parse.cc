@@ -93,8 +93,12 @@ class SupervisorParser {
         attempt.end_ns = now;
         return true;
       }
-      case SupervisorRecord::kExit:
-        return true;  // for people who read the file; attribution goes by detect and teardown
+      case SupervisorRecord::kExit: {  // for people: attribution goes by detect and teardown
+        const int rank = fields->Take<int32_t>(), status = fields->Take<int32_t>();
+        if (!fields->ok() || rank < kStarterRank || rank >= attempt.world_size) return false;
+        if (attempt.exits.size() < kMaxListed) attempt.exits.push_back({rank, status, now});
+        return true;
+      }
     }
     return true;  // of a newer writer
   }

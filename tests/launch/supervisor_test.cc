@@ -79,6 +79,12 @@ class SupervisorTest : public ::testing::Test {
     EXPECT_LE(static_cast<double>(failure.detected_ns - failure.happened_ns) * 1e-9,
               within_seconds);
   }
+  // (rank, status) as they were seen.
+  std::vector<std::pair<int, int>> ExitsOf(size_t attempt) const {
+    std::vector<std::pair<int, int>> exits;
+    for (const auto& exit : attempts_[attempt].exits) exits.emplace_back(exit.rank, exit.status);
+    return exits;
+  }
   // Sends a signal to this process from another one, in a while.
   static pid_t SignalMeIn(int ms, int number, int times = 1) {
     const pid_t parent = getpid(), child = fork();
@@ -129,6 +135,14 @@ TEST_F(SupervisorTest, AKilledRankIsNoticedWithinASecondAndTheJobGoesOn) {
   EXPECT_NE(attempts_[0].failure->evidence.find("3 steps done"), std::string::npos)
       << attempts_[0].failure->evidence;
   EXPECT_EQ(attempts_[0].action, runtime::Action::kRestart);
+  using Exits = std::vector<std::pair<int, int>>;
+  const Exits first = ExitsOf(0);
+  EXPECT_EQ(first[0], (std::pair{1, runtime::kExitNotKnown})) << "nobody knows of what";
+  EXPECT_EQ(std::count(first.begin(), first.end(), std::pair{runtime::kStarterRank, 128 + SIGKILL}),
+            1);
+  Exits last = ExitsOf(1);
+  std::sort(last.begin(), last.end());
+  EXPECT_EQ(last, (Exits{{runtime::kStarterRank, 0}, {0, 0}, {1, 0}, {2, 0}}));
   // From the crash to the next start: detection, teardown, no back-off.
   EXPECT_LT(attempts_[1].begin_ns - attempts_[0].failure->happened_ns, 5'000'000'000);
 }
@@ -220,6 +234,7 @@ TEST_F(SupervisorTest, ARankThatErrsIsNamedWithItsExitCode) {
             }),
             kExitDone);
   ExpectFirstFailure(FailureKind::kError, {0});
+  EXPECT_EQ(ExitsOf(0)[0], (std::pair{0, 1}));
 }
 
 TEST_F(SupervisorTest, ACrashLoopStopsAfterThreeAttemptsWithoutProgress) {

@@ -78,6 +78,9 @@ TEST(SupervisorLedger, WhatIsWrittenIsReadBack) {
   EXPECT_LE(attempt.failure->detected_ns, *attempt.kill_ns);
   ASSERT_EQ(attempt.stragglers.size(), 1u);
   EXPECT_EQ(attempt.spares, std::vector<std::string>{"node9"});
+  ASSERT_EQ(attempt.exits.size(), 1u);
+  EXPECT_EQ(attempt.exits[0].rank, 1);
+  EXPECT_EQ(attempt.exits[0].status, 137);
   EXPECT_EQ(attempt.exit_code, 137);
   EXPECT_EQ(attempt.action, Action::kRestart);
   EXPECT_FALSE(log->attempts[1].end_ns);
