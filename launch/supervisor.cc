@@ -180,6 +180,7 @@ Failure Supervisor::RunAttempt() {
   server_->Expect(attempt_, num_ranks);
   runtime::DetectorOptions detector = options_.detector;
   detector.host_of_rank = PlaceRanks(options_.hosts.in_use(), num_ranks);
+  if (options_.stages) detector.straggler.stage = options_.stages(num_ranks);
   detector_.emplace(detector, num_ranks, MonotonicNs());
   stop_deadline_ns_ = 0;
   explanation_.clear();
@@ -202,7 +203,7 @@ Failure Supervisor::RunAttempt() {
     failure.evidence = std::string(started.status().message());
     failure.happened_ns = failure.detected_ns = MonotonicNs();
   }
-  if (failure.kind != FailureKind::kNone) {
+  if (failure.kind != FailureKind::kNone && failure.kind != FailureKind::kStraggler) {
     ledger_->Detect(attempt_, failure);  // now: this process may be next to die
     Say(absl::StrFormat("%s: %s; noticed after %.2f s", Name(failure.kind), failure.evidence,
                         static_cast<double>(failure.detected_ns - failure.happened_ns) * 1e-9));

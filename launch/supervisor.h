@@ -31,6 +31,9 @@ struct SupervisorOptions {
   // The largest world of at most so many ranks that may and can be used instead; 0: none. May be
   // null.
   std::function<int(int most_ranks)> smaller;
+  // The pipeline stage of each rank of such a world: ranks of one are compared. May be null: all
+  // are.
+  std::function<std::vector<int>(int num_ranks)> stages;
   HostPool hosts;
   std::string interface = "127.0.0.1";  // the address that ranks connect to
   runtime::RecoveryOptions recovery;

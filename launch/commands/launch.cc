@@ -22,6 +22,8 @@
 namespace muster::launch {
 namespace {
 
+constexpr const char* kFillsWhatIsThere = "mesh.dp=0";  // override of a smaller world
+
 std::string DefaultRunDirectory(const runtime::ResolvedJob& job) {
   const std::time_t now = std::time(nullptr);
   std::tm local{};
@@ -130,6 +132,7 @@ class Launch : public Command {
                        "--run directory, or remove this one"));
     }
     options.command = [this, num_ranks](int ranks) { return RankCommand(ranks < num_ranks); };
+    options.stages = [this, num_ranks](int ranks) { return StagesOf(ranks, ranks < num_ranks); };
     options.smaller = [this](int most_ranks) { return LargestWorld(most_ranks); };
     options.interface = interface_;
     options.step_times = step_times_;
@@ -140,14 +143,12 @@ class Launch : public Command {
       ASSIGN_OR_RETURN(options.hosts, HostPool::Make(*std::move(hosts), spares_, num_ranks));
     } else if (spares_ > 0) {
       return absl::InvalidArgumentError("--spares wants --hosts: a spare is a host");
+    } else if (min_ranks_ > 0) {
+      return absl::InvalidArgumentError("--min-ranks wants --hosts: ranks go with their host");
     }
     options.recovery.max_restarts = max_restarts_;
     options.recovery.replace_stragglers = replace_stragglers_;
     options.detector.deadlines = runtime::DeadlinesOf(job.job.communication());
-    runtime::StragglerOptions& straggler = options.detector.straggler;
-    for (int rank = 0; rank < num_ranks; ++rank) {
-      straggler.stage.push_back(parallel::CoordinatesOf(rank, job.mesh).pp);
-    }
     ASSIGN_OR_RETURN(const RankEnv env, ReadRankEnv(CurrentEnvironment()));
     options.begin = {.config_hash = job.hash,
                      .scheduler_restarts = env.restart_count,
@@ -161,7 +162,7 @@ class Launch : public Command {
     for (const std::string& override_text : options_.overrides) {
       command.insert(command.end(), {"--set", override_text});
     }
-    if (smaller) command.insert(command.end(), {"--set", "mesh.dp=0"});  // fills what is there
+    if (smaller) command.insert(command.end(), {"--set", kFillsWhatIsThere});
     // Once the run is there, every start goes on with it.
     command.insert(command.end(), {"--run", run_, "--resume", IsRun(run_) ? "auto" : resume_});
     return command;
@@ -170,14 +171,28 @@ class Launch : public Command {
   // The largest world of at most so many ranks that is allowed and on which the job is legal.
   int LargestWorld(int most_ranks) const {
     if (min_ranks_ == 0) return 0;
-    std::vector<std::string> overrides = options_.overrides;
-    overrides.push_back("mesh.dp=0");
     for (int fewer = most_ranks; fewer >= min_ranks_; --fewer) {
       runtime::ResolvedJob job;
-      std::vector<runtime::ConfigProblem> problems;
-      if (runtime::LoadJob(options_.config, overrides, fewer, &job, &problems)) return fewer;
+      if (LoadWorld(fewer, /*smaller=*/true, &job)) return fewer;
     }
     return 0;
+  }
+
+  std::vector<int> StagesOf(int ranks, bool smaller) const {
+    runtime::ResolvedJob job;
+    std::vector<int> stages;
+    if (!LoadWorld(ranks, smaller, &job)) return stages;  // its ranks will say what is wrong
+    for (int rank = 0; rank < ranks; ++rank) {
+      stages.push_back(parallel::CoordinatesOf(rank, job.mesh).pp);
+    }
+    return stages;
+  }
+
+  bool LoadWorld(int ranks, bool smaller, runtime::ResolvedJob* job) const {
+    std::vector<std::string> overrides = options_.overrides;
+    if (smaller) overrides.push_back(kFillsWhatIsThere);
+    std::vector<runtime::ConfigProblem> problems;
+    return runtime::LoadJob(options_.config, overrides, ranks, job, &problems);
   }
 
   JobOptions options_;

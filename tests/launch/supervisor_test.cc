@@ -204,6 +204,14 @@ TEST_F(SupervisorTest, ARankThatIsBusyElsewhereIsNamedByTheLogs) {
       << said_.str();
 }
 
+// Some ranks fall silent, as if their host had no power any more.
+int FallSilent(const ForkedRank& rank, std::vector<int> silent) {
+  rank.Steps(1, 3);
+  if (std::find(silent.begin(), silent.end(), rank.rank) != silent.end()) raise(SIGSTOP);
+  Sleep(60'000);
+  return 0;
+}
+
 // Ranks work 100 ms a step, rank 1 from step 11 on 110. Real heartbeats, at their real pace.
 TEST_F(SupervisorTest, ARankThatBecomesTenPercentSlowerIsNamedWithinTwentySteps) {
   EXPECT_EQ(Run([](const ForkedRank& rank) {
@@ -223,6 +231,47 @@ TEST_F(SupervisorTest, ARankThatBecomesTenPercentSlowerIsNamedWithinTwentySteps)
   std::istringstream(slow.evidence.substr(at + 8)) >> step;
   EXPECT_GE(step, 11);
   EXPECT_LE(step, 31) << slow.evidence;
+}
+
+TEST_F(SupervisorTest, ASlowRankIsReplacedIfThatIsWanted) {
+  SupervisorOptions options = Options(3);
+  options.recovery.replace_stragglers = true;
+  options.hosts = *HostPool::Make({{"a", 1}, {"b", 1}, {"c", 1}, {"spare", 1}}, 1, 3);
+  EXPECT_EQ(Run(options,
+                [](const ForkedRank& rank) {
+                  if (rank.attempt > 0) return 0;
+                  rank.Steps(1, 10, 40);
+                  rank.Steps(11, 1'000, rank.rank == 1 ? 60 : 40);
+                  return 0;
+                }),
+            kExitDone);
+  ASSERT_EQ(plans_.size(), 2u) << said_.str();
+  EXPECT_EQ(plans_[1].host_of_rank, (std::vector<std::string>{"a", "spare", "c"}));
+  ASSERT_EQ(attempts_[0].stragglers.size(), 1u) << said_.str();
+  EXPECT_EQ(attempts_[0].stragglers[0].ranks, std::vector<int>{1});
+  EXPECT_FALSE(attempts_[0].failure) << "a slow rank is none";
+  EXPECT_EQ(attempts_[0].action, runtime::Action::kRestartWithSpare);
+  EXPECT_EQ(attempts_[1].spares, std::vector<std::string>{"spare"});
+}
+
+// The stages of two ranks are not those of the first two of four.
+TEST_F(SupervisorTest, RanksOfASmallerWorldAreComparedWithinItsStages) {
+  SupervisorOptions options = Options(4);
+  options.hosts = *HostPool::Make({{"a", 2}, {"b", 2}}, 0, 4);
+  options.smaller = [](int most_ranks) { return most_ranks; };
+  options.stages = [](int ranks) {
+    return ranks == 4 ? std::vector<int>{0, 0, 1, 1} : std::vector<int>{0, 1};
+  };
+  EXPECT_EQ(Run(options,
+                [](const ForkedRank& rank) {
+                  if (rank.attempt == 0) return FallSilent(rank, {2, 3});
+                  rank.Steps(1, 30, rank.rank == 1 ? 60 : 30);
+                  return 0;
+                }),
+            kExitDone);
+  ASSERT_EQ(attempts_.size(), 2u) << said_.str();
+  EXPECT_EQ(attempts_[1].world_size, 2);
+  EXPECT_TRUE(attempts_[1].stragglers.empty()) << said_.str();
 }
 
 TEST_F(SupervisorTest, ARankThatErrsIsNamedWithItsExitCode) {
@@ -332,14 +381,6 @@ TEST_F(SupervisorTest, AHostThatFailsTwiceIsReplacedWhateverItCallsItself) {
   EXPECT_EQ(plans_[2].host_of_rank, (std::vector<std::string>{"spare1", "spare1", "10.0.0.7"}));
   EXPECT_EQ(attempts_[1].action, runtime::Action::kRestartWithSpare);
   EXPECT_EQ(attempts_[2].spares, std::vector<std::string>{"spare1"});
-}
-
-// Ranks of host "b" fall silent, as if it had no power any more.
-int FallSilent(const ForkedRank& rank, std::vector<int> silent) {
-  rank.Steps(1, 3);
-  if (std::find(silent.begin(), silent.end(), rank.rank) != silent.end()) raise(SIGSTOP);
-  Sleep(60'000);
-  return 0;
 }
 
 TEST_F(SupervisorTest, ALostHostIsReplacedAtOnce) {
