@@ -37,12 +37,14 @@ absl::StatusOr<std::optional<int>> SupervisedAttempt(const Environment& environm
 
 absl::StatusOr<std::unique_ptr<runtime::Pulse>> StartPulse(const Environment& environment,
                                                            const RankEnv& env,
+                                                           const runtime::Deadlines& deadlines,
                                                            runtime::RankProgress* progress) {
   runtime::PulseOptions options;
   options.rank = env.rank;
   options.world_size = env.size;
   options.host = HostName();
   options.process_space = ProcessSpace();
+  options.unreachable_ms = static_cast<int>((deadlines.least_seconds + 1) * 1e3);
   const auto supervisor = environment.find(runtime::kSupervisorVariable);
   if (supervisor != environment.end()) {
     ASSIGN_OR_RETURN(const std::string hex, Required(environment, runtime::kSecretVariable));

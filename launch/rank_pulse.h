@@ -5,15 +5,18 @@
 
 #include "absl/status/statusor.h"
 #include "launch/rank_env.h"
+#include "runtime/fault/deadlines.h"
 #include "runtime/fault/pulse.h"
 
 namespace muster::launch {
 
-// Call it before MPI starts, so that a rank that never comes so far is missed. Errors: a variable
-// of the supervisor is missing or malformed (its value is not quoted: it may be the secret); the
-// supervisor cannot be reached.
+// Call it before MPI starts, so that a rank that never comes so far is missed. A supervisor that
+// cannot be reached for the least of all deadlines and a second is taken for gone. Errors: a
+// variable of the supervisor is missing or malformed (its value is not quoted: it may be the
+// secret); the supervisor cannot be reached.
 absl::StatusOr<std::unique_ptr<runtime::Pulse>> StartPulse(const Environment& environment,
                                                            const RankEnv& env,
+                                                           const runtime::Deadlines& deadlines,
                                                            runtime::RankProgress* progress);
 
 // The attempt that a supervisor says this is; nullopt without one. Errors: it is no number.

@@ -42,8 +42,11 @@ namespace {
 
 constexpr int kLookEveryMs = 50;
 constexpr int64_t kHostClosesNs = 200'000'000;
-constexpr int64_t kAnswerNs = 1'000'000'000;        // of a rank that is asked for its calls
-constexpr int64_t kStarterEndsNs = 10'000'000'000;  // after SIGKILL
+constexpr int64_t kAnswerNs = 1'000'000'000;  // of a rank that is asked for its calls
+// mpirun has so long to clean up after itself. With a host that does not answer it would wait for
+// ever.
+constexpr int64_t kStarterEndsNs = 5'000'000'000, kStarterOfALostHostEndsNs = 1'000'000'000;
+constexpr int64_t kRanksEndNs = 3'000'000'000;  // after that
 
 int64_t Ns(double seconds) { return static_cast<int64_t>(seconds * 1e9); }
 
@@ -210,7 +213,7 @@ Failure Supervisor::RunAttempt() {
   }
   if (failure.kind == FailureKind::kCrash) AwaitItsHost(&failure);
   Explain(&failure);
-  Teardown();
+  Teardown(failure);
   const Failure before = failure;
   Complete(&failure);
   if (failure.exit_code != before.exit_code) ledger_->Detect(attempt_, failure);
@@ -365,7 +368,13 @@ void Supervisor::Explain(Failure* failure) {
 
 // Ends what is left and waits until all is gone. Nothing of value is lost: a save in flight that
 // others died in cannot be committed any more.
-void Supervisor::Teardown() {
+void Supervisor::Teardown(const Failure& failure) {
+  const bool lost = failure.kind == FailureKind::kHostLost;
+  for (const runtime::Frame& last : server_->Connected()) {
+    const bool is_lost = lost && std::count(failure.ranks.begin(), failure.ranks.end(), last.rank);
+    // Nobody is there to close it; what is here after all gets killed.
+    if (is_lost && !IsSameSpace(last.process_space, process_space_)) server_->Drop(last.rank);
+  }
   const auto anyone = [this] {
     Hear();
     Reap();
@@ -377,8 +386,10 @@ void Supervisor::Teardown() {
   };
   if (!anyone()) return;
   ledger_->Teardown(attempt_);
+  server_->Dismiss();
   if (starter_ > 0) kill(-starter_, SIGTERM);
-  const int64_t begin = MonotonicNs();
+  const int64_t begin = MonotonicNs(),
+                starter_ends = lost ? kStarterOfALostHostEndsNs : kStarterEndsNs;
   bool killed = false;
   while (anyone()) {
     const int64_t passed = MonotonicNs() - begin;
@@ -386,10 +397,11 @@ void Supervisor::Teardown() {
       killed = true;
       KillRanks();
     }
-    // mpirun has until here to clean up after itself.
-    if (passed > kStarterEndsNs / 2 && starter_ > 0) kill(-starter_, SIGKILL);
-    if (passed > kStarterEndsNs) {
-      Say("some ranks are still connected 10 s after they were killed; going on without them");
+    if (passed > starter_ends && starter_ > 0) kill(-starter_, SIGKILL);
+    if (passed > starter_ends + kRanksEndNs) {
+      Say("some ranks are still connected though they were told to end; going on without them: "
+          "they "
+          "cannot commit any more");
       return;
     }
     Wait(10);

@@ -4,7 +4,9 @@
 // newest checkpoint, and ends with an exit code that a scheduler can act on (launch/exit_codes.h).
 // SIGTERM, SIGINT and SIGUSR1 ask the job to save and stop; a second SIGINT kills it. If the
 // supervisor itself dies, its starter gets SIGTERM and each rank finds its connection closed: all
-// end within 2 s, and what is committed stays.
+// end within 2 s, and what is committed stays. Ranks that cannot reach it any more end by
+// themselves (runtime/fault/pulse.h), and those on hosts that it takes for lost are fenced by the
+// epoch.
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -73,7 +75,7 @@ class Supervisor {
   void ReadSignals();
   void Reap();
   void Explain(runtime::Failure* failure);
-  void Teardown();
+  void Teardown(const runtime::Failure& failure);
   void KillRanks();
   void Complete(runtime::Failure* failure) const;
   runtime::Decision Judge(const runtime::Failure& failure);

@@ -156,7 +156,8 @@ class TrainCommand : public Command {
     directory_.least_attempt = attempt->value_or(0);
     CatchStopSignals();
     progress_.Entered(runtime::State::kInitRuntime);
-    auto pulse = StartPulse(CurrentEnvironment(), *env, &progress_);
+    auto pulse = StartPulse(CurrentEnvironment(), *env,
+                            runtime::DeadlinesOf(job.job.communication()), &progress_);
     if (!pulse.ok()) {
       console.err << "muster train: " << pulse.status().message() << "\n";
       return kExitFailure;

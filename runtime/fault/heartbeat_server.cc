@@ -82,15 +82,20 @@ void HeartbeatServer::Expect(int attempt, int world_size) {
 
 std::vector<RankEvent> HeartbeatServer::Collect() {
   std::vector<RankEvent> events;
+  // Each round takes another part of those that are ready: whoever waited for long, as after this
+  // process was stopped, hears all of them before it judges any.
   std::array<epoll_event, 64> ready;
-  const int count = epoll_wait(epoll_, ready.data(), static_cast<int>(ready.size()), 0);
-  for (int i = 0; i < count; ++i) {
-    const int fd = ready[static_cast<size_t>(i)].data.fd;
-    if (fd == listener_) {
-      Accept();
-    } else if (connections_.contains(fd)) {
-      Read(fd, &events);
+  for (size_t taken = 0; taken <= connections_.size(); taken += ready.size()) {
+    const int count = epoll_wait(epoll_, ready.data(), static_cast<int>(ready.size()), 0);
+    for (int i = 0; i < count; ++i) {
+      const int fd = ready[static_cast<size_t>(i)].data.fd;
+      if (fd == listener_) {
+        Accept();
+      } else if (connections_.contains(fd)) {
+        Read(fd, &events);
+      }
     }
+    if (count < static_cast<int>(ready.size())) break;
   }
   const int64_t now = kernels::MonotonicNs();
   std::vector<int> late;
@@ -110,6 +115,19 @@ std::vector<Frame> HeartbeatServer::Connected() const {
 void HeartbeatServer::AskForEvidence() {
   // A socket that takes no byte belongs to a rank that reads none.
   for (const auto& [rank, fd] : by_rank_) (void)send(fd, &kEvidenceRequest, 1, MSG_NOSIGNAL);
+}
+
+void HeartbeatServer::Dismiss() {
+  for (const auto& [rank, fd] : by_rank_) shutdown(fd, SHUT_WR);
+}
+
+void HeartbeatServer::Drop(int rank) {
+  const auto found = by_rank_.find(rank);
+  if (found == by_rank_.end()) return;
+  const int fd = found->second;
+  by_rank_.erase(found);
+  connections_.erase(fd);
+  close(fd);
 }
 
 void HeartbeatServer::Accept() {

@@ -41,6 +41,11 @@ class HeartbeatServer {
   std::vector<RankEvent> Collect();
   // Asks all ranks that are connected to write down what they are doing (Pulse::SetEvidence).
   void AskForEvidence();
+  // Ends what is sent to the ranks, so that each of them takes its supervisor for gone and ends
+  // within two beats. Their own ends are still seen.
+  void Dismiss();
+  // Closes the connection of a rank that cannot be reached any more.
+  void Drop(int rank);
   // "127.0.0.1:40123"
   const std::string& address() const { return address_; }
   const RunSecret& secret() const { return secret_; }

@@ -69,7 +69,17 @@ absl::StatusOr<std::string> AwaitGreeting(int socket, const std::string& address
   return *std::move(nonce);
 }
 
-absl::StatusOr<int> Connect(const std::string& address) {
+// TCP would go on for a quarter of an hour, at growing distances. The socket's owner shall hear of
+// it in time, and a network that was gone for a moment shall be tried again soon.
+bool GiveUpAfter(int socket, int unreachable_ms) {
+  const unsigned int user_timeout = static_cast<unsigned int>(unreachable_ms);
+  const int on = 1;
+  return setsockopt(socket, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout, sizeof(user_timeout)) ==
+             0 &&
+         setsockopt(socket, IPPROTO_TCP, TCP_THIN_LINEAR_TIMEOUTS, &on, sizeof(on)) == 0;
+}
+
+absl::StatusOr<int> Connect(const std::string& address, int unreachable_ms) {
   ASSIGN_OR_RETURN(const sockaddr_in where, Parse(address));
   const int socket = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (socket < 0) return Unreachable(address, std::strerror(errno));
@@ -83,13 +93,19 @@ absl::StatusOr<int> Connect(const std::string& address) {
     return Unreachable(address, why);
   }
   setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &kSendTimeout, sizeof(kSendTimeout));
+  if (!GiveUpAfter(socket, unreachable_ms)) {
+    const std::string why = std::strerror(errno);
+    close(socket);
+    return Unreachable(address, absl::StrCat("TCP_USER_TIMEOUT cannot be set: ", why));
+  }
   return socket;
 }
 
 void EndThisProcess() {
   kernels::Log(kernels::Severity::kError,
-               "the supervisor is gone, so this rank ends; what is committed stays, and muster "
-               "launch with the same --run goes on from it");
+               "the supervisor has ended this attempt, is gone or cannot be reached, so this rank "
+               "ends; what is committed stays, and muster launch with the same --run goes on from "
+               "it");
   _exit(1);  // no destructor: they would wait for other ranks
 }
 
@@ -100,7 +116,7 @@ absl::StatusOr<std::unique_ptr<Pulse>> Pulse::Start(PulseOptions options, RankPr
   int socket = -1;
   std::string key;
   if (options.supervisor) {
-    ASSIGN_OR_RETURN(socket, Connect(options.supervisor->address));
+    ASSIGN_OR_RETURN(socket, Connect(options.supervisor->address, options.unreachable_ms));
     const absl::StatusOr<std::string> nonce = AwaitGreeting(socket, options.supervisor->address);
     if (!nonce.ok()) {
       close(socket);

@@ -1,8 +1,10 @@
 #pragma once
 // A rank's heartbeat: a thread that keeps the rank's ledger alive (a record at most 0.5 s apart)
 // and, if a supervisor started the rank, tells it how far the rank is. When the supervisor's end of
-// the connection closes, the supervisor is dead, and nobody would restart or account for this rank:
-// it ends at once. A checkpoint that is not committed by then is a leftover, one that is stays.
+// the connection closes, the supervisor has ended this attempt or is dead; when its host takes
+// nothing any more, this rank is cut off, and may have been replaced. In both cases nobody would
+// restart or account for it: it ends at once. A checkpoint that is not committed by then is a
+// leftover, one that is stays.
 #include <condition_variable>
 #include <functional>
 #include <memory>
@@ -28,6 +30,10 @@ struct PulseOptions {
   std::string host;
   uint64_t process_space = 0;  // see Frame
   int interval_ms = 200;       // between beats; less for steps below 25 ms
+  // For how long the supervisor's host may confirm nothing of what was sent before it is taken for
+  // gone: above the time in which a supervisor takes a silent host for lost, since a network that
+  // comes back in between shall disturb nobody.
+  int unreachable_ms = 6'000;
   // On the pulse's thread, when the supervisor is gone. The default says so and ends the process.
   std::function<void()> on_supervisor_lost;
 };

@@ -317,6 +317,28 @@ TEST_F(Heartbeats, OnlyRanksOfThisAttemptAreWelcomeAndEachOnce) {
   Meanwhile([&] { first->Leave(0); });
 }
 
+TEST_F(Heartbeats, RanksThatAreDismissedHearOfItAndTheirEndsAreSeen) {
+  RankProgress progress;
+  auto pulse = StartPulse(OptionsOf(0), &progress);
+  EXPECT_TRUE(CollectUntil([&] { return server_->Connected(0); }));
+  server_->Dismiss();
+  EXPECT_TRUE(CollectUntil([&] { return lost_ == 1; }));
+  EXPECT_TRUE(server_->Connected(0)) << "it may still be there";
+  Meanwhile([&] { pulse.reset(); });
+  EXPECT_TRUE(CollectUntil([&] { return !server_->Connected(0); }));
+}
+
+TEST_F(Heartbeats, ARankThatIsDroppedIsNoLoss) {
+  RankProgress progress;
+  auto pulse = StartPulse(OptionsOf(0), &progress);
+  EXPECT_TRUE(CollectUntil([&] { return server_->Connected(0); }));
+  server_->Drop(0);
+  server_->Drop(1);  // was never there
+  EXPECT_FALSE(server_->Connected(0));
+  EXPECT_TRUE(CollectUntil([&] { return lost_ == 1; }));
+  EXPECT_EQ(Count(RankEvent::Kind::kLost, 0), 0);
+}
+
 TEST_F(Heartbeats, AReplayedOrSkippedFrameEndsTheConnection) {
   for (const uint64_t sequence : {uint64_t{0}, uint64_t{2}}) {
     std::string nonce;

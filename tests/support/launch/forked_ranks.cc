@@ -32,7 +32,7 @@ std::atomic<int> passed_on{0};
   env.rank = rank;
   env.size = plan.num_ranks;
   runtime::RankProgress progress;
-  auto pulse = StartPulse(environment, env, &progress);
+  auto pulse = StartPulse(environment, env, {}, &progress);
   if (!pulse.ok()) {
     std::fprintf(stderr, "%s\n", std::string(pulse.status().message()).c_str());
     _exit(1);
