@@ -20,19 +20,25 @@ absl::StatusOr<std::string> Required(const Environment& environment, const char*
   const auto found = environment.find(name);
   if (found != environment.end()) return found->second;
   return absl::InvalidArgumentError(
-      absl::StrCat("environment variable ", runtime::kSupervisorVariable, " is set, but ", name,
-                   " is not: muster launch sets both; unset both to train without a supervisor"));
+      absl::StrCat("environment variable ", runtime::kSupervisorVariable, " or ",
+                   runtime::kAttemptVariable, " is set, but ", name,
+                   " is not: muster launch sets all; unset all to train without a supervisor"));
 }
 
 }  // namespace
 
-absl::StatusOr<std::optional<int>> SupervisedAttempt(const Environment& environment) {
-  const auto found = environment.find(runtime::kAttemptVariable);
-  if (found == environment.end()) return std::nullopt;
-  int attempt = -1;
-  if (absl::SimpleAtoi(found->second, &attempt) && attempt >= 0) return attempt;
-  return absl::InvalidArgumentError(absl::StrCat("environment variable ", runtime::kAttemptVariable,
-                                                 "='", found->second, "': wanted a number >= 0"));
+absl::StatusOr<std::optional<runtime::SupervisedStart>> SupervisedStartOf(
+    const Environment& environment) {
+  if (!environment.contains(runtime::kAttemptVariable)) return std::nullopt;
+  runtime::SupervisedStart start;
+  for (const auto& [name, number] : {std::pair(runtime::kAttemptVariable, &start.attempt),
+                                     std::pair(runtime::kLaunchVariable, &start.supervisor)}) {
+    ASSIGN_OR_RETURN(const std::string text, Required(environment, name));
+    if (absl::SimpleAtoi(text, number) && *number >= 0) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("environment variable ", name, "='", text, "': wanted a number >= 0"));
+  }
+  return start;
 }
 
 absl::StatusOr<std::unique_ptr<runtime::Pulse>> StartPulse(const Environment& environment,
@@ -55,8 +61,8 @@ absl::StatusOr<std::unique_ptr<runtime::Pulse>> StartPulse(const Environment& en
                                                      std::string(secret.status().message())));
     }
     RETURN_IF_ERROR(Required(environment, runtime::kAttemptVariable).status());
-    ASSIGN_OR_RETURN(const std::optional<int> attempt, SupervisedAttempt(environment));
-    options.attempt = *attempt;
+    ASSIGN_OR_RETURN(const auto start, SupervisedStartOf(environment));
+    options.attempt = start->attempt;
     options.supervisor = {supervisor->second, *secret};
   }
   return runtime::Pulse::Start(std::move(options), progress);

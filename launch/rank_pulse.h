@@ -7,6 +7,7 @@
 #include "launch/rank_env.h"
 #include "runtime/fault/deadlines.h"
 #include "runtime/fault/pulse.h"
+#include "runtime/job/run_lock.h"
 
 namespace muster::launch {
 
@@ -19,7 +20,8 @@ absl::StatusOr<std::unique_ptr<runtime::Pulse>> StartPulse(const Environment& en
                                                            const runtime::Deadlines& deadlines,
                                                            runtime::RankProgress* progress);
 
-// The attempt that a supervisor says this is; nullopt without one. Errors: it is no number.
-absl::StatusOr<std::optional<int>> SupervisedAttempt(const Environment& environment);
+// What a supervisor says of this start; nullopt without one. Errors: a number is missing or none.
+absl::StatusOr<std::optional<runtime::SupervisedStart>> SupervisedStartOf(
+    const Environment& environment);
 
 }  // namespace muster::launch

@@ -192,6 +192,7 @@ Failure Supervisor::RunAttempt() {
                  .host_of_rank = detector.host_of_rank,
                  .environment = {{runtime::kSupervisorVariable, server_->address()},
                                  {runtime::kSecretVariable, server_->secret().Hex()},
+                                 {runtime::kLaunchVariable, absl::StrCat(ledger_->number())},
                                  {runtime::kAttemptVariable, absl::StrCat(attempt_)}}};
   const absl::StatusOr<pid_t> started = start_.Start(plan);
   Failure failure;

@@ -148,12 +148,12 @@ class TrainCommand : public Command {
     const auto& plans = job.job.faults().plan();
     const auto planned = runtime::PlannedOverrides({plans.begin(), plans.end()}, env->rank);
     if (!planned.empty() && !Load(*env, planned, &job, console)) return kExitUsage;
-    const auto attempt = SupervisedAttempt(CurrentEnvironment());
-    if (!attempt.ok()) {
-      console.err << "muster train: " << attempt.status().message() << "\n";
+    const auto start = SupervisedStartOf(CurrentEnvironment());
+    if (!start.ok()) {
+      console.err << "muster train: " << start.status().message() << "\n";
       return kExitUsage;
     }
-    directory_.least_attempt = attempt->value_or(0);
+    directory_.start = *start;
     CatchStopSignals();
     progress_.Entered(runtime::State::kInitRuntime);
     auto pulse = StartPulse(CurrentEnvironment(), *env,

@@ -82,5 +82,6 @@ class Pulse {
 constexpr char kSupervisorVariable[] = "MUSTER_SUPERVISOR";
 constexpr char kSecretVariable[] = "MUSTER_SUPERVISOR_SECRET";
 constexpr char kAttemptVariable[] = "MUSTER_ATTEMPT";
+constexpr char kLaunchVariable[] = "MUSTER_LAUNCH";  // the supervisor's own number
 
 }  // namespace muster::runtime

@@ -24,7 +24,8 @@ int64_t RealtimeNs() {
 
 class FileSupervisorLedger final : public SupervisorLedger {
  public:
-  FileSupervisorLedger(RecordFile file, const SupervisorBegin& begin) : file_(std::move(file)) {
+  FileSupervisorLedger(RecordFile file, const SupervisorBegin& begin)
+      : file_(std::move(file)), number_(begin.supervisor) {
     Append(New(SupervisorRecord::kBegin)
                .PutI32(begin.supervisor)
                .PutU64(begin.config_hash)
@@ -67,6 +68,7 @@ class FileSupervisorLedger final : public SupervisorLedger {
                .PutU8(static_cast<uint8_t>(action)));
   }
   absl::Status status() const override { return status_; }
+  int number() const override { return number_; }
 
  private:
   static RecordBuilder New(SupervisorRecord type) {
@@ -83,6 +85,7 @@ class FileSupervisorLedger final : public SupervisorLedger {
   void Append(RecordBuilder&& record) { Append(record); }
 
   RecordFile file_;
+  const int number_;
   absl::Status status_;
 };
 

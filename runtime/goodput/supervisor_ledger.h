@@ -55,6 +55,7 @@ class SupervisorLedger {
   virtual void SpareIn(int attempt, const std::string& host) = 0;
   virtual void AttemptEnd(int attempt, int exit_code, Action action) = 0;
   virtual absl::Status status() const = 0;
+  virtual int number() const = 0;  // of the run's supervisors, from 0
 };
 
 struct RankExit {
@@ -70,7 +71,7 @@ struct SupervisedAttempt {
   std::vector<Failure> stragglers;
   std::vector<std::string> spares;
   std::vector<RankExit> exits;  // in the order in which they were seen
-  int exit_code = 0;  // with end_ns
+  int exit_code = 0;            // with end_ns
   Action action = Action::kStop;
 };
 

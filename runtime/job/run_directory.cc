@@ -1,5 +1,6 @@
 #include "runtime/job/run_directory.h"
 
+#include <chrono>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
@@ -16,6 +17,8 @@
 
 namespace muster::runtime {
 namespace {
+
+constexpr std::chrono::milliseconds kLockPatience{1'500};  // a second job is refused within 2 s
 
 std::string DefaultPath(const ResolvedJob& job) {
   const std::time_t now = std::time(nullptr);
@@ -144,13 +147,13 @@ absl::Status CheckResume(const fs::path& path, const RunDirectoryOptions& option
 absl::StatusOr<RunDirectory> Claim(const fs::path& path, const RunDirectoryOptions& options,
                                    const ResolvedJob& job) {
   RunDirectory claimed{.path = path.string()};
-  ASSIGN_OR_RETURN(claimed.lock, RunLock::Take(claimed.path));
+  ASSIGN_OR_RETURN(claimed.lock, RunLock::Take(claimed.path, kLockPatience, options.start));
   RETURN_IF_ERROR(CheckResume(path, options, job));  // another job may have made it meanwhile
   RemoveTornFiles(path);
   const bool is_new = !HoldsRun(path);
   if (is_new) RETURN_IF_ERROR(WriteNewRun(path, options, job));
   ASSIGN_OR_RETURN(claimed.start_from, ReadOrigin(path));
-  ASSIGN_OR_RETURN(claimed.attempt, claimed.lock->BeginAttempt(options.least_attempt));
+  ASSIGN_OR_RETURN(claimed.attempt, claimed.lock->BeginAttempt());
   if (is_new) return claimed;
   ASSIGN_OR_RETURN(const Job kept, KeptJob(path));
   if (!Differences(kept, job.job).empty()) {

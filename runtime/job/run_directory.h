@@ -3,6 +3,7 @@
 // ledger/, checkpoints/, weights/, logs/, run.lock, epoch. Rank 0 makes or continues it; every rank
 // gets the same answer.
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,7 +25,7 @@ struct RunDirectoryOptions {
   std::string path;  // empty: runs/<job name>-<local time> below the working directory
   ResumeMode resume = ResumeMode::kAuto;
   std::string start_from;  // kFrom: a run directory, or one checkpoint, <somewhere>/step-<n>
-  int least_attempt = 0;   // of the new attempt: a supervisor's number for it
+  std::optional<SupervisedStart> start;  // by a supervisor
 };
 
 struct RunDirectory {

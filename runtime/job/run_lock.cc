@@ -1,10 +1,12 @@
 #include "runtime/job/run_lock.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
@@ -26,6 +28,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::chrono::milliseconds kTryAgain{50};
+constexpr absl::string_view kAttempt = ", attempt ", kOfLaunch = " of muster launch ";
 
 std::string EpochPath(const std::string& run_directory) { return run_directory + "/epoch"; }
 
@@ -61,8 +64,10 @@ int NewestLedger(const std::string& run_directory) {
   return newest;
 }
 
-// "node17, process 4711, since 2026-03-01 12:00:00, Slurm job 99"
-std::string Signature() {
+std::string PathOf(const std::string& run_directory) { return run_directory + "/run.lock"; }
+
+// "node17, process 4711, since 2026-03-01 12:00:00, Slurm job 99, attempt 3 of muster launch 0"
+std::string Signature(std::optional<int> attempt, const std::optional<SupervisedStart>& start) {
   char host[256] = "unknown host";
   gethostname(host, sizeof(host) - 1);
   const std::time_t now = std::time(nullptr);
@@ -72,6 +77,11 @@ std::string Signature() {
   std::strftime(stamp, sizeof(stamp), "%Y-%m-%d %H:%M:%S", &local);
   std::string text = absl::StrCat(host, ", process ", getpid(), ", since ", stamp);
   if (const char* job = std::getenv("SLURM_JOB_ID")) absl::StrAppend(&text, ", Slurm job ", job);
+  if (start) {
+    absl::StrAppend(&text, kAttempt, start->attempt, kOfLaunch, start->supervisor);
+  } else if (attempt) {
+    absl::StrAppend(&text, kAttempt, *attempt);
+  }
   return text;
 }
 
@@ -94,39 +104,99 @@ std::string Holder(int file) {
   return holder.empty() ? "a job that has not signed yet" : holder;
 }
 
+// Of a signature; nullopt: no supervisor has started that job.
+std::optional<SupervisedStart> StartOf(absl::string_view signature) {
+  SupervisedStart start;
+  const size_t attempt = signature.rfind(kAttempt), launch = signature.rfind(kOfLaunch);
+  if (attempt == absl::string_view::npos || launch == absl::string_view::npos ||
+      attempt + kAttempt.size() > launch ||
+      !absl::SimpleAtoi(signature.substr(launch + kOfLaunch.size()), &start.supervisor) ||
+      !absl::SimpleAtoi(
+          signature.substr(attempt + kAttempt.size(), launch - attempt - kAttempt.size()),
+          &start.attempt)) {
+    return std::nullopt;
+  }
+  return start;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<RunLock>> RunLock::Take(const std::string& run_directory,
-                                                       std::chrono::milliseconds patience) {
-  const std::string path = run_directory + "/run.lock";
-  const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-  if (file < 0) {
-    return absl::PermissionDeniedError("cannot open " + path + ": " + std::strerror(errno));
-  }
-  std::unique_ptr<RunLock> lock(new RunLock(run_directory, file));
+                                                       std::chrono::milliseconds patience,
+                                                       std::optional<SupervisedStart> start) {
+  std::unique_ptr<RunLock> lock(new RunLock(run_directory, start));
   const auto deadline = std::chrono::steady_clock::now() + patience;
-  while (!TryLock(file)) {
+  while (true) {
+    RETURN_IF_ERROR(lock->Open());
+    if (TryLock(lock->file_)) {
+      if (lock->IsNamed()) break;
+      continue;  // another one has taken over, or somebody has removed it
+    }
     if (errno != EAGAIN && errno != EACCES && errno != EINTR) {
       kernels::Log(kernels::Severity::kWarning,
-                   absl::StrCat("cannot lock ", path, ": ", std::strerror(errno),
+                   absl::StrCat("cannot lock ", PathOf(run_directory), ": ", std::strerror(errno),
                                 "; that no other job writes this run is only checked when a "
                                 "checkpoint is committed"));
       break;
     }
     if (std::chrono::steady_clock::now() >= deadline) {
+      const std::string holder = Holder(lock->file_);
+      if (lock->IsHeldByAnOrphan()) {
+        RETURN_IF_ERROR(lock->TakeOver());
+        kernels::Log(kernels::Severity::kWarning,
+                     absl::StrCat("takes ", run_directory, " over from what is left of an earlier ",
+                                  "attempt (", holder, "), which cannot save any more"));
+        break;
+      }
       return absl::AbortedError(absl::StrCat(
-          run_directory, " is written by another job: ", Holder(file),
+          run_directory, " is written by another job: ", holder,
           "; wait for it, end it, or choose another --run directory (if that host is gone for "
           "good, remove ",
-          path, ")"));
+          PathOf(run_directory), ")"));
     }
     std::this_thread::sleep_for(kTryAgain);
   }
-  lock->Sign(Signature());
+  lock->Sign(Signature(std::nullopt, start));
   return lock;
 }
 
-RunLock::~RunLock() { close(file_); }
+RunLock::~RunLock() {
+  if (file_ >= 0) close(file_);
+}
+
+// The file that has the name now.
+absl::Status RunLock::Open() {
+  if (file_ >= 0) close(file_);
+  const std::string path = PathOf(run_directory_);
+  file_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (file_ >= 0) return absl::OkStatus();
+  return absl::PermissionDeniedError("cannot open " + path + ": " + std::strerror(errno));
+}
+
+bool RunLock::IsNamed() const {
+  struct stat named {
+  }, held{};
+  return stat(PathOf(run_directory_).c_str(), &named) == 0 && fstat(file_, &held) == 0 &&
+         named.st_dev == held.st_dev && named.st_ino == held.st_ino;
+}
+
+bool RunLock::IsHeldByAnOrphan() const {
+  const std::optional<SupervisedStart> holder = StartOf(Holder(file_));
+  return start_ && holder && *holder < *start_;
+}
+
+// A locked and signed file takes the name in one step, so nobody finds it free in between.
+absl::Status RunLock::TakeOver() {
+  const std::string path = PathOf(run_directory_), mine = absl::StrCat(path, ".partial-", getpid());
+  unlink(mine.c_str());
+  close(file_);
+  file_ = open(mine.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (file_ >= 0 && TryLock(file_)) {
+    Sign(Signature(std::nullopt, start_));
+    if (rename(mine.c_str(), path.c_str()) == 0) return absl::OkStatus();
+  }
+  return absl::UnavailableError("cannot replace " + path + ": " + std::strerror(errno));
+}
 
 // For people: the lock itself does not need it, so a disk that is full does no harm.
 void RunLock::Sign(const std::string& text) const {
@@ -142,11 +212,16 @@ absl::StatusOr<int> NextEpoch(const std::string& run_directory) {
   return std::max(epoch.value_or(-1), NewestLedger(run_directory)) + 1;
 }
 
-absl::StatusOr<int> RunLock::BeginAttempt(int at_least) {
+absl::StatusOr<int> RunLock::BeginAttempt() {
   ASSIGN_OR_RETURN(const int next, NextEpoch(run_directory_));
-  const int attempt = std::max(next, at_least);
+  const int attempt = start_ ? start_->attempt : next;
+  if (next > attempt) {
+    return absl::AbortedError(absl::StrCat("attempt ", attempt, " of ", run_directory_,
+                                           " comes too late: attempt ", next - 1,
+                                           " has begun, by another job"));
+  }
   RETURN_IF_ERROR(WriteFileAtomically(EpochPath(run_directory_), absl::StrCat(attempt, "\n")));
-  Sign(absl::StrCat(Signature(), ", attempt ", attempt));
+  Sign(Signature(attempt, start_));
   return attempt;
 }
 

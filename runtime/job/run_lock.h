@@ -11,8 +11,14 @@
 // The epoch is the number of the newest attempt, in <run>/epoch, counted up under the lock. A
 // process asks CheckEpoch before it makes a checkpoint visible: an orphan of an earlier attempt,
 // which may still live after its rank 0 is gone, or on a host that was cut off, is refused.
+//
+// An orphan may hold the lock, too: stopped, waiting for a disk, or on a host that vanished. A run
+// has one supervisor at a time, and that one starts an attempt after the other; so what it starts
+// takes over from what a supervisor has started earlier (the file is signed with that), by a file
+// of its own in place of the locked one. The orphan then holds the lock of a file without a name.
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -20,28 +26,41 @@
 
 namespace muster::runtime {
 
+// The how manieth supervisor of a run has started this, as which attempt. Later ones are greater.
+struct SupervisedStart {
+  int supervisor = 0, attempt = 0;
+  friend auto operator<=>(const SupervisedStart&, const SupervisedStart&) = default;
+};
+
 class RunLock {
  public:
-  // The directory exists. Waits up to `patience` for a holder that is about to end. Errors:
-  // Aborted, with the holder's host, process and attempt; the file cannot be made.
+  // The directory exists. Waits up to `patience` for a holder that is about to end.
+  // `start`: by a supervisor; nullopt: there is none. Errors: Aborted, with the holder's host,
+  // process and attempt; the file cannot be made.
   static absl::StatusOr<std::unique_ptr<RunLock>> Take(
       const std::string& run_directory,
-      std::chrono::milliseconds patience = std::chrono::milliseconds(1500));
+      std::chrono::milliseconds patience = std::chrono::milliseconds(1500),
+      std::optional<SupervisedStart> start = std::nullopt);
   ~RunLock();  // gives it back
   RunLock(const RunLock&) = delete;
   RunLock& operator=(const RunLock&) = delete;
 
-  // The number of a new attempt, above that of every earlier one and at least `at_least`, which a
-  // supervisor that counts failed starts, too, may ask for; from now on earlier ones fail
-  // CheckEpoch. Durable when it returns.
-  absl::StatusOr<int> BeginAttempt(int at_least = 0);
+  // The number of a new attempt, above that of every earlier one; the supervisor's number, if there
+  // is one. From now on earlier ones fail CheckEpoch. Durable when it returns. Errors: Aborted if a
+  // later attempt than the supervisor's has begun.
+  absl::StatusOr<int> BeginAttempt();
 
  private:
-  RunLock(std::string run_directory, int file)
-      : run_directory_(std::move(run_directory)), file_(file) {}
+  RunLock(std::string run_directory, std::optional<SupervisedStart> start)
+      : run_directory_(std::move(run_directory)), start_(start) {}
+  absl::Status Open();
+  bool IsNamed() const;
+  bool IsHeldByAnOrphan() const;
+  absl::Status TakeOver();
   void Sign(const std::string& text) const;
   const std::string run_directory_;
-  const int file_;
+  const std::optional<SupervisedStart> start_;
+  int file_ = -1;
 };
 
 // The number that the next attempt would get.

@@ -9,6 +9,9 @@
 
 #include <chrono>
 #include <filesystem>
+#include <memory>
+#include <optional>
+#include <thread>
 
 #include "kernels/base/error.h"
 #include "runtime/job/config_difference.h"
@@ -87,6 +90,106 @@ TEST(RunLock, AHolderThatIsAboutToEndIsWaitedFor) {
   ASSERT_EQ(read(ready[0], &answer, 1), 1);
   EXPECT_TRUE(RunLock::Take(scratch.path(), milliseconds(10'000)).ok());
   waitpid(child, nullptr, 0);
+}
+
+// A process that holds the lock, and is stopped: nothing but its end frees it.
+class StoppedHolder {
+ public:
+  StoppedHolder(const std::string& run, std::optional<SupervisedStart> start) {
+    int ready[2];
+    EXPECT_EQ(pipe(ready), 0);
+    child_ = fork();
+    if (child_ == 0) {
+      const auto held = RunLock::Take(run, milliseconds(0), start);
+      const bool began = held.ok() && (*held)->BeginAttempt().ok();
+      if (write(ready[1], began ? "y" : "n", 1) != 1) _exit(1);
+      raise(SIGSTOP);
+      _exit(0);
+    }
+    char answer = 0;
+    EXPECT_EQ(read(ready[0], &answer, 1), 1);
+    EXPECT_EQ(answer, 'y');
+    EXPECT_EQ(waitpid(child_, nullptr, WUNTRACED), child_);
+    close(ready[0]);
+    close(ready[1]);
+  }
+  ~StoppedHolder() { End(); }
+  void End() {
+    if (child_ <= 0) return;
+    kill(child_, SIGKILL);
+    waitpid(child_, nullptr, 0);
+    child_ = -1;
+  }
+
+ private:
+  pid_t child_ = -1;
+};
+
+TEST(RunLock, ASupervisorsAttemptTakesOverFromAnOrphanThatHoldsTheLock) {
+  const std::pair<SupervisedStart, SupervisedStart> kCases[] = {
+      {{.supervisor = 0, .attempt = 3}, {.supervisor = 0, .attempt = 4}},
+      {{.supervisor = 0, .attempt = 9}, {.supervisor = 1, .attempt = 10}}};
+  for (const auto& [earlier, later] : kCases) {
+    const ScratchDirectory scratch;
+    StoppedHolder orphan(scratch.path(), earlier);
+    const auto lock = RunLock::Take(scratch.path(), milliseconds(50), later);
+    ASSERT_TRUE(lock.ok()) << lock.status();
+    EXPECT_EQ(*(*lock)->BeginAttempt(), later.attempt);
+    EXPECT_TRUE(absl::IsAborted(CheckEpoch(scratch.path(), earlier.attempt)));
+    for (const bool orphan_lives : {true, false}) {
+      const auto third = RunLock::Take(scratch.path(), milliseconds(0));
+      EXPECT_TRUE(absl::IsAborted(third.status())) << "the new attempt holds it: " << orphan_lives;
+      ExpectNamed(third.status(),
+                  {"process " + std::to_string(getpid()),
+                   "attempt " + std::to_string(later.attempt) + " of muster launch"});
+      orphan.End();
+    }
+    EXPECT_EQ(scratch.NumEntries(), 2) << "the lock and the epoch";
+  }
+}
+
+TEST(RunLock, NobodyElseIsTakenOverFrom) {
+  using Start = std::optional<SupervisedStart>;
+  const Start earlier = SupervisedStart{.supervisor = 0, .attempt = 3};
+  const Start later = SupervisedStart{.supervisor = 1, .attempt = 0};
+  const std::pair<Start, Start> kCases[] = {
+      {std::nullopt, later},    // a job without a supervisor is no orphan of ours
+      {earlier, std::nullopt},  // nor does such a one know that it is later
+      {earlier, earlier},
+      {later, earlier}};
+  for (const auto& [holder, other] : kCases) {
+    const ScratchDirectory scratch;
+    const StoppedHolder held(scratch.path(), holder);
+    EXPECT_TRUE(absl::IsAborted(RunLock::Take(scratch.path(), milliseconds(50), other).status()));
+  }
+}
+
+// What waited for the lock while it was replaced must not take the one that has no name any more.
+TEST(RunLock, ALockThatWasReplacedIsWorthNothing) {
+  const ScratchDirectory scratch;
+  StoppedHolder orphan(scratch.path(), SupervisedStart{.attempt = 0});
+  std::thread ends_later([&orphan] {
+    std::this_thread::sleep_for(milliseconds(300));
+    orphan.End();
+  });
+  std::unique_ptr<RunLock> taken;
+  std::thread takes_over([&] {
+    auto lock = RunLock::Take(scratch.path(), milliseconds(100), SupervisedStart{.attempt = 1});
+    if (lock.ok()) taken = *std::move(lock);
+  });
+  EXPECT_TRUE(absl::IsAborted(RunLock::Take(scratch.path(), milliseconds(800)).status()));
+  takes_over.join();
+  ends_later.join();
+  EXPECT_NE(taken, nullptr);
+}
+
+TEST(RunLock, AnAttemptOfASupervisorThatComesTooLateIsRefused) {
+  const ScratchDirectory scratch;
+  EXPECT_EQ(*(*RunLock::Take(scratch.path()))->BeginAttempt(), 0);
+  const auto late = RunLock::Take(scratch.path(), milliseconds(0), SupervisedStart{.attempt = 0});
+  ASSERT_TRUE(late.ok());
+  EXPECT_TRUE(absl::IsAborted((*late)->BeginAttempt().status()));
+  EXPECT_TRUE(CheckEpoch(scratch.path(), 0).ok()) << "the attempt that has begun stands";
 }
 
 TEST(RunLock, AttemptsCountUpAndOnlyTheNewestMayCommit) {

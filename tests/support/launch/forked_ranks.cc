@@ -37,7 +37,7 @@ std::atomic<int> passed_on{0};
     std::fprintf(stderr, "%s\n", std::string(pulse.status().message()).c_str());
     _exit(1);
   }
-  const int attempt = SupervisedAttempt(environment)->value();
+  const int attempt = SupervisedStartOf(environment)->value().attempt;
   parallel::CollectiveLog calls;
   (*pulse)->SetEvidence([&] {
     const std::string directory = parallel::HangDirectory(run_directory, attempt);
