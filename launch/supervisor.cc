@@ -434,7 +434,10 @@ Decision Supervisor::Judge(const Failure& failure) {
     const bool same_hosts = !options_.hosts.in_use().empty() && !blamed_hosts_.empty() &&
                             (says_nothing || failure.hosts == blamed_hosts_);
     if (!says_nothing) blamed_hosts_ = failure.hosts;
-    history_ = After(history_, best_step_, best, same_hosts);
+    history_ = After(history_, {.first_step = detector_->first_step(),
+                                .best_before = best_step_,
+                                .best = best,
+                                .same_host = same_hosts});
     history_.replaceable = Replaceable(blamed_hosts_);
     const int most = std::min(history_.world_size - 1, options_.hosts.SlotsWithout(blamed_hosts_));
     const bool need = options_.smaller && !history_.replaceable && !blamed_hosts_.empty();

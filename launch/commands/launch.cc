@@ -77,7 +77,7 @@ class Launch : public Command {
     app.add_option("--min-ranks", min_ranks_,
                    "go on with fewer ranks, at least these, when hosts run out (default: never)")
         ->type_name("N");
-    app.add_option("--max-restarts", max_restarts_, "give up after so many (default: 100)")
+    app.add_option("--max-restarts", max_restarts_, "give up after so many from one checkpoint (default: 20)")
         ->type_name("N");
     app.add_flag("--replace-stragglers", replace_stragglers_,
                  "restart with a spare host for one that is slow");
@@ -196,7 +196,7 @@ class Launch : public Command {
   }
 
   JobOptions options_;
-  int ranks_ = 0, spares_ = 0, min_ranks_ = 0, max_restarts_ = 100;
+  int ranks_ = 0, spares_ = 0, min_ranks_ = 0, max_restarts_ = 20;
   bool replace_stragglers_ = false;
   std::string hosts_file_, step_times_, interface_ = "127.0.0.1", run_, resume_ = "auto";
 };

@@ -76,6 +76,10 @@ void Detector::SeeFrame(const RankEvent& event) {
   rank.heard_ns = event.at_ns;
   if (news) rank.changed_ns = event.at_ns;
   if (rank.last.steps_done > before.steps_done) NoteStep(before, rank.last);
+  if (rank.last.state == State::kStep) {
+    const int64_t first = rank.last.step - rank.last.steps_done;
+    first_step_ = first_step_ == 0 ? first : std::min(first_step_, first);
+  }
   if (event.frame.type != Frame::Type::kGoodbye) return;
   rank.left = true;
   const int code = event.frame.exit_code;

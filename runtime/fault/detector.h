@@ -47,9 +47,10 @@ class Detector {
   // A rank that has just been found to be slow; each is told once.
   std::optional<Failure> NewStraggler(int64_t now_ns);
 
-  int64_t deadline_ns() const;                      // D
-  int64_t best_step() const { return best_step_; }  // the highest that a rank has ended; 0: none
-  int64_t last_news_ns() const;                     // when a rank last entered a state or a step
+  int64_t deadline_ns() const;                        // D
+  int64_t best_step() const { return best_step_; }    // the highest that a rank has ended; 0: none
+  int64_t first_step() const { return first_step_; }  // that the attempt began; 0: not known
+  int64_t last_news_ns() const;                       // when a rank last entered a state or a step
   // The host that all of these ranks are on; empty: there is no such.
   std::vector<std::string> HostOf(const std::vector<int>& ranks) const;
 
@@ -83,7 +84,7 @@ class Detector {
   std::vector<Rank> ranks_;
   StepTimes step_times_;
   StragglerFinder straggler_;
-  int64_t best_step_ = 0;
+  int64_t best_step_ = 0, first_step_ = 0;
   std::optional<Failure> failure_;
 };
 

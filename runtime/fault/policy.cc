@@ -61,7 +61,8 @@ Decision AfterFailedAttempt(const Failure& failure, const AttemptHistory& histor
   }
   if (history.restarts >= options.max_restarts) {
     return Stop(kFailure, absl::StrCat("all ", options.max_restarts,
-                                       " restarts are used up (--max-restarts)"));
+                                       " restarts from one checkpoint are used up "
+                                       "(--max-restarts)"));
   }
   if (failure.kind == FailureKind::kHostLost) return AfterHostFailed(true, history, options);
   if (history.failures_of_host >= kFailuresOfABadHost) {
@@ -102,10 +103,14 @@ Decision Decide(const Failure& failure, const AttemptHistory& history,
   return AfterFailedAttempt(failure, history, options);
 }
 
-AttemptHistory After(AttemptHistory history, int64_t best_before, int64_t best, bool same_host) {
-  const bool progress = best > best_before;
+AttemptHistory After(AttemptHistory history, const AttemptFacts& facts) {
+  const bool progress = facts.best > facts.best_before;
+  if (facts.first_step > history.furthest_begin) {
+    history.furthest_begin = facts.first_step;
+    history.restarts = 0;
+  }
   history.cycles_without_progress = progress ? 0 : history.cycles_without_progress + 1;
-  history.failures_of_host = same_host && !progress ? history.failures_of_host + 1 : 1;
+  history.failures_of_host = facts.same_host && !progress ? history.failures_of_host + 1 : 1;
   return history;
 }
 

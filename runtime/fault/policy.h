@@ -8,7 +8,8 @@
 namespace muster::runtime {
 
 struct RecoveryOptions {
-  int max_restarts = 100;
+  int max_restarts =
+      20;  // from one checkpoint: a newer one that an attempt begins from gives all back
   int max_cycles_without_progress = 3;
   // Seconds before a restart: none after a cycle that made progress; else the first, doubled for
   // each further cycle without progress, up to the largest.
@@ -18,7 +19,8 @@ struct RecoveryOptions {
 
 // What has happened so far, the failed attempt included.
 struct AttemptHistory {
-  int restarts = 0;
+  int restarts = 0;                 // since an attempt began further than all before it
+  int64_t furthest_begin = 0;       // the first step of that attempt
   int cycles_without_progress = 0;  // in a row: attempts that ended no step beyond the best before
   int failures_of_host = 0;         // in a row without progress, on the host that is blamed now
   bool replaceable = false;         // other hosts have room for the ranks of those blamed now
@@ -38,9 +40,13 @@ struct Decision {
 Decision Decide(const Failure& failure, const AttemptHistory& history,
                 const RecoveryOptions& options);
 
-// The history after an attempt that failed. `best_before` and `best` are the highest steps that any
-// attempt had completed before it, and with it; `same_host` says that the failure blames the host
-// that the one before blamed.
-AttemptHistory After(AttemptHistory history, int64_t best_before, int64_t best, bool same_host);
+// What an attempt that failed has come to.
+struct AttemptFacts {
+  int64_t first_step = 0;             // that it began; 0: it never came to one
+  int64_t best_before = 0, best = 0;  // the highest that any had completed before it, and with it
+  bool same_host = false;             // the failure blames the host that the one before blamed
+};
+
+AttemptHistory After(AttemptHistory history, const AttemptFacts& facts);
 
 }  // namespace muster::runtime

@@ -281,6 +281,16 @@ TEST(Detector, AHostOfWhichNoRankSpeaksIsToBlameForTheLaunch) {
   EXPECT_TRUE(none.Wait({0, 1})->hosts.empty()) << "nothing is known of either";
 }
 
+TEST(Detector, KnowsWhereAnAttemptBegan) {
+  Job job(2);
+  EXPECT_EQ(job.detector.first_step(), 0);
+  for (int r : {0, 1}) job.facts(r).step = 40;  // restored
+  job.BeatAll();
+  EXPECT_EQ(job.detector.first_step(), 0);
+  for (int i = 0; i < 7; ++i) job.Step();
+  EXPECT_EQ(job.detector.first_step(), 41);
+}
+
 TEST(Detector, RanksThatNeverSpeakFailTheLaunch) {
   Job job(3);
   job.Beat(0);

@@ -215,7 +215,7 @@ TEST(Policy, NoSequenceOfFailuresRestartsForever) {
         AttemptHistory history = History({.replaceable = spare, .smaller_world_size = smaller});
         int restarts = 0;
         for (; restarts < 100; ++restarts) {
-          history = After(history, 10, 10, true);
+          history = After(history, {.best_before = 10, .best = 10, .same_host = true});
           const Decision decision = Decide(Of(static_cast<FailureKind>(kind)), history, {});
           if (decision.action == Action::kFinish || decision.action == Action::kContinue) break;
           if (decision.action == Action::kStop) {
@@ -233,13 +233,38 @@ TEST(Policy, NoSequenceOfFailuresRestartsForever) {
 
 TEST(Policy, ProgressForgivesWhatWasBefore) {
   AttemptHistory history = History({});
-  history = After(history, 0, 0, false);
-  history = After(history, 0, 0, true);
+  history = After(history, {});
+  history = After(history, {.same_host = true});
   EXPECT_EQ(history.cycles_without_progress, 2);
   EXPECT_EQ(history.failures_of_host, 2);
-  history = After(history, 0, 5, true);
+  history = After(history, {.best = 5, .same_host = true});
   EXPECT_EQ(history.cycles_without_progress, 0);
   EXPECT_EQ(history.failures_of_host, 1);
+}
+
+// How many restarts a run gets whose attempts begin at first_step(n) and end a new step each.
+int RestartsOf(int64_t (*first_step)(int64_t attempt)) {
+  AttemptHistory history = History({});
+  for (int64_t attempt = 0; attempt < 10'000; ++attempt) {
+    history = After(
+        history,
+        {.first_step = first_step(attempt), .best_before = 100 + attempt, .best = 101 + attempt});
+    if (Decide(Of(FailureKind::kCrash), history, {}).action == Action::kStop) {
+      return static_cast<int>(attempt);
+    }
+    ++history.restarts;
+  }
+  return 10'000;
+}
+
+TEST(Policy, RestartsAreCountedFromTheNewestCheckpoint) {
+  EXPECT_EQ(RestartsOf([](int64_t attempt) { return 1 + 10 * (attempt / 20); }), 10'000)
+      << "a run that gets on, if slowly, may restart for ever";
+  EXPECT_EQ(RestartsOf([](int64_t) { return int64_t{1}; }), 20)
+      << "each attempt ends a step more, and nothing is kept of it";
+  EXPECT_EQ(RestartsOf([](int64_t attempt) { return 11 - attempt % 2; }), 20)
+      << "one that begins earlier is no gain";
+  EXPECT_EQ(RestartsOf([](int64_t) { return int64_t{0}; }), 20) << "none comes to a step";
 }
 
 }  // namespace
