@@ -26,6 +26,7 @@
 #include "launch/hang_evidence.h"
 #include "launch/process_space.h"
 #include "parallel/comm/collective_record.h"
+#include "runtime/checkpoint/retention.h"
 #include "runtime/fault/pulse.h"
 #include "runtime/job/atomic_file.h"
 #include "runtime/job/run_lock.h"
@@ -52,6 +53,10 @@ int64_t Ns(double seconds) { return static_cast<int64_t>(seconds * 1e9); }
 
 int CodeOf(int wait_status) {
   return WIFSIGNALED(wait_status) ? 128 + WTERMSIG(wait_status) : WEXITSTATUS(wait_status);
+}
+
+std::string CheckpointsOf(const std::string& run_directory) {
+  return run_directory + "/checkpoints";
 }
 
 bool Ends(Action action) { return action == Action::kFinish || action == Action::kStop; }
@@ -164,6 +169,7 @@ void Supervisor::Apply(const Decision& decision) {
   ++history_.restarts;
   ++attempt_;
   history_.world_size = decision.world_size;
+  if (decision.older_checkpoint) SetNewestCheckpointAside();
   if (decision.action == Action::kRestart) return;
   const std::string out = absl::StrJoin(blamed_hosts_, ", ");
   spares_in_ = options_.hosts.Replace(blamed_hosts_, decision.world_size);
@@ -173,6 +179,16 @@ void Supervisor::Apply(const Decision& decision) {
   // If they do not even start, it is they.
   blamed_hosts_ = spares_in_;
   history_.failures_of_host = 0;
+}
+
+void Supervisor::SetNewestCheckpointAside() {
+  const std::string directory = CheckpointsOf(options_.run_directory);
+  const absl::StatusOr<std::string> aside =
+      runtime::SetNewestAside(runtime::Disk(), directory, attempt_);
+  Say(aside.ok() ? absl::StrCat(directory, "/", *aside,
+                                " is what the run went on from; look at it, and remove it")
+                 : absl::StrCat("the newest checkpoint stays the one to go on from: ",
+                                std::string(aside.status().message())));
 }
 
 // From the start of the ranks to the moment when all are gone.
@@ -434,7 +450,12 @@ Decision Supervisor::Judge(const Failure& failure) {
     const bool same_hosts = !options_.hosts.in_use().empty() && !blamed_hosts_.empty() &&
                             (says_nothing || failure.hosts == blamed_hosts_);
     if (!says_nothing) blamed_hosts_ = failure.hosts;
-    history_ = After(history_, {.first_step = detector_->first_step(),
+    if (failure.kind == FailureKind::kNumerics) {
+      const auto saved = runtime::ListCheckpoints(CheckpointsOf(options_.run_directory));
+      history_.older_checkpoints = saved.ok() ? static_cast<int>(saved->size()) - 1 : 0;
+    }
+    history_ = After(history_, {.kind = failure.kind,
+                                .first_step = detector_->first_step(),
                                 .best_before = best_step_,
                                 .best = best,
                                 .same_host = same_hosts});

@@ -81,6 +81,7 @@ class Supervisor {
   runtime::Decision Judge(const runtime::Failure& failure);
   bool Replaceable(const std::vector<std::string>& hosts) const;
   void Apply(const runtime::Decision& decision);
+  void SetNewestCheckpointAside();
   void Say(const std::string& text) const;
 
   SupervisorOptions options_;

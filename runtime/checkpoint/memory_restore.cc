@@ -219,16 +219,30 @@ class Assembly {
   std::string chunk_;
 };
 
+// Collective. The first attempt whose snapshots may be used, as rank 0 sees it.
+absl::StatusOr<int> FirstUsable(MemorySite& site) {
+  absl::StatusOr<int> mine = -1;
+  if (site.rank() == 0) mine = LastSetAside(site.options().run_directory + "/checkpoints");
+  ASSIGN_OR_RETURN(const absl::Status listed, Agree(mine.status(), site.world()));
+  RETURN_IF_ERROR(listed);
+  ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                   site.world().GatherText(absl::StrCat(*mine)));
+  int first = -1;
+  MUSTER_CHECK(absl::SimpleAtoi(all.front(), &first)) << all.front();
+  return first;
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<MemoryCheckpoint>> FindInMemory(MemorySite& site) {
+  ASSIGN_OR_RETURN(const int first_usable, FirstUsable(site));
   ASSIGN_OR_RETURN(const std::vector<std::string> all, site.world().GatherText(OwnCopies(site)));
   // By step, attempt and number of shards: copies that can belong together.
   std::map<std::array<int64_t, 3>, MemoryCheckpoint, std::greater<>> found;
   for (size_t rank = 0; rank < all.size(); ++rank) {
     for (const auto line : absl::StrSplit(all[rank], '\n', absl::SkipEmpty())) {
       const std::optional<Copy> copy = ParseCopy(line);
-      if (!copy) continue;
+      if (!copy || copy->attempt < first_usable) continue;
       MemoryCheckpoint& checkpoint = found[{copy->step, copy->attempt, copy->num_shards}];
       checkpoint.step = copy->step;
       checkpoint.attempt = copy->attempt;

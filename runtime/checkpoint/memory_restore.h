@@ -24,7 +24,8 @@ struct MemoryCheckpoint {
 };
 
 // Collective. Newest first; of one step that two attempts have saved, the later attempt's first.
-// Logs copies that are damaged, and steps that are not complete. Errors: the world's.
+// Logs copies that are damaged, and steps that are not complete; says nothing of what was saved
+// before a checkpoint was set aside (retention.h). Errors: the world's.
 absl::StatusOr<std::vector<MemoryCheckpoint>> FindInMemory(MemorySite& site);
 
 // Collective. Puts a whole checkpoint together on each host; its files are second names of what

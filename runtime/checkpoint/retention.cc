@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "kernels/base/error.h"
@@ -14,6 +15,8 @@ namespace muster::runtime {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr char kSetAside[] = ".set_aside.attempt-";
 
 // Names of the directories (no symlinks) in `directory`.
 absl::StatusOr<std::vector<std::string>> DirectoriesIn(const std::string& directory) {
@@ -76,6 +79,31 @@ absl::Status RemoveOldCheckpoints(const Disk& disk, const std::string& directory
     RETURN_IF_ERROR(disk.RemoveDirectory(path + ".removed"));
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> SetNewestAside(const Disk& disk, const std::string& directory,
+                                           int attempt) {
+  ASSIGN_OR_RETURN(const std::vector<int64_t> steps, ListCheckpoints(directory));
+  if (steps.empty()) return absl::NotFoundError("there is no checkpoint in " + directory);
+  const std::string name = CheckpointName(steps.front());
+  const std::string aside = absl::StrCat(name, kSetAside, attempt);
+  RETURN_IF_ERROR(disk.Rename(directory + "/" + name, directory + "/" + aside));
+  RETURN_IF_ERROR(disk.SyncDirectory(directory));
+  return aside;
+}
+
+absl::StatusOr<int> LastSetAside(const std::string& directory) {
+  ASSIGN_OR_RETURN(const std::vector<std::string> names, DirectoriesIn(directory));
+  int last = -1;
+  for (const std::string& name : names) {
+    const size_t at = name.find(kSetAside);
+    int attempt = -1;
+    if (at != std::string::npos && StepOfName(name.substr(0, at)) >= 0 &&
+        absl::SimpleAtoi(name.substr(at + sizeof(kSetAside) - 1), &attempt)) {
+      last = std::max(last, attempt);
+    }
+  }
+  return last;
 }
 
 absl::Status RemoveLeftovers(const Disk& disk, const std::string& directory, int attempt) {

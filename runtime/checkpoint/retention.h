@@ -3,6 +3,8 @@
 //   step-<n>             committed
 //   step-<n>.attempt-<a>.partial     a save in flight, or one that died
 //   step-<n>.removed                 on its way out
+//   step-<n>.set_aside.attempt-<a>   what attempt <a> and later ones shall not go on from: it stays
+//                                    until a person has looked at it
 // and nothing else is touched.
 #include <cstdint>
 #include <string>
@@ -22,6 +24,14 @@ absl::StatusOr<std::vector<int64_t>> ListCheckpoints(const std::string& director
 // checkpoint is renamed before its files go, so that half of one is never taken for a whole.
 absl::Status RemoveOldCheckpoints(const Disk& disk, const std::string& directory, int64_t newest,
                                   int keep);
+
+// Takes the newest checkpoint out of those that a run goes on from: `attempt`, the next one, finds
+// the one before it, and no snapshots in memory of attempts before. Returns the name that it has
+// now. Errors: there is none.
+absl::StatusOr<std::string> SetNewestAside(const Disk& disk, const std::string& directory,
+                                           int attempt);
+// The newest attempt for which a checkpoint was set aside; -1: there is none.
+absl::StatusOr<int> LastSetAside(const std::string& directory);
 
 // Removes what saves of this and earlier attempts, and removals, have left. Nobody else of this
 // attempt may be saving. A save's directory is renamed first: if an orphan of an earlier attempt is

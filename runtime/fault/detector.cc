@@ -93,6 +93,8 @@ void Detector::SeeFrame(const RankEvent& event) {
                   absl::StrCat("rank ", event.rank, " left with exit code ", code, ": ",
                                Said(event.rank, event.at_ns)));
   failure_->exit_code = code;
+  // All ranks leave so together; the first need not be on the host that computed wrongly.
+  if (kind == FailureKind::kNumerics) failure_->hosts.clear();
 }
 
 void Detector::NoteStep(const Frame& before, const Frame& frame) {

@@ -12,6 +12,8 @@ namespace {
 constexpr int kDone = 0, kFailure = 1, kUsage = 2, kRequeue = 75, kDoNotRequeue = 93;
 // A host is not trusted any more after so many failures in a row.
 constexpr int kFailuresOfABadHost = 2;
+// Nor a checkpoint from which so many attempts came to numbers that are not to be trusted.
+constexpr int kTrustInACheckpoint = 2;
 
 Decision Stop(int exit_code, std::string reason) {
   return {.action = Action::kStop, .exit_code = exit_code, .reason = std::move(reason)};
@@ -36,20 +38,32 @@ Decision AfterHostFailed(bool lost, const AttemptHistory& history, const Recover
   const char* why = lost ? "the host is lost" : "the same host failed again";
   if (history.replaceable) {
     return Restart(Action::kRestartWithSpare, history.world_size, history, options,
-                   absl::StrCat(why, ": another one takes its place"));
+                   absl::StrCat(why, ": another one takes its place, from the newest checkpoint"));
   }
   if (history.smaller_world_size > 0) {
     return Restart(Action::kRestartSmaller, history.smaller_world_size, history, options,
                    absl::StrCat(why, " and no other has room: going on with ",
-                                history.smaller_world_size, " ranks"));
+                                history.smaller_world_size, " ranks from the newest checkpoint"));
   }
   if (!lost) {
     return Restart(Action::kRestart, history.world_size, history, options,
-                   absl::StrCat(why, ", but no other has room and no smaller mesh is allowed"));
+                   absl::StrCat(why,
+                                ", but no other has room and no smaller mesh is allowed: "
+                                "restarting from the newest checkpoint"));
   }
   return Stop(kRequeue, absl::StrCat(why,
                                      ", no other has room and no smaller mesh is allowed: "
                                      "start the job again on other hosts"));
+}
+
+Decision DecideWhere(const Failure& failure, const AttemptHistory& history,
+                     const RecoveryOptions& options) {
+  if (failure.kind == FailureKind::kHostLost) return AfterHostFailed(true, history, options);
+  if (history.failures_of_host >= kFailuresOfABadHost) {
+    return AfterHostFailed(false, history, options);
+  }
+  return Restart(Action::kRestart, history.world_size, history, options,
+                 "restarting from the newest checkpoint");
 }
 
 Decision AfterFailedAttempt(const Failure& failure, const AttemptHistory& history,
@@ -64,12 +78,15 @@ Decision AfterFailedAttempt(const Failure& failure, const AttemptHistory& histor
                                        " restarts from one checkpoint are used up "
                                        "(--max-restarts)"));
   }
-  if (failure.kind == FailureKind::kHostLost) return AfterHostFailed(true, history, options);
-  if (history.failures_of_host >= kFailuresOfABadHost) {
-    return AfterHostFailed(false, history, options);
+  Decision decision = DecideWhere(failure, history, options);
+  // The newest checkpoint has led to the same numbers twice: what is wrong may be in it.
+  if (failure.kind == FailureKind::kNumerics && decision.action != Action::kStop &&
+      history.bad_numbers >= kTrustInACheckpoint && history.older_checkpoints > 0) {
+    decision.older_checkpoint = true;
+    absl::StrAppend(&decision.reason,
+                    " (the one before it: it has led to the same numbers twice and is set aside)");
   }
-  return Restart(Action::kRestart, history.world_size, history, options,
-                 "restarting from the newest checkpoint");
+  return decision;
 }
 
 }  // namespace
@@ -109,6 +126,8 @@ AttemptHistory After(AttemptHistory history, const AttemptFacts& facts) {
     history.furthest_begin = facts.first_step;
     history.restarts = 0;
   }
+  const int bad = facts.kind == FailureKind::kNumerics ? 1 : 0;
+  history.bad_numbers = progress ? bad : history.bad_numbers + bad;
   history.cycles_without_progress = progress ? 0 : history.cycles_without_progress + 1;
   history.failures_of_host = facts.same_host && !progress ? history.failures_of_host + 1 : 1;
   return history;

@@ -22,6 +22,8 @@ struct AttemptHistory {
   int restarts = 0;                 // since an attempt began further than all before it
   int64_t furthest_begin = 0;       // the first step of that attempt
   int cycles_without_progress = 0;  // in a row: attempts that ended no step beyond the best before
+  int bad_numbers = 0;              // of those and the one before: attempts that ended in kNumerics
+  int older_checkpoints = 0;        // than the newest
   int failures_of_host = 0;         // in a row without progress, on the host that is blamed now
   bool replaceable = false;         // other hosts have room for the ranks of those blamed now
   int world_size = 0;
@@ -32,9 +34,10 @@ struct AttemptHistory {
 struct Decision {
   Action action = Action::kStop;
   double backoff_seconds = 0;
-  int world_size = 0;  // of the restart
-  int exit_code = 0;   // kFinish, kStop: as in launch/exit_codes.h
-  std::string reason;  // a sentence for people
+  int world_size = 0;             // of the restart
+  bool older_checkpoint = false;  // go on from the one before the newest, which is set aside
+  int exit_code = 0;              // kFinish, kStop: as in launch/exit_codes.h
+  std::string reason;             // a sentence for people
 };
 
 Decision Decide(const Failure& failure, const AttemptHistory& history,
@@ -42,6 +45,7 @@ Decision Decide(const Failure& failure, const AttemptHistory& history,
 
 // What an attempt that failed has come to.
 struct AttemptFacts {
+  FailureKind kind = FailureKind::kNone;
   int64_t first_step = 0;             // that it began; 0: it never came to one
   int64_t best_before = 0, best = 0;  // the highest that any had completed before it, and with it
   bool same_host = false;             // the failure blames the host that the one before blamed

@@ -19,6 +19,7 @@
 #include "kernels/device/span.h"
 #include "launch/exit_codes.h"
 #include "launch/process_space.h"
+#include "runtime/checkpoint/retention.h"
 #include "runtime/goodput/ledger_files.h"
 #include "tests/support/launch/forked_ranks.h"
 
@@ -301,6 +302,29 @@ TEST_F(SupervisorTest, ACrashLoopStopsAfterThreeAttemptsWithoutProgress) {
     EXPECT_EQ(attempt.failure->exit_code, 128 + SIGABRT);
   }
   EXPECT_EQ(attempts_.back().action, runtime::Action::kStop);
+}
+
+// A checkpoint that leads to the same bad numbers twice; the one before it does not.
+TEST_F(SupervisorTest, ACheckpointThatLeadsToBadNumbersTwiceIsSetAside) {
+  const std::string checkpoints = directory_ + "/checkpoints";
+  for (const char* name : {"/step-2", "/step-4", "/step-6"}) {
+    std::filesystem::create_directories(checkpoints + name);
+  }
+  EXPECT_EQ(Run(Options(2),
+                [&](const ForkedRank& rank) {
+                  const int64_t from = runtime::ListCheckpoints(checkpoints)->front();
+                  rank.Steps(from + 1, 8);
+                  return from > 2 ? kExitRollBack : 0;
+                }),
+            kExitDone);
+  ASSERT_EQ(attempts_.size(), 4u) << said_.str();
+  for (size_t attempt : {0, 1, 2}) {
+    EXPECT_EQ(attempts_[attempt].failure->kind, FailureKind::kNumerics);
+  }
+  EXPECT_EQ(*runtime::ListCheckpoints(checkpoints), std::vector<int64_t>{2});
+  EXPECT_TRUE(std::filesystem::exists(checkpoints + "/step-6.set_aside.attempt-2"));
+  EXPECT_TRUE(std::filesystem::exists(checkpoints + "/step-4.set_aside.attempt-3"));
+  EXPECT_EQ(*runtime::LastSetAside(checkpoints), 3);
 }
 
 TEST_F(SupervisorTest, WhatRanksSayOfThemselvesIsNotTriedAgain) {

@@ -117,6 +117,23 @@ TEST(Checkpoint, KeepsTheNewestAndTouchesNothingElse) {
   EXPECT_EQ(*ListCheckpoints(run.checkpoints()), (std::vector<int64_t>{14, 13, 11}));
 }
 
+TEST(Checkpoint, OneThatIsSetAsideIsNeitherLoadedNorRemoved) {
+  const ScratchDirectory scratch;
+  ToyRun run(scratch.path(), {.keep = 2});
+  EXPECT_EQ(*LastSetAside(run.checkpoints()), -1);
+  EXPECT_TRUE(absl::IsNotFound(SetNewestAside(Disk(), run.checkpoints(), 1).status()));
+  for (const int64_t step : {10, 20}) run.Save(step);
+  ASSERT_TRUE(run.checkpointer->Finish().ok());
+  EXPECT_EQ(*SetNewestAside(Disk(), run.checkpoints(), 7), "step-20.set_aside.attempt-7");
+  EXPECT_EQ(*LastSetAside(run.checkpoints()), 7);
+  EXPECT_EQ(LoadedStep(run), 10);
+  for (const int64_t step : {20, 30, 40, 50}) run.Save(step);
+  ASSERT_TRUE(run.checkpointer->Finish().ok());
+  EXPECT_EQ(*ListCheckpoints(run.checkpoints()), (std::vector<int64_t>{50, 40}));
+  EXPECT_TRUE(RemoveLeftovers(Disk(), run.checkpoints(), 9).ok());
+  EXPECT_TRUE(fs::exists(run.checkpoints() + "/step-20.set_aside.attempt-7/manifest.json"));
+}
+
 TEST(Checkpoint, RefusesToRemoveWhatItDidNotWrite) {
   const ScratchDirectory scratch;
   const Disk disk;

@@ -252,6 +252,20 @@ TEST(MemoryTier, AnotherNumberOfRanksReadsIt) {
   EXPECT_EQ(many.Load(), 6);
 }
 
+// Snapshots that came of a checkpoint which led to bad numbers are no better than that.
+TEST(MemoryTier, NothingFromBeforeACheckpointWasSetAsideIsUsed) {
+  const SharedDirectory shared(TestWorld());
+  {
+    ToyWorld bad(TestWorld(), shared.path(), 0, Elements(), nullptr, 3);
+    ASSERT_TRUE(bad.Save(8));
+  }
+  Once([&] { fs::create_directories(shared.path() + "/checkpoints/step-6.set_aside.attempt-4"); });
+  ToyWorld next(TestWorld(), shared.path(), 0, Elements(), nullptr, 4);
+  EXPECT_EQ(next.Load(), -1);
+  ASSERT_TRUE(next.Save(5));
+  EXPECT_EQ(next.Load(), 5);
+}
+
 TEST(MemoryTier, AnAttemptThatWasReplacedKeepsNothing) {
   const SharedDirectory shared(TestWorld());
   ToyWorld run(TestWorld(), shared.path(), 0, Elements());

@@ -22,6 +22,7 @@ struct Row {
   int exit_code;
   double backoff_seconds;
   int world_size;
+  bool older_checkpoint = false;
 };
 
 AttemptHistory History(AttemptHistory history) {
@@ -85,6 +86,52 @@ const Row kRows[] = {
     {"error", FailureKind::kError, History({}), {}, Action::kRestart, 0, 0, 8},
     {"hang", FailureKind::kHang, History({}), {}, Action::kRestart, 0, 0, 8},
     {"bad numbers", FailureKind::kNumerics, History({}), {}, Action::kRestart, 0, 0, 8},
+    {"bad numbers from the newest checkpoint again",
+     FailureKind::kNumerics,
+     History({.cycles_without_progress = 1, .bad_numbers = 2, .older_checkpoints = 2}),
+     {},
+     Action::kRestart,
+     0,
+     1,
+     8,
+     true},
+    {"bad numbers again, and nothing older",
+     FailureKind::kNumerics,
+     History({.cycles_without_progress = 1, .bad_numbers = 2}),
+     {},
+     Action::kRestart,
+     0,
+     1,
+     8},
+    {"bad numbers again, on the same host",
+     FailureKind::kNumerics,
+     History({.cycles_without_progress = 1,
+              .bad_numbers = 2,
+              .older_checkpoints = 1,
+              .failures_of_host = 2,
+              .replaceable = true}),
+     {},
+     Action::kRestartWithSpare,
+     0,
+     1,
+     8,
+     true},
+    {"bad numbers for ever",
+     FailureKind::kNumerics,
+     History({.cycles_without_progress = 3, .bad_numbers = 4, .older_checkpoints = 1}),
+     {},
+     Action::kStop,
+     93,
+     0,
+     0},
+    {"another failure after bad numbers",
+     FailureKind::kCrash,
+     History({.cycles_without_progress = 2, .bad_numbers = 2, .older_checkpoints = 2}),
+     {},
+     Action::kRestart,
+     0,
+     2,
+     8},
     {"never came up",
      FailureKind::kLaunch,
      History({.cycles_without_progress = 1}),
@@ -191,6 +238,7 @@ TEST(Policy, DecidesAsTheTableSays) {
     EXPECT_EQ(decision.exit_code, row.exit_code) << row.name;
     EXPECT_EQ(decision.backoff_seconds, row.backoff_seconds) << row.name;
     EXPECT_EQ(decision.world_size, row.world_size) << row.name;
+    EXPECT_EQ(decision.older_checkpoint, row.older_checkpoint) << row.name;
     EXPECT_FALSE(decision.reason.empty()) << row.name;
   }
 }
@@ -240,6 +288,19 @@ TEST(Policy, ProgressForgivesWhatWasBefore) {
   history = After(history, {.best = 5, .same_host = true});
   EXPECT_EQ(history.cycles_without_progress, 0);
   EXPECT_EQ(history.failures_of_host, 1);
+}
+
+// A crash in between does not make a checkpoint better; a new step does.
+TEST(Policy, BadNumbersAreCountedUntilThereIsProgress) {
+  AttemptHistory history = History({});
+  const AttemptFacts bad{.kind = FailureKind::kNumerics, .best_before = 9, .best = 9};
+  const AttemptFacts crash{.kind = FailureKind::kCrash, .best_before = 9, .best = 9};
+  history = After(history, {.kind = FailureKind::kNumerics, .best_before = 3, .best = 9});
+  EXPECT_EQ(history.bad_numbers, 1);
+  EXPECT_EQ(After(history, bad).bad_numbers, 2);
+  EXPECT_EQ(After(After(history, crash), bad).bad_numbers, 2);
+  EXPECT_EQ(After(history, {.kind = FailureKind::kCrash, .best_before = 9, .best = 12}).bad_numbers,
+            0);
 }
 
 // How many restarts a run gets whose attempts begin at first_step(n) and end a new step each.
