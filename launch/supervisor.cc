@@ -199,6 +199,7 @@ Failure Supervisor::RunAttempt() {
   server_->Expect(attempt_, num_ranks);
   runtime::DetectorOptions detector = options_.detector;
   detector.host_of_rank = PlaceRanks(options_.hosts.in_use(), num_ranks);
+  detector.process_space = process_space_;
   if (options_.stages) detector.straggler.stage = options_.stages(num_ranks);
   detector_.emplace(detector, num_ranks, MonotonicNs());
   stop_deadline_ns_ = 0;

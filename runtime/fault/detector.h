@@ -6,8 +6,9 @@
 //   error      a goodbye with an exit code that tells of an error: at once
 //   hang       a rank silent for D, or no rank of the job one step further for D, the deadline of a
 //              step (runtime/fault/deadlines.h); other phases than steps have their own
-//   host lost  all ranks of one of several hosts silent for the least of all deadlines, whatever a
-//              step takes, since heartbeats need no step; or their connections closed together
+//   host lost  all ranks of a host (one of several, or not this one) silent for the least of all
+//              deadlines, whatever a step takes, since heartbeats need no step; or their
+//              connections closed together
 //   hang       some ranks have left, the others or the starter do not end
 //   launch     not all ranks have spoken by the start deadline
 //   straggler  see runtime/fault/straggler.h; the job goes on
@@ -31,6 +32,7 @@ struct DetectorOptions {
   StragglerOptions straggler;
   // By rank, its host as the supervisor placed it; empty: what ranks call their host is taken.
   std::vector<std::string> host_of_rank;
+  uint64_t process_space = 0;  // of the supervisor (see Frame): a host without it may be lost alone
 };
 
 class Detector {

@@ -32,10 +32,14 @@ Failure Detector::NeverSpoke(const std::vector<int>& missing, int64_t now_ns) co
   return failure;
 }
 
-// Of several hosts those whose ranks, as far as they have spoken and not left, are all silent.
+// Hosts whose ranks, as far as they have spoken and not left, are all silent.
 std::optional<Failure> Detector::SilentHosts(int64_t longer_than_ns, int64_t now_ns) const {
   const std::map<std::string, std::vector<int>> hosts = RanksByHost();
-  if (hosts.size() < 2) return std::nullopt;
+  const auto is_here = [this](const Rank& rank) {
+    return options_.process_space == 0 || rank.last.process_space == options_.process_space;
+  };
+  // On this host alone all ranks may hang, but it is there.
+  if (hosts.size() < 2 && std::any_of(ranks_.begin(), ranks_.end(), is_here)) return std::nullopt;
   std::vector<std::string> names;
   std::vector<int> lost;
   int64_t heard = now_ns;

@@ -256,6 +256,19 @@ TEST(Detector, RanksThatAreEndedAfterACrashAreNoLostHost) {
   EXPECT_EQ(alone.detector.Check(alone.now)->kind, FailureKind::kCrash) << "it may be the rank";
 }
 
+TEST(Detector, AHostAloneIsLostUnlessItIsTheSupervisorsOwn) {
+  for (const uint64_t space_of_ranks : {uint64_t{7}, uint64_t{8}}) {
+    DetectorOptions options = OnHosts({"a", "a"});
+    options.process_space = 7;
+    Job job(2, options);
+    for (int r : {0, 1}) job.facts(r).process_space = space_of_ranks;
+    for (int i = 0; i < 10; ++i) job.Step();
+    const auto failure = job.Wait({0, 1});
+    ASSERT_TRUE(failure);
+    EXPECT_EQ(failure->kind, space_of_ranks == 7 ? FailureKind::kHang : FailureKind::kHostLost);
+  }
+}
+
 // A rank whose collective overruns its deadline may speak first.
 TEST(Detector, AnErrorBesideASilentHostIsTheHosts) {
   for (const bool silent : {false, true}) {
