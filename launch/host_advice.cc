@@ -61,6 +61,13 @@ Finding Mpirun(const HostFacts& facts) {
   return {Level::kMissing, "mpirun", "not on the PATH", "apt-get install openmpi-bin"};
 }
 
+Finding Stacks(const HostFacts& facts) {
+  if (!facts.stack_tool_path.empty()) return {Level::kOk, "stacks", facts.stack_tool_path, ""};
+  return {Level::kNote, "stacks", "neither eu-stack nor gdb is on the PATH",
+          "muster launch saves the stacks of ranks that hang by one of them: apt-get install "
+          "elfutils"};
+}
+
 Finding Slurm(const HostFacts& facts) {
   if (facts.srun_path.empty() || facts.sbatch_path.empty()) {
     return {Level::kNote, "Slurm", "srun and sbatch are not on the PATH",
@@ -136,8 +143,8 @@ const char* Name(Finding::Level level) {
 }
 
 std::vector<Finding> Assess(const HostFacts& facts) {
-  return {Processor(facts), Memory(facts),       Mpi(facts),  Mpirun(facts), Slurm(facts),
-          Cuda(facts),      SharedMemory(facts), Disk(facts), Limits(facts)};
+  return {Processor(facts), Memory(facts), Mpi(facts),          Mpirun(facts), Stacks(facts),
+          Slurm(facts),     Cuda(facts),   SharedMemory(facts), Disk(facts),   Limits(facts)};
 }
 
 }  // namespace muster::launch

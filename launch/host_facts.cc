@@ -116,6 +116,11 @@ std::string FindOnPath(std::string_view path, const std::string& name) {
   return "";
 }
 
+std::string FindStackTool(std::string_view path) {
+  const std::string found = FindOnPath(path, "eu-stack");
+  return found.empty() ? FindOnPath(path, "gdb") : found;
+}
+
 int UsableCpus() {
   cpu_set_t set;
   int usable = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
@@ -144,6 +149,7 @@ HostFacts ReadHostFacts() {
   facts.mpirun_path = FindOnPath(path, "mpirun");
   facts.srun_path = FindOnPath(path, "srun");
   facts.sbatch_path = FindOnPath(path, "sbatch");
+  facts.stack_tool_path = FindStackTool(path);
   facts.nvcc_path = FindOnPath(path + ":/usr/local/cuda/bin", "nvcc");
   facts.slurm_job_id = Variable("SLURM_JOB_ID");
   facts.built_with_cuda = kernels::kBuiltWithCuda;

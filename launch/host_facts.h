@@ -23,6 +23,7 @@ struct HostFacts {
   std::string mpi_library;         // "Open MPI v4.1.4, ..."
   std::string mpi_thread_level;    // "MPI_THREAD_MULTIPLE"; empty if MPI did not start
   std::string mpirun_path, srun_path, sbatch_path, nvcc_path;  // empty: not on the PATH
+  std::string stack_tool_path;  // what saves the stacks of ranks that hang; empty: nothing does
   std::string slurm_job_id;
   bool built_with_cuda = false;
   int cuda_devices = 0;
@@ -48,5 +49,7 @@ std::vector<std::string> InstructionSetsOf(std::string_view cpuinfo);
 int CpusOfQuota(std::string_view cpu_max);
 // The first directory of a PATH that holds an executable of this name, with the name; or empty.
 std::string FindOnPath(std::string_view path, const std::string& name);
+// eu-stack or gdb, the first of them that is on the PATH; or empty.
+std::string FindStackTool(std::string_view path);
 
 }  // namespace muster::launch

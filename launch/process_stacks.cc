@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 
@@ -35,10 +36,8 @@ std::vector<std::string> ToolOf(const std::string& name, pid_t pid) {
 
 std::string FindTool() {
   const char* path = std::getenv("PATH");
-  for (const char* name : {"eu-stack", "gdb"}) {
-    if (path != nullptr && !FindOnPath(path, name).empty()) return name;
-  }
-  return "";
+  if (path == nullptr) return "";
+  return std::filesystem::path(FindStackTool(path)).filename().string();
 }
 
 }  // namespace

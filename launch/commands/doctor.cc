@@ -30,6 +30,7 @@ nlohmann::ordered_json Json(const HostFacts& facts, const std::vector<Finding>& 
                                  {"mpirun", facts.mpirun_path},
                                  {"srun", facts.srun_path},
                                  {"sbatch", facts.sbatch_path},
+                                 {"stack_tool", facts.stack_tool_path},
                                  {"nvcc", facts.nvcc_path},
                                  {"slurm_job_id", facts.slurm_job_id},
                                  {"built_with_cuda", facts.built_with_cuda},

@@ -64,6 +64,7 @@ HostFacts GoodHost() {
   facts.mpirun_path = "/usr/bin/mpirun";
   facts.srun_path = "/usr/bin/srun";
   facts.sbatch_path = "/usr/bin/sbatch";
+  facts.stack_tool_path = "/usr/bin/eu-stack";
   facts.built_with_cuda = true;
   facts.cuda_devices = 1;
   facts.nvidia_driver = "580";
@@ -102,6 +103,7 @@ TEST(HostAdvice, EachLackIsFoundOnItsOwn) {
       {"MPI", Level::kMissing, [](HostFacts& f) { f.mpi_thread_level = "MPI_THREAD_SINGLE"; }},
       {"mpirun", Level::kNote, [](HostFacts& f) { f.mpirun_path = ""; }},
       {"mpirun", Level::kMissing, [](HostFacts& f) { f.mpirun_path = f.srun_path = ""; }},
+      {"stacks", Level::kNote, [](HostFacts& f) { f.stack_tool_path = ""; }},
       {"Slurm", Level::kNote, [](HostFacts& f) { f.sbatch_path = ""; }},
       {"CUDA", Level::kNote, [](HostFacts& f) { f.built_with_cuda = false; }},
       {"CUDA", Level::kNote, [](HostFacts& f) { f.cuda_devices = 0; }},

@@ -189,8 +189,12 @@ TEST_F(SupervisorTest, AStoppedRankIsNamedExplainedAndKilled) {
     }
   }
   EXPECT_NE(said_.str().find(line + ": restarting from the newest checkpoint"), std::string::npos);
-  if (report.str().find("stacks, by") == std::string::npos) return;  // neither tool is installed
-  EXPECT_GT(std::filesystem::file_size(directory_ + "/hang/attempt-0/rank-2.stack"), 0u);
+  for (const char* rank : {"rank-2", "rank-0"}) {  // to blame, and one that waits for it
+    std::stringstream stack;
+    stack << std::ifstream(directory_ + "/hang/attempt-0/" + rank + ".stack").rdbuf();
+    EXPECT_NE(stack.str().find("#0"), std::string::npos)
+        << rank << ": '" << stack.str() << "'; see muster doctor: is elfutils installed?";
+  }
 }
 
 TEST_F(SupervisorTest, ARankThatIsBusyElsewhereIsNamedByTheLogs) {
