@@ -19,16 +19,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "kernels/base/error.h"
 #include "kernels/device/span.h"
 #include "launch/exit_codes.h"
-#include "launch/hang_evidence.h"
 #include "launch/process_space.h"
-#include "parallel/comm/collective_record.h"
-#include "runtime/checkpoint/retention.h"
 #include "runtime/fault/pulse.h"
-#include "runtime/job/atomic_file.h"
 #include "runtime/job/run_lock.h"
 
 namespace muster::launch {
@@ -42,24 +37,12 @@ using runtime::FailureKind;
 namespace {
 
 constexpr int kLookEveryMs = 50;
-constexpr int64_t kHostClosesNs = 200'000'000;
-constexpr int64_t kAnswerNs = 1'000'000'000;  // of a rank that is asked for its calls
-// mpirun has so long to clean up after itself. With a host that does not answer it would wait for
-// ever.
-constexpr int64_t kStarterEndsNs = 5'000'000'000, kStarterOfALostHostEndsNs = 1'000'000'000;
-constexpr int64_t kRanksEndNs = 3'000'000'000;  // after that
 
 int64_t Ns(double seconds) { return static_cast<int64_t>(seconds * 1e9); }
 
 int CodeOf(int wait_status) {
   return WIFSIGNALED(wait_status) ? 128 + WTERMSIG(wait_status) : WEXITSTATUS(wait_status);
 }
-
-std::string CheckpointsOf(const std::string& run_directory) {
-  return run_directory + "/checkpoints";
-}
-
-bool Ends(Action action) { return action == Action::kFinish || action == Action::kStop; }
 
 }  // namespace
 
@@ -147,7 +130,7 @@ int Supervisor::Run() {
   while (true) {
     const Failure failure = RunAttempt();
     const Decision decision = Judge(failure);
-    const int exit_code = Ends(decision.action) ? decision.exit_code : failure.exit_code;
+    const int exit_code = Ends(decision) ? decision.exit_code : failure.exit_code;
     if (failure.kind != FailureKind::kNone) {
       Say(explanation_.empty() ? decision.reason
                                : absl::StrCat(explanation_, ": ", decision.reason));
@@ -157,38 +140,12 @@ int Supervisor::Run() {
       Wait(kLookEveryMs);
     }
     // Back-off is the failed attempt's, and a request to stop ends it.
-    const bool stopped = !Ends(decision.action) && stop_signals_ > 0;
+    const bool stopped = !Ends(decision) && stop_signals_ > 0;
     ledger_->AttemptEnd(attempt_, exit_code, stopped ? Action::kStop : decision.action);
     if (stopped) return kExitRequeue;
-    if (Ends(decision.action)) return decision.exit_code;
+    if (Ends(decision)) return decision.exit_code;
     Apply(decision);
   }
-}
-
-void Supervisor::Apply(const Decision& decision) {
-  ++history_.restarts;
-  ++attempt_;
-  history_.world_size = decision.world_size;
-  if (decision.older_checkpoint) SetNewestCheckpointAside();
-  if (decision.action == Action::kRestart) return;
-  const std::string out = absl::StrJoin(blamed_hosts_, ", ");
-  spares_in_ = options_.hosts.Replace(blamed_hosts_, decision.world_size);
-  Say(absl::StrCat("out: ", out,
-                   spares_in_.empty() ? "; the other hosts go on"
-                                      : absl::StrCat("; in: ", absl::StrJoin(spares_in_, ", "))));
-  // If they do not even start, it is they.
-  blamed_hosts_ = spares_in_;
-  history_.failures_of_host = 0;
-}
-
-void Supervisor::SetNewestCheckpointAside() {
-  const std::string directory = CheckpointsOf(options_.run_directory);
-  const absl::StatusOr<std::string> aside =
-      runtime::SetNewestAside(runtime::Disk(), directory, attempt_);
-  Say(aside.ok() ? absl::StrCat(directory, "/", *aside,
-                                " is what the run went on from; look at it, and remove it")
-                 : absl::StrCat("the newest checkpoint stays the one to go on from: ",
-                                std::string(aside.status().message())));
 }
 
 // From the start of the ranks to the moment when all are gone.
@@ -277,19 +234,6 @@ std::vector<runtime::RankEvent> Supervisor::Hear() {
   return events;
 }
 
-// A host that goes down closes its connections within moments.
-void Supervisor::AwaitItsHost(Failure* crash) {
-  if (options_.hosts.in_use().size() < 2) return;
-  for (const int64_t end = MonotonicNs() + kHostClosesNs;
-       crash->kind == FailureKind::kCrash && MonotonicNs() < end; Wait(10)) {
-    for (const runtime::RankEvent& event : Hear()) detector_->See(event);
-    *crash = *detector_->Check(MonotonicNs());
-  }
-  if (crash->kind == FailureKind::kCrash) return;
-  ledger_->Detect(attempt_, *crash);
-  Say(absl::StrCat(Name(crash->kind), ": ", crash->evidence));
-}
-
 void Supervisor::NameStragglers(int64_t now_ns, std::optional<Failure>* failure) {
   while (const std::optional<Failure> slow = detector_->NewStraggler(now_ns)) {
     ledger_->Detect(attempt_, *slow);
@@ -340,142 +284,6 @@ void Supervisor::Reap() {
   starter_ = -1;
   starter_status_ = CodeOf(status);
   ledger_->Exit(attempt_, runtime::kStarterRank, starter_status_);
-}
-
-// The evidence of a hang, while its ranks are there. A rank whose collective overran its deadline
-// has gathered it already, and left.
-void Supervisor::Explain(Failure* failure) {
-  const std::string directory = parallel::HangDirectory(options_.run_directory, attempt_);
-  const auto wrote_log = [&](int rank) {
-    std::error_code error;
-    return std::filesystem::exists(parallel::RecordPath(directory, rank), error);
-  };
-  const std::vector<int>& ranks = failure->ranks;
-  const bool left = failure->kind == FailureKind::kError || failure->kind == FailureKind::kCrash;
-  const bool found_itself =
-      left && !ranks.empty() && std::all_of(ranks.begin(), ranks.end(), wrote_log);
-  if (failure->kind != FailureKind::kHang && !found_itself) return;
-  if (!found_itself) server_->AskForEvidence();
-  const std::vector<runtime::Frame> connected = server_->Connected();
-  for (const int64_t end = MonotonicNs() + kAnswerNs;
-       !MissingLogs(directory, connected, process_space_).empty() && MonotonicNs() < end;) {
-    Hear();
-    Wait(10);
-  }
-  const absl::StatusOr<HangEvidence> evidence = ExplainHangOf(directory, connected, process_space_);
-  if (!evidence.ok()) {
-    Say(absl::StrCat("no evidence of the hang: ", std::string(evidence.status().message())));
-    return;
-  }
-  std::string text = evidence->text + SaveStacksOf(*evidence, directory, connected, process_space_);
-  if (const absl::Status kept = runtime::WriteFileAtomically(directory + "/report.txt", text);
-      !kept.ok()) {
-    absl::StrAppend(&text, "  ", std::string(kept.message()), "\n");
-  }
-  Say(text);
-  explanation_ = evidence->summary;
-  if (left) failure->happened_ns = std::min(failure->happened_ns, detector_->last_news_ns());
-  failure->kind = FailureKind::kHang;
-  failure->evidence = absl::StrCat(explanation_, "; ", failure->evidence);
-  if (!evidence->ranks.empty()) {
-    failure->ranks = evidence->ranks;
-    failure->hosts = detector_->HostOf(failure->ranks);
-  }
-  ledger_->Detect(attempt_, *failure);
-}
-
-// Ends what is left and waits until all is gone. Nothing of value is lost: a save in flight that
-// others died in cannot be committed any more.
-void Supervisor::Teardown(const Failure& failure) {
-  const bool lost = failure.kind == FailureKind::kHostLost;
-  for (const runtime::Frame& last : server_->Connected()) {
-    const bool is_lost = lost && std::count(failure.ranks.begin(), failure.ranks.end(), last.rank);
-    // Nobody is there to close it; what is here after all gets killed.
-    if (is_lost && !IsSameSpace(last.process_space, process_space_)) server_->Drop(last.rank);
-  }
-  const auto anyone = [this] {
-    Hear();
-    Reap();
-    if (starter_ > 0) return true;
-    for (int rank = 0; rank < history_.world_size; ++rank) {
-      if (server_->Connected(rank)) return true;
-    }
-    return false;
-  };
-  if (!anyone()) return;
-  ledger_->Teardown(attempt_);
-  server_->Dismiss();
-  if (starter_ > 0) kill(-starter_, SIGTERM);
-  const int64_t begin = MonotonicNs(),
-                starter_ends = lost ? kStarterOfALostHostEndsNs : kStarterEndsNs;
-  bool killed = false;
-  while (anyone()) {
-    const int64_t passed = MonotonicNs() - begin;
-    if (!killed && passed > Ns(options_.kill_grace_seconds)) {
-      killed = true;
-      KillRanks();
-    }
-    if (passed > starter_ends && starter_ > 0) kill(-starter_, SIGKILL);
-    if (passed > starter_ends + kRanksEndNs) {
-      Say("some ranks are still connected though they were told to end; going on without them: "
-          "they "
-          "cannot commit any more");
-      return;
-    }
-    Wait(10);
-  }
-}
-
-// Ranks lead process groups of their own and may be stopped. A process whose connection is open is
-// alive, so its number is its own.
-void Supervisor::KillRanks() {
-  for (const runtime::Frame& last : server_->Connected()) {
-    if (IsSameSpace(last.process_space, process_space_)) kill(last.pid, SIGKILL);
-  }
-}
-
-// What is known once the starter has ended.
-void Supervisor::Complete(Failure* failure) const {
-  if (failure->kind != FailureKind::kCrash || failure->exit_code != 0) return;
-  failure->exit_code = starter_status_;
-  if (starter_status_ > 128) {
-    absl::StrAppend(&failure->evidence, "; ended by signal ", starter_status_ - 128);
-  }
-}
-
-Decision Supervisor::Judge(const Failure& failure) {
-  const int64_t best = std::max(best_step_, detector_->best_step());
-  if (failure.kind != FailureKind::kNone) {
-    // A start of which nothing is known fails by the hosts that were to blame before it.
-    const bool says_nothing = failure.kind == FailureKind::kLaunch && failure.hosts.empty();
-    const bool same_hosts = !options_.hosts.in_use().empty() && !blamed_hosts_.empty() &&
-                            (says_nothing || failure.hosts == blamed_hosts_);
-    if (!says_nothing) blamed_hosts_ = failure.hosts;
-    if (failure.kind == FailureKind::kNumerics) {
-      const auto saved = runtime::ListCheckpoints(CheckpointsOf(options_.run_directory));
-      history_.older_checkpoints = saved.ok() ? static_cast<int>(saved->size()) - 1 : 0;
-    }
-    history_ = After(history_, {.kind = failure.kind,
-                                .first_step = detector_->first_step(),
-                                .best_before = best_step_,
-                                .best = best,
-                                .same_host = same_hosts});
-    history_.replaceable = Replaceable(blamed_hosts_);
-    const int most = std::min(history_.world_size - 1, options_.hosts.SlotsWithout(blamed_hosts_));
-    const bool need = options_.smaller && !history_.replaceable && !blamed_hosts_.empty();
-    history_.smaller_world_size = need ? options_.smaller(most) : 0;
-  }
-  best_step_ = best;
-  Decision decision = Decide(failure, history_, options_.recovery);
-  if (stop_signals_ > 0 && !Ends(decision.action)) {
-    decision = {
-        .action = Action::kStop, .exit_code = kExitRequeue, .reason = "asked to stop: no restart"};
-  }
-  return decision;
-}
-
-bool Supervisor::Replaceable(const std::vector<std::string>& hosts) const {
-  return !hosts.empty() && options_.hosts.SlotsWithout(hosts) >= history_.world_size;
 }
 
 void Supervisor::Say(const std::string& text) const {

@@ -40,6 +40,11 @@ struct Decision {
   std::string reason;             // a sentence for people
 };
 
+// No attempt comes after it.
+inline bool Ends(const Decision& decision) {
+  return decision.action == Action::kFinish || decision.action == Action::kStop;
+}
+
 Decision Decide(const Failure& failure, const AttemptHistory& history,
                 const RecoveryOptions& options);
 
