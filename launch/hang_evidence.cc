@@ -115,8 +115,7 @@ std::string SaveStacksOf(const HangEvidence& evidence, const std::string& direct
   }
   if (wanted.empty()) return "  no stacks: none of these ranks' processes is left on this host\n";
   const std::string tool = SaveStacks(wanted, kStacksMs);
-  if (tool.empty())
-    return "  no stacks: neither eu-stack (of the package elfutils) nor gdb is installed\n";
+  if (tool.empty()) return "  no stacks: neither eu-stack (elfutils) nor gdb is installed\n";
   return absl::StrCat("  stacks, by ", tool, ", in ", directory, ": ", absl::StrJoin(names, ", "),
                       "\n");
 }

@@ -31,14 +31,15 @@ constexpr int64_t kRanksEndNs = 3'000'000'000;  // after that
 
 }  // namespace
 
-// A host that goes down closes its connections within moments.
+// A host that goes down closes its connections within moments. mpirun ends the other ranks of a
+// crash after a second.
 void Supervisor::AwaitItsHost(Failure* crash) {
   if (options_.hosts.in_use().size() < 2) return;
-  for (const int64_t end = MonotonicNs() + kHostClosesNs;
-       crash->kind == FailureKind::kCrash && MonotonicNs() < end; Wait(10)) {
+  for (const int64_t end = MonotonicNs() + kHostClosesNs; MonotonicNs() < end; Wait(10)) {
     for (const runtime::RankEvent& event : Hear()) detector_->See(event);
-    *crash = *detector_->Check(MonotonicNs());
   }
+  detector_->JudgeHostOfCrash(MonotonicNs());
+  *crash = *detector_->Check(MonotonicNs());
   if (crash->kind == FailureKind::kCrash) return;
   ledger_->Detect(attempt_, *crash);
   Say(absl::StrCat(Name(crash->kind), ": ", crash->evidence));
@@ -106,7 +107,6 @@ void Supervisor::Teardown(const Failure& failure) {
   };
   if (!anyone()) return;
   ledger_->Teardown(attempt_);
-  server_->Dismiss();
   if (starter_ > 0) kill(-starter_, SIGTERM);
   const int64_t begin = MonotonicNs(),
                 starter_ends = lost ? kStarterOfALostHostEndsNs : kStarterEndsNs;
@@ -115,12 +115,12 @@ void Supervisor::Teardown(const Failure& failure) {
     const int64_t passed = MonotonicNs() - begin;
     if (!killed && passed > static_cast<int64_t>(options_.kill_grace_seconds * 1e9)) {
       killed = true;
+      server_->Dismiss();
       KillRanks();
     }
     if (passed > starter_ends && starter_ > 0) kill(-starter_, SIGKILL);
     if (passed > starter_ends + kRanksEndNs) {
-      Say("some ranks are still connected though they were told to end; going on without them: "
-          "they "
+      Say("some ranks that were told to end are still connected; going on without them: they "
           "cannot commit any more");
       return;
     }

@@ -77,7 +77,8 @@ class Launch : public Command {
     app.add_option("--min-ranks", min_ranks_,
                    "go on with fewer ranks, at least these, when hosts run out (default: never)")
         ->type_name("N");
-    app.add_option("--max-restarts", max_restarts_, "give up after so many from one checkpoint (default: 20)")
+    app.add_option("--max-restarts", max_restarts_,
+                   "give up after so many from one checkpoint (default: 20)")
         ->type_name("N");
     app.add_flag("--replace-stragglers", replace_stragglers_,
                  "restart with a spare host for one that is slow");

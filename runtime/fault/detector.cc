@@ -49,11 +49,7 @@ Detector::Detector(const DetectorOptions& options, int world_size, int64_t start
 void Detector::See(const RankEvent& event) {
   if (event.kind == RankEvent::Kind::kFrame) return SeeFrame(event);
   ranks_[static_cast<size_t>(event.rank)].lost_ns = event.at_ns;
-  if (failure_) {
-    if (failure_->kind != FailureKind::kCrash) return;
-    if (auto closed = ClosedHost(event.rank, event.at_ns)) failure_ = std::move(closed);
-    return;
-  }
+  if (failure_) return;
   // All ranks agree to stop, and a starter ends the rest when the first has: its status tells more.
   if (std::any_of(ranks_.begin(), ranks_.end(),
                   [](const Rank& rank) { return rank.left && rank.last.exit_code == kRequeue; })) {

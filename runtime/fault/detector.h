@@ -46,6 +46,10 @@ class Detector {
   // The failure that ends the attempt, or kNone when all ranks have left well and the starter has
   // ended; nullopt while it runs. Once it is not nullopt it stays.
   const std::optional<Failure>& Check(int64_t now_ns);
+  // To be called some moments after a crash, before anybody ends the other ranks: if all
+  // connections of its host, of several ranks, have closed meanwhile, and those of another host
+  // stay, it is the host that is lost.
+  void JudgeHostOfCrash(int64_t now_ns);
   // A rank that has just been found to be slow; each is told once.
   std::optional<Failure> NewStraggler(int64_t now_ns);
 
@@ -77,7 +81,6 @@ class Detector {
   const std::string& HostOf(int rank) const;
   std::map<std::string, std::vector<int>> RanksByHost() const;
   std::optional<Failure> SilentHosts(int64_t longer_than_ns, int64_t now_ns) const;
-  std::optional<Failure> ClosedHost(int rank, int64_t now_ns) const;
   std::string Said(int rank, int64_t now_ns) const;
   std::string SaidByAll(const std::vector<int>& ranks, int64_t now_ns) const;
 

@@ -10,9 +10,7 @@
 namespace muster::runtime {
 namespace {
 
-// Connections of one host that close within it close together. A starter that ends the other ranks
-// of a crash gives them a second.
-constexpr int64_t kTogetherNs = 500'000'000;
+constexpr int64_t kMissedBeatsNs = 2'000'000'000;  // of all ranks of a host
 
 }  // namespace
 
@@ -32,7 +30,9 @@ Failure Detector::NeverSpoke(const std::vector<int>& missing, int64_t now_ns) co
   return failure;
 }
 
-// Hosts whose ranks, as far as they have spoken and not left, are all silent.
+// Hosts whose ranks, as far as they have spoken and not left, all miss their beats, if a rank of
+// one of them has for so long: ranks do not beat at the same instant, nor do hosts that are lost
+// together.
 std::optional<Failure> Detector::SilentHosts(int64_t longer_than_ns, int64_t now_ns) const {
   const std::map<std::string, std::vector<int>> hosts = RanksByHost();
   const auto is_here = [this](const Rank& rank) {
@@ -44,19 +44,20 @@ std::optional<Failure> Detector::SilentHosts(int64_t longer_than_ns, int64_t now
   std::vector<int> lost;
   int64_t heard = now_ns;
   for (const auto& [name, ranks] : hosts) {
-    int64_t last = 0;
+    int64_t first = now_ns, last = 0;
     std::vector<int> there;
     for (const int r : ranks) {
       if (!At(r).spoke || At(r).left) continue;
       there.push_back(r);
+      first = std::min(first, At(r).heard_ns);
       last = std::max(last, At(r).heard_ns);
     }
-    if (there.empty() || now_ns - last <= longer_than_ns) continue;
+    if (there.empty() || now_ns - last <= std::min(longer_than_ns / 2, kMissedBeatsNs)) continue;
     names.push_back(name);
     lost.insert(lost.end(), there.begin(), there.end());
-    heard = std::min(heard, last);
+    heard = std::min(heard, first);
   }
-  if (names.empty()) return std::nullopt;
+  if (now_ns - heard <= longer_than_ns) return std::nullopt;
   std::sort(lost.begin(), lost.end());
   Failure failure =
       Make(FailureKind::kHostLost, lost, heard, now_ns,
@@ -66,24 +67,24 @@ std::optional<Failure> Detector::SilentHosts(int64_t longer_than_ns, int64_t now
   return failure;
 }
 
-// The connections of a rank's host, if it is one of several and has several ranks, and all of them
-// have closed together without a goodbye: the host went down, or whoever started its ranks.
-std::optional<Failure> Detector::ClosedHost(int rank, int64_t now_ns) const {
+void Detector::JudgeHostOfCrash(int64_t now_ns) {
+  if (!failure_ || failure_->kind != FailureKind::kCrash || failure_->hosts.size() != 1) return;
   const std::map<std::string, std::vector<int>> hosts = RanksByHost();
-  const std::vector<int>& ranks = hosts.at(HostOf(rank));
-  if (hosts.size() < 2 || ranks.size() < 2) return std::nullopt;
-  int64_t first = now_ns;
-  for (const int r : ranks) {
-    if (At(r).lost_ns == 0) return std::nullopt;
-    first = std::min(first, At(r).lost_ns);
+  const std::string host = failure_->hosts[0];
+  const std::vector<int>& ranks = hosts.at(host);
+  const auto is_closed = [this](int r) { return At(r).lost_ns != 0; };
+  const bool another_stays = std::any_of(hosts.begin(), hosts.end(), [&](const auto& other) {
+    return std::none_of(other.second.begin(), other.second.end(), is_closed);
+  });
+  if (ranks.size() < 2 || !another_stays || !std::all_of(ranks.begin(), ranks.end(), is_closed)) {
+    return;
   }
-  if (now_ns - first > kTogetherNs) return std::nullopt;
-  Failure failure =
+  Failure lost =
       Make(FailureKind::kHostLost, ranks, failure_->happened_ns, now_ns,
-           absl::StrCat("host ", HostOf(rank),
+           absl::StrCat("host ", host,
                         " closed all its connections at once: ", SaidByAll(ranks, now_ns)));
-  failure.exit_code = failure_->exit_code;
-  return failure;
+  lost.exit_code = failure_->exit_code;
+  failure_ = std::move(lost);
 }
 
 const std::string& Detector::HostOf(int rank) const {

@@ -8,8 +8,7 @@
 namespace muster::runtime {
 
 struct RecoveryOptions {
-  int max_restarts =
-      20;  // from one checkpoint: a newer one that an attempt begins from gives all back
+  int max_restarts = 20;  // from one checkpoint: a newer one gives all back
   int max_cycles_without_progress = 3;
   // Seconds before a restart: none after a cycle that made progress; else the first, doubled for
   // each further cycle without progress, up to the largest.
@@ -56,6 +55,7 @@ struct AttemptFacts {
   bool same_host = false;             // the failure blames the host that the one before blamed
 };
 
+// The history after it.
 AttemptHistory After(AttemptHistory history, const AttemptFacts& facts);
 
 }  // namespace muster::runtime

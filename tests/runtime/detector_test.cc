@@ -199,6 +199,21 @@ TEST(Detector, HostsAreThoseWhereRanksWerePlacedWhateverTheySay) {
   EXPECT_EQ(failure->ranks, (std::vector<int>{1, 2}));
 }
 
+TEST(Detector, RanksOfALostHostNeedNotHaveBeatenTogether) {
+  Job job(4, OnHosts({"a", "a", "b", "b"}));
+  for (int i = 0; i < 10; ++i) job.Step();
+  ASSERT_FALSE(job.Wait({3}, 1 * kSecond));
+  const auto failure = job.Wait({2, 3});
+  ASSERT_TRUE(failure);
+  EXPECT_EQ(failure->kind, FailureKind::kHostLost) << failure->evidence;
+  EXPECT_EQ(failure->ranks, (std::vector<int>{2, 3}));
+  // Nor does one rank that hangs take its host with it.
+  Job one(4, OnHosts({"a", "a", "b", "b"}));
+  for (int i = 0; i < 10; ++i) one.Step();
+  ASSERT_FALSE(one.Wait({3}, 4 * kSecond));
+  EXPECT_EQ(one.Wait({2, 3})->kind, FailureKind::kHang);
+}
+
 TEST(Detector, HostsThatAreLostTogetherAreNamedTogether) {
   Job job(6, OnHosts({"a", "a", "b", "b", "c", "c"}));
   for (int i = 0; i < 10; ++i) job.Step();
@@ -207,6 +222,10 @@ TEST(Detector, HostsThatAreLostTogetherAreNamedTogether) {
   EXPECT_EQ(failure->kind, FailureKind::kHostLost);
   EXPECT_EQ(failure->hosts, (std::vector<std::string>{"a", "c"}));
   EXPECT_EQ(failure->ranks, (std::vector<int>{0, 1, 4, 5})) << "rank 3 speaks for host b";
+  Job apart(6, OnHosts({"a", "a", "b", "b", "c", "c"}));
+  for (int i = 0; i < 10; ++i) apart.Step();
+  ASSERT_FALSE(apart.Wait({0, 1}, 2 * kSecond));
+  EXPECT_EQ(apart.Wait({0, 1, 4, 5})->hosts, (std::vector<std::string>{"a", "c"}));
 }
 
 TEST(Detector, ALostHostIsNoticedInFiveSecondsHoweverLongAStepTakes) {
@@ -224,28 +243,26 @@ TEST(Detector, ALostHostIsNoticedInFiveSecondsHoweverLongAStepTakes) {
 }
 
 TEST(Detector, AHostWhoseConnectionsCloseTogetherIsLost) {
-  Job job(4, OnHosts({"a", "a", "b", "b"}));
+  Job job(5, OnHosts({"a", "a", "b", "b", "c"}));
   for (int i = 0; i < 10; ++i) job.Step();
   job.Lose(3);
   ASSERT_TRUE(job.detector.Check(job.now));
   EXPECT_EQ(job.detector.Check(job.now)->kind, FailureKind::kCrash) << "noticed at once";
   job.now += 20 * kMs;
   job.Lose(2);
+  job.detector.JudgeHostOfCrash(job.now);
   const auto failure = job.detector.Check(job.now);
   EXPECT_EQ(failure->kind, FailureKind::kHostLost);
   EXPECT_EQ(failure->hosts, std::vector<std::string>{"b"});
   EXPECT_EQ(failure->ranks, (std::vector<int>{2, 3}));
 }
 
-// A starter ends the other ranks when one has crashed, on all hosts alike.
-TEST(Detector, RanksThatAreEndedAfterACrashAreNoLostHost) {
-  for (const int64_t later : {20 * kMs, 1'000 * kMs}) {
+TEST(Detector, ACrashTakesNoHostWithItThatStaysNorOneThatIsEndedWithAllOthers) {
+  for (const std::vector<int>& closed : {std::vector<int>{3, 4}, {3, 2, 4, 0, 1}, {3, 2, 4, 0}}) {
     Job job(5, OnHosts({"a", "a", "b", "b", "b"}));
     for (int i = 0; i < 10; ++i) job.Step();
-    job.Lose(3);
-    job.now += later;
-    job.Lose(4);
-    if (later > 500 * kMs) job.Lose(2);
+    for (const int rank : closed) job.Lose(rank);
+    job.detector.JudgeHostOfCrash(job.now);
     EXPECT_EQ(job.detector.Check(job.now)->kind, FailureKind::kCrash);
     EXPECT_EQ(job.detector.Check(job.now)->ranks, std::vector<int>{3});
     EXPECT_EQ(job.detector.Check(job.now)->hosts, std::vector<std::string>{"b"});
@@ -253,6 +270,7 @@ TEST(Detector, RanksThatAreEndedAfterACrashAreNoLostHost) {
   Job alone(2, OnHosts({"a", "b"}));
   for (int i = 0; i < 10; ++i) alone.Step();
   alone.Lose(1);
+  alone.detector.JudgeHostOfCrash(alone.now);
   EXPECT_EQ(alone.detector.Check(alone.now)->kind, FailureKind::kCrash) << "it may be the rank";
 }
 
