@@ -4,8 +4,9 @@
 // (cut to 128 bits) of the rest under HMAC(run secret, nonce of the greeting), and frames are
 // numbered, so none can be forged, replayed on another connection, or left out.
 //
-// After its greeting a supervisor says only kEvidenceRequest, a byte that is not authenticated: it
-// makes a rank write down what it is doing, and nothing else.
+// After its greeting a supervisor says only two things, bytes that are not authenticated:
+// kEvidenceRequest makes a rank write down what it is doing, and nothing else; kDismissal, before
+// the connection closes, ends it as the close alone would, but without a word.
 //
 // Greeting, 32 bytes: u32 magic, u32 version, 16 bytes of nonce, 8 bytes of zero.
 // Frame, 416 bytes, little-endian: see EncodeFrame.
@@ -23,7 +24,7 @@
 namespace muster::runtime {
 
 constexpr size_t kGreetingBytes = 32, kFrameBytes = 416, kTagBytes = 16, kNonceBytes = 16;
-constexpr char kEvidenceRequest = 'e';
+constexpr char kEvidenceRequest = 'e', kDismissal = 'd';
 constexpr size_t kFrameHostBytes = 64, kFrameDoingBytes = 48;
 
 // 128 bits that a run's supervisor draws and its ranks learn by their environment.

@@ -118,7 +118,10 @@ void HeartbeatServer::AskForEvidence() {
 }
 
 void HeartbeatServer::Dismiss() {
-  for (const auto& [rank, fd] : by_rank_) shutdown(fd, SHUT_WR);
+  for (const auto& [rank, fd] : by_rank_) {
+    (void)send(fd, &kDismissal, 1, MSG_NOSIGNAL);
+    shutdown(fd, SHUT_WR);
+  }
 }
 
 void HeartbeatServer::Drop(int rank) {

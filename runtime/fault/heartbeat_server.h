@@ -41,8 +41,8 @@ class HeartbeatServer {
   std::vector<RankEvent> Collect();
   // Asks all ranks that are connected to write down what they are doing (Pulse::SetEvidence).
   void AskForEvidence();
-  // Ends what is sent to the ranks, so that each of them takes its supervisor for gone and ends
-  // within two beats. Their own ends are still seen.
+  // Tells the ranks that their attempt is over: each ends within two beats. Their ends are still
+  // seen.
   void Dismiss();
   // Closes the connection of a rank that cannot be reached any more.
   void Drop(int rank);

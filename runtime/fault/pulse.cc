@@ -101,11 +101,13 @@ absl::StatusOr<int> Connect(const std::string& address, int unreachable_ms) {
   return socket;
 }
 
-void EndThisProcess() {
-  kernels::Log(kernels::Severity::kError,
-               "the supervisor has ended this attempt, is gone or cannot be reached, so this rank "
-               "ends; what is committed stays, and muster launch with the same --run goes on from "
-               "it");
+void EndThisProcess(bool dismissed) {
+  if (!dismissed) {
+    kernels::Log(
+        kernels::Severity::kError,
+        "the supervisor is gone or cannot be reached, so this rank ends; what is committed "
+        "stays, and muster launch with the same --run goes on from it");
+  }
   _exit(1);  // no destructor: they would wait for other ranks
 }
 
@@ -177,12 +179,14 @@ void Pulse::Run() {
     }
     progress_.Beat();
     if (socket_ < 0) continue;
-    if (Send(Frame::Type::kBeat, 0) && SupervisorIsThere(HalfIntervalMs())) continue;
+    Supervisor supervisor = Supervisor::kGone;
+    if (Send(Frame::Type::kBeat, 0)) supervisor = Listen(HalfIntervalMs());
+    if (supervisor == Supervisor::kThere) continue;
     const bool leaving = [this] {
       const std::lock_guard lock(mutex_);
       return leaving_;
     }();
-    if (!leaving) options_.on_supervisor_lost();
+    if (!leaving) options_.on_supervisor_lost(supervisor == Supervisor::kDismisses);
     return;
   }
 }
@@ -196,16 +200,17 @@ int Pulse::HalfIntervalMs() const {
          2;
 }
 
-bool Pulse::SupervisorIsThere(int wait_ms) {
+Pulse::Supervisor Pulse::Listen(int wait_ms) {
   pollfd waiting{.fd = socket_, .events = POLLIN | POLLRDHUP, .revents = 0};
-  if (poll(&waiting, 1, wait_ms) <= 0) return true;  // nothing to read, as it should be
+  if (poll(&waiting, 1, wait_ms) <= 0) return Supervisor::kThere;  // silent, as it should be
   char byte = 0;
   const ssize_t got = recv(socket_, &byte, 1, MSG_DONTWAIT);
-  if (got < 0) return errno == EAGAIN || errno == EINTR;
-  if (got == 0 || byte != kEvidenceRequest) return false;
+  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return Supervisor::kThere;
+  if (got == 1 && byte == kDismissal) return Supervisor::kDismisses;
+  if (got != 1 || byte != kEvidenceRequest) return Supervisor::kGone;
   const std::lock_guard lock(mutex_);
   if (evidence_) evidence_();
-  return true;
+  return Supervisor::kThere;
 }
 
 bool Pulse::Send(Frame::Type type, int exit_code) {

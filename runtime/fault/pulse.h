@@ -34,8 +34,9 @@ struct PulseOptions {
   // gone: above the time in which a supervisor takes a silent host for lost, since a network that
   // comes back in between shall disturb nobody.
   int unreachable_ms = 6'000;
-  // On the pulse's thread, when the supervisor is gone. The default says so and ends the process.
-  std::function<void()> on_supervisor_lost;
+  // On the pulse's thread, when the supervisor is gone, or has dismissed its ranks. The default
+  // ends the process, and says why unless it was dismissed.
+  std::function<void(bool dismissed)> on_supervisor_lost;
 };
 
 class Pulse {
@@ -61,7 +62,8 @@ class Pulse {
   Pulse(PulseOptions options, RankProgress* progress, int socket, std::string key);
   void Run();
   bool Send(Frame::Type type, int exit_code);
-  bool SupervisorIsThere(int wait_ms);
+  enum class Supervisor { kThere, kGone, kDismisses };
+  Supervisor Listen(int wait_ms);
   int HalfIntervalMs() const;
 
   const PulseOptions options_;

@@ -119,7 +119,7 @@ class Heartbeats : public ::testing::Test {
     options.world_size = world_size;
     options.host = "here";
     options.interval_ms = 20;
-    options.on_supervisor_lost = [this] { ++lost_; };
+    options.on_supervisor_lost = [this](bool dismissed) { ++(dismissed ? dismissed_ : lost_); };
     return options;
   }
 
@@ -195,7 +195,7 @@ class Heartbeats : public ::testing::Test {
     return EncodeFrame(frame, ConnectionKey(server_->secret(), nonce));
   }
 
-  std::atomic<int> lost_{0};
+  std::atomic<int> lost_{0}, dismissed_{0};
   std::unique_ptr<HeartbeatServer> server_;
   std::vector<RankEvent> events_;
 };
@@ -322,7 +322,8 @@ TEST_F(Heartbeats, RanksThatAreDismissedHearOfItAndTheirEndsAreSeen) {
   auto pulse = StartPulse(OptionsOf(0), &progress);
   EXPECT_TRUE(CollectUntil([&] { return server_->Connected(0); }));
   server_->Dismiss();
-  EXPECT_TRUE(CollectUntil([&] { return lost_ == 1; }));
+  EXPECT_TRUE(CollectUntil([&] { return dismissed_ == 1; }));
+  EXPECT_EQ(lost_, 0);
   EXPECT_TRUE(server_->Connected(0)) << "it may still be there";
   Meanwhile([&] { pulse.reset(); });
   EXPECT_TRUE(CollectUntil([&] { return !server_->Connected(0); }));

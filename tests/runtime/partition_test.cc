@@ -47,7 +47,7 @@ class Pair {
     PulseOptions options;
     options.supervisor = {server_->address(), server_->secret()};
     options.unreachable_ms = kUnreachableMs;
-    options.on_supervisor_lost = [this] { lost_ = true; };
+    options.on_supervisor_lost = [this](bool) { lost_ = true; };
     pulse_ = *Pulse::Start(options, &progress_);
   }
   ~Pair() {
