@@ -9,7 +9,7 @@ import time
 from runs import lines_of
 
 CONFIG = "configs/jobs/tiny-moe.textproto"
-STEPS, EVERY = 120, 10
+EVERY = 10  # steps between checkpoints
 
 
 def steps(run):
@@ -37,19 +37,20 @@ def attempts_saved(run):
 class Drill:
     def __init__(self, options, name):
         self.muster, self.ranks, self.name = options.muster, options.ranks, name
+        self.steps = options.steps  # of the whole run
         self.run = os.path.join(tempfile.mkdtemp(prefix="muster_drill_"), name)
         self.process = None
 
     def start(self, *more):
         self.spawn([self.muster, "launch", CONFIG, "--ranks", str(self.ranks), "--set", "mesh.ep=2",
-                    "--set", f"train.steps={STEPS}", "--set", f"checkpoint.every_steps={EVERY}",
+                    "--set", f"train.steps={self.steps}", "--set", f"checkpoint.every_steps={EVERY}",
                     "--set", "log.progress=false", "--run", self.run, *more])
 
     def start_alone(self, *more):
         """muster train under mpirun, without a supervisor."""
         self.spawn(["mpirun", "--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle",
                     "1", "-np", str(self.ranks), self.muster, "train", CONFIG, "--set", "mesh.ep=2",
-                    "--set", f"train.steps={100 * STEPS}", "--set", "log.progress=false",
+                    "--set", f"train.steps={100 * self.steps}", "--set", "log.progress=false",
                     "--run", self.run, *more],
                    dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1"))
 
