@@ -54,6 +54,10 @@ void FillDefaults(Job* job, FieldOrigins* origins, std::vector<ConfigProblem>* p
   if (!job->train().has_sequence_length() && job->model().max_positions() > 0) {
     job->mutable_train()->set_sequence_length(job->model().max_positions());
   }
+  if (!job->communication().has_bucket_megabytes()) {
+    // A GPU fills the default of the CPU in less than a millisecond: it wants fewer, longer calls.
+    job->mutable_communication()->set_bucket_megabytes(job->device() == CUDA ? 250 : 25);
+  }
 }
 
 // Canonical text: fields in order of declaration, every default written out, no model_file, as the

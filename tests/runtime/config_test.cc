@@ -76,6 +76,26 @@ TEST(Config, SequenceLengthDefaultsToTheModelsLongest) {
   EXPECT_EQ(job.job.name(), "job");
 }
 
+TEST(Config, BucketsAreLargerOnGpus) {
+  const auto bucket_of = [](const std::string& device) {
+    const ScratchDirectory run;
+    run.Write("config.textproto",
+              "data { synthetic {} } model { vocab_size: 8 hidden: 8 layers: 1 heads: 2 "
+              "ffn_hidden: 8 max_positions: 24 } device: " +
+                  device);
+    Job job;
+    std::vector<ConfigProblem> problems;
+    EXPECT_TRUE(ReadKeptJob(run.path(), &job, &problems)) << Describe(problems, run.path());
+    return job.communication().bucket_megabytes();
+  };
+  EXPECT_EQ(bucket_of("CPU"), 25);
+  EXPECT_EQ(bucket_of("CUDA"), 250);
+  EXPECT_EQ(Load(kTinyDense, {"communication.bucket_megabytes=3"}, 1)
+                .job.communication()
+                .bucket_megabytes(),
+            3);
+}
+
 TEST(Config, JobFieldsGoOverModelFile) {
   const ScratchDirectory directory;
   directory.Write("model.textproto",
