@@ -5,14 +5,12 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "kernels/base/error.h"
-#include "runtime/goodput/ledger_record.h"
+#include "runtime/goodput/attempt_end.h"
 
 namespace muster::runtime {
 namespace {
 
-constexpr int32_t kExitRequeue = 75;
 constexpr int kKept = static_cast<int>(StepFate::kProductive);
 
 double Ratio(DeviceNs part, DeviceNs whole) {
@@ -113,11 +111,6 @@ void SetRates(RunReport* report) {
   report->tokens_per_device_hour = tokens / (Seconds(attribution.allocated) / 3600);
 }
 
-bool BySupervisor(const AttributedAttempt& attempt) {
-  return attempt.failure && attempt.failure->kind != FailureKind::kNone &&
-         attempt.failure->kind != FailureKind::kPreempted;
-}
-
 // Sum and number of something whose mean is wanted.
 struct Mean {
   double sum = 0;
@@ -138,7 +131,7 @@ void SetFailureTimes(RunReport* report) {
   for (size_t a = 0; a < attempts.size(); ++a) {
     const AttributedAttempt& attempt = attempts[a];
     failure.Add(Seconds(attempt.end_ns - attempt.begin_ns), Failed(attempt) ? 1 : 0);
-    if (BySupervisor(attempt)) {
+    if (FailedBySupervisor(attempt)) {
       detect.Add(Seconds(attempt.failure->detected_ns - attempt.failure->happened_ns));
     } else if (Failed(attempt)) {
       detect.Add(Seconds(attempt.time.At(State::kDetect)),
@@ -146,7 +139,8 @@ void SetFailureTimes(RunReport* report) {
     }
     if (a == 0 || !Failed(attempts[a - 1]) || !attempt.first_step_begin_ns) continue;
     const AttributedAttempt& before = attempts[a - 1];
-    const int64_t noticed = BySupervisor(before) ? before.failure->detected_ns : before.end_ns;
+    const int64_t noticed =
+        FailedBySupervisor(before) ? before.failure->detected_ns : before.end_ns;
     restart.Add(Seconds(before.end_ns - noticed + attempt.gap_before_ns +
                         *attempt.first_step_begin_ns - attempt.begin_ns));
   }
@@ -198,7 +192,8 @@ void SetLostByFailure(RunReport* report) {
   for (size_t a = 0; a < attempts.size(); ++a) {
     const AttributedAttempt& attempt = attempts[a];
     if (!Failed(attempt)) continue;
-    DeviceNs& sum = lost[BySupervisor(attempt) ? Name(attempt.failure->kind) : "unsupervised"];
+    DeviceNs& sum =
+        lost[FailedBySupervisor(attempt) ? Name(attempt.failure->kind) : "unsupervised"];
     sum += attempt.time.lost_partial + attempt.time.At(StepFate::kRework) +
            attempt.time.At(State::kDetect) + attempt.time.At(State::kTeardown);
     if (a + 1 < attempts.size()) sum += StartUp(attempts[a + 1].time);
@@ -228,35 +223,6 @@ absl::StatusOr<RunReport> MakeReport(const std::string& run, RunLedger ledger) {
 absl::StatusOr<RunReport> ReportOf(const std::string& run_directory) {
   ASSIGN_OR_RETURN(RunLedger ledger, ReadLedger(run_directory));
   return MakeReport(run_directory, std::move(ledger));
-}
-
-bool Failed(const AttributedAttempt& attempt) {
-  if (attempt.failure) return BySupervisor(attempt);
-  if (!attempt.dead_ranks.empty() || !attempt.exit_code) return true;
-  return *attempt.exit_code != 0 && *attempt.exit_code != kExitRequeue;
-}
-
-std::string HowItEnded(const AttributedAttempt& attempt) {
-  if (BySupervisor(attempt)) {
-    const Failure& failure = *attempt.failure;
-    if (failure.ranks.empty()) return Name(failure.kind);
-    return absl::StrCat(Name(failure.kind), failure.ranks.size() == 1 ? ", rank " : ", ranks ",
-                        absl::StrJoin(failure.ranks, " "));
-  }
-  if (attempt.exit_code && *attempt.exit_code != 0 && *attempt.exit_code != kExitRequeue) {
-    if (*attempt.exit_code == kNoExitCode) return "gave up without an exit code";
-    return absl::StrCat("exit code ", *attempt.exit_code);
-  }
-  const size_t dead = attempt.dead_ranks.size();
-  if (dead == 1) return absl::StrCat("rank ", attempt.dead_ranks[0], " left no end record");
-  if (dead > 1 && dead == static_cast<size_t>(attempt.ranks_with_log)) {
-    return "no rank left an end record";
-  }
-  if (dead > 1) {
-    return absl::StrCat(dead, " ranks left no end record, the first is ", attempt.dead_ranks[0]);
-  }
-  if (attempt.exit_code.value_or(0) == kExitRequeue) return "stopped, may be requeued";
-  return attempt.exit_code ? "done" : "no rank left a ledger";
 }
 
 absl::StatusOr<FailureModel> FailureModelOf(const RunReport& report) {

@@ -49,7 +49,7 @@ struct RunReport {
   // Productive / (gaps between attempts + allocated), both x devices (Kokolis et al. 2024, ETTR).
   double ettr = 0;
   double tokens_per_second = 0, tokens_per_device_hour = 0;  // of kept steps, over allocated time
-  int failures = 0;                                          // attempts; see HowItEnded
+  int failures = 0;                                          // attempts
   std::optional<double> mean_time_to_failure_seconds;        // attempts' time / failures
   // By a supervisor: from a failure to its notice. Without one: of a dead rank's device, until the
   // attempt's end.
@@ -70,12 +70,6 @@ absl::StatusOr<RunReport> MakeReport(const std::string& run, RunLedger ledger);
 
 // Reads the run's ledgers. Errors: those of ReadLedger and MakeReport.
 absl::StatusOr<RunReport> ReportOf(const std::string& run_directory);
-
-// As a supervisor says; without one: ended without an exit code, or with one that is neither 0 nor
-// 75 (stopped by request).
-bool Failed(const AttributedAttempt& attempt);
-// "done", "stopped, may be requeued", "crash, rank 3", "rank 3 left no end record", "exit code 1".
-std::string HowItEnded(const AttributedAttempt& attempt);
 
 // Seconds with all nine decimals that are not trailing zeros: "1.5", "0.000000001".
 std::string DecimalSeconds(DeviceNs ns);

@@ -3,6 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/hash.h"
+#include "runtime/goodput/attempt_end.h"
 #include "runtime/goodput/ledger_record.h"
 #include "runtime/goodput/report.h"
 

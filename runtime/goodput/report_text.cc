@@ -3,6 +3,7 @@
 #include <ctime>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/goodput/attempt_end.h"
 #include "runtime/goodput/number_text.h"
 #include "runtime/goodput/report.h"
 

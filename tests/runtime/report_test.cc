@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "runtime/goodput/attempt_end.h"
 #include "tests/support/runtime/log_builder.h"
 
 namespace muster::runtime {

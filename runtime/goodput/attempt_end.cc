@@ -1,0 +1,52 @@
+#include "runtime/goodput/attempt_end.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "runtime/goodput/ledger_record.h"
+
+namespace muster::runtime {
+namespace {
+
+constexpr int32_t kExitRequeue = 75;
+
+}  // namespace
+
+bool FailedBySupervisor(const AttributedAttempt& attempt) {
+  return attempt.failure && attempt.failure->kind != FailureKind::kNone &&
+         attempt.failure->kind != FailureKind::kPreempted;
+}
+
+bool Failed(const AttributedAttempt& attempt) {
+  if (attempt.failure) return FailedBySupervisor(attempt);
+  if (!attempt.dead_ranks.empty() || !attempt.exit_code) return true;
+  return *attempt.exit_code != 0 && *attempt.exit_code != kExitRequeue;
+}
+
+bool Finished(const AttributedAttempt& attempt) {
+  return !Failed(attempt) && attempt.dead_ranks.empty() && attempt.exit_code == 0;
+}
+
+std::string HowItEnded(const AttributedAttempt& attempt) {
+  if (FailedBySupervisor(attempt)) {
+    const Failure& failure = *attempt.failure;
+    if (failure.ranks.empty()) return Name(failure.kind);
+    return absl::StrCat(Name(failure.kind), failure.ranks.size() == 1 ? ", rank " : ", ranks ",
+                        absl::StrJoin(failure.ranks, " "));
+  }
+  if (attempt.exit_code && *attempt.exit_code != 0 && *attempt.exit_code != kExitRequeue) {
+    if (*attempt.exit_code == kNoExitCode) return "gave up without an exit code";
+    return absl::StrCat("exit code ", *attempt.exit_code);
+  }
+  const size_t dead = attempt.dead_ranks.size();
+  if (dead == 1) return absl::StrCat("rank ", attempt.dead_ranks[0], " left no end record");
+  if (dead > 1 && dead == static_cast<size_t>(attempt.ranks_with_log)) {
+    return "no rank left an end record";
+  }
+  if (dead > 1) {
+    return absl::StrCat(dead, " ranks left no end record, the first is ", attempt.dead_ranks[0]);
+  }
+  if (attempt.exit_code.value_or(0) == kExitRequeue) return "stopped, may be requeued";
+  return attempt.exit_code ? "done" : "no rank left a ledger";
+}
+
+}  // namespace muster::runtime

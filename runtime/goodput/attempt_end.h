@@ -1,0 +1,19 @@
+#pragma once
+// How an attempt ended, by its supervisor if it had one, else by what its ranks left.
+#include <string>
+
+#include "runtime/goodput/attribution.h"
+
+namespace muster::runtime {
+
+// A supervisor saw a failure end it; a request to stop is none.
+bool FailedBySupervisor(const AttributedAttempt& attempt);
+// As a supervisor says; without one: ended without an exit code, or with one that is neither 0 nor
+// 75 (stopped by request).
+bool Failed(const AttributedAttempt& attempt);
+// All its ranks left an end record with exit code 0: nothing is left to do.
+bool Finished(const AttributedAttempt& attempt);
+// "done", "stopped, may be requeued", "crash, rank 3", "rank 3 left no end record", "exit code 1".
+std::string HowItEnded(const AttributedAttempt& attempt);
+
+}  // namespace muster::runtime
