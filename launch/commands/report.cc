@@ -15,25 +15,33 @@ class Report : public Command {
   CommandText text() const override {
     return {
         "report", "goodput and lost time of runs, from their ledgers",
-        "Every second of every rank has one name, and the sum is checked: if it does not hold,\n"
-        "or a ledger cannot be read, the exit code is 1. Works while a run is under way.",
+        "Every second of every rank has one name, and every step pays for its executions and its\n"
+        "share of failures; the sums are checked: if one does not hold, a step has a goodput that\n"
+        "cannot be, or a ledger cannot be read, the exit code is 1. Works while a run is under "
+        "way.",
         "muster report runs/first --json"};
   }
   void Declare(CLI::App& app) override {
     app.add_option("RUN", runs_, "run directories")->required();
     app.add_flag("--project", project_,
                  "what the run would keep of its time on more GPUs, with their failure rates");
+    app.add_flag("--amortise-start-up", options_.amortise_start_up,
+                 "divide the start-up among the kept steps, not as a line of its own");
     app.add_flag("--json", json_, "print one JSON object instead of text; an array for several");
   }
   int Run(Console console) override {
     std::vector<std::string> rendered;
     int code = kExitDone;
     for (const std::string& run : runs_) {
-      const absl::StatusOr<runtime::RunReport> report = runtime::ReportOf(run);
+      const absl::StatusOr<runtime::RunReport> report = runtime::ReportOf(run, options_);
       if (report.ok()) {
         rendered.push_back(json_ ? runtime::RenderJson(*report) : runtime::RenderText(*report));
         if (project_ && !json_) code = std::max(code, Project(*report, console, &rendered.back()));
         if (rendered.back().back() == '\n') rendered.back().pop_back();
+        for (const std::string& error : report->errors) {
+          console.err << "muster report: " << run << ": " << error << "\n";
+          code = kExitFailure;
+        }
         continue;
       }
       console.err << "muster report: " << report.status().message() << "\n";
@@ -61,6 +69,7 @@ class Report : public Command {
   }
 
   std::vector<std::string> runs_;
+  runtime::ReportOptions options_;
   bool json_ = false, project_ = false;
 };
 

@@ -9,6 +9,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/base/error.h"
+#include "runtime/goodput/at_risk.h"
+#include "runtime/goodput/charge.h"
 #include "runtime/goodput/ledger_record.h"
 
 namespace muster::runtime {
@@ -64,6 +66,8 @@ struct StepEntry {
   AttributedStep step;
   std::pair<int, int> key{-1, 0};  // attempt, n-th execution in it
   bool has_end = false;            // some rank's end record has filled in loss and tokens
+  double sum_of_peaks = 0;
+  bool knows_peaks = true;
 };
 using StepTable = std::map<int64_t, StepEntry>;
 
@@ -129,7 +133,7 @@ class AttemptAttributor {
       }
       const size_t index = static_cast<size_t>(phase.step_index);
       const StepFate fate = FateOf(rank.steps[index], executions[index]);
-      AddStep(rank.steps[index], executions[index].second, fate, end - phase.begin_ns);
+      AddStep(rank, rank.steps[index], executions[index], fate, end - phase.begin_ns);
       if (rank.rank == log_.ranks[0].rank) CountStep(rank.steps[index].step, fate);
       result_.first_step_begin_ns =
           std::min(result_.first_step_begin_ns.value_or(kNever), phase.begin_ns);
@@ -179,16 +183,16 @@ class AttemptAttributor {
     result_.last_step = std::max(result_.last_step.value_or(step), step);
   }
 
-  void AddStep(const StepExecution& execution, int occurrence, StepFate fate, int64_t ns) {
-    if (fate == StepFate::kLostPartial) {
-      result_.time.lost_partial += ns;
-    } else {
+  void AddStep(const RankLog& rank, const StepExecution& execution, const Execution& which,
+               StepFate fate, int64_t ns) {
+    StepEntry& entry = steps_[execution.step];
+    Charge(which, fate, ns, &entry.step.charge);
+    if (fate != StepFate::kLostPartial) {
       for (int c = 0; c < parallel::kNumTimeCategories; ++c) {
         result_.time.step[static_cast<int>(fate)][c] += execution.time_ns[c];
       }
     }
-    StepEntry& entry = steps_[execution.step];
-    const std::pair<int, int> key{log_.attempt, occurrence};
+    const std::pair<int, int> key{log_.attempt, which.second};
     if (key < entry.key) {  // another rank has shown a later execution
       entry.step.lost_device_ns += ns;
       return;
@@ -196,6 +200,8 @@ class AttemptAttributor {
     if (key > entry.key) StartEntry(execution, key, fate, &entry);
     AttributedStep& step = entry.step;
     ++step.ranks;
+    entry.sum_of_peaks += rank.peak_flops;
+    entry.knows_peaks = entry.knows_peaks && rank.peak_flops > 0;
     step.device_ns += ns;
     step.model_flops += execution.model_flops;
     // Ranks differ in fate only where an end record is damaged: those that have theirs decide.
@@ -208,12 +214,28 @@ class AttemptAttributor {
     for (int c = 0; c < parallel::kNumTimeCategories; ++c) step.time_ns[c] += execution.time_ns[c];
   }
 
+  void Charge(const Execution& which, StepFate fate, int64_t ns, StepCharge* charge) {
+    if (fate == StepFate::kLostPartial) {
+      result_.time.lost_partial += ns;
+    } else if (fate == StepFate::kRework) {
+      charge->rework += ns;
+      const bool within = which.first >= executions_.at(which).goes_back_to;
+      if (!within) result_.undone_steps.insert(which.first);
+    } else {
+      charge->execution += ns;
+    }
+  }
+
   static void StartEntry(const StepExecution& execution, std::pair<int, int> key, StepFate fate,
                          StepEntry* entry) {
     const DeviceNs lost = entry->step.lost_device_ns + entry->step.device_ns;
     entry->key = key;
     entry->has_end = false;
+    entry->sum_of_peaks = 0;
+    entry->knows_peaks = true;
+    const StepCharge charge = entry->step.charge;  // over all executions
     entry->step = AttributedStep{};
+    entry->step.charge = charge;
     entry->step.step = execution.step;
     entry->step.attempt = key.first;
     entry->step.fate = fate;
@@ -255,6 +277,7 @@ std::optional<double> PossibleFlops(const AttemptLog& log, const AttributedAttem
 void AddProductive(const StepTable& table, Attribution* result) {
   for (const auto& [number, entry] : table) {
     result->steps.push_back(entry.step);
+    if (entry.knows_peaks) result->steps.back().peak_flops = entry.sum_of_peaks / entry.step.ranks;
     if (entry.step.fate != StepFate::kProductive) continue;
     ++result->productive_steps;
     result->productive_tokens += entry.step.tokens;
@@ -273,6 +296,11 @@ DeviceNs DeviceTime::At(StepFate fate) const {
 DeviceNs DeviceTime::Total() const {
   return std::accumulate(state.begin(), state.end(), DeviceNs{0}) + At(StepFate::kProductive) +
          At(StepFate::kRework) + At(StepFate::kSkipped) + lost_partial;
+}
+
+DeviceNs DeviceTime::StartUp() const {
+  return At(State::kLaunch) + At(State::kInitRuntime) + At(State::kInitModel) +
+         At(State::kCheckpointLoad) + At(State::kDataSeek) + At(State::kWarmup);
 }
 
 DeviceTime& DeviceTime::operator+=(const DeviceTime& other) {
@@ -309,12 +337,9 @@ absl::StatusOr<Attribution> Attribute(const RunLog& log) {
     *result.possible_flops *= static_cast<double>(result.allocated) / static_cast<double>(came_up);
   }
   result.peak_labels.assign(labels.begin(), labels.end());
-  if (result.total.Total() != result.allocated) {
-    return absl::InternalError(absl::StrCat(
-        "time is not conserved: the categories sum to ",
-        static_cast<double>(result.total.Total()) * 1e-9, " device-seconds, allocated were ",
-        static_cast<double>(result.allocated) * 1e-9, "; this is a bug in attribution"));
-  }
+  MarkAtRisk(log, &result);
+  ChargeFailures(&result);
+  RETURN_IF_ERROR(CheckConserved(result));
   return result;
 }
 

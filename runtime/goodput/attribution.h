@@ -13,10 +13,12 @@
 // ended it, or the next attempt resumed beyond it; the rest of what was begun is lost_partial.
 //
 // Conservation: the sum over all names equals the sum over attempts of (end - begin) x devices, as
-// integers. It is checked, and a difference is an Internal error.
+// integers, and so does the sum of what steps are charged with and what none is charged with. Both
+// are checked, and a difference is an Internal error.
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -37,6 +39,8 @@ struct DeviceTime {
   std::array<std::array<DeviceNs, parallel::kNumTimeCategories>, kNumBrokenDownFates> step{};
   DeviceNs lost_partial = 0;
 
+  // Launch, initialisation, load, warm-up.
+  DeviceNs StartUp() const;
   DeviceNs& At(State s) { return state[static_cast<int>(s)]; }
   DeviceNs At(State s) const { return state[static_cast<int>(s)]; }
   // All of the executed steps' time with this fate.
@@ -45,11 +49,40 @@ struct DeviceTime {
   DeviceTime& operator+=(const DeviceTime& other);
 };
 
+// What a step cost, over all its executions (runtime/goodput/charge.h).
+struct StepCharge {
+  DeviceNs execution = 0;  // that survived; a skipped one, too
+  DeviceNs rework = 0;     // that later ones repeated
+  DeviceNs failure = 0;    // its shares of failures
+  DeviceNs start_up = 0;   // its share, if the start-up is amortised
+  DeviceNs Total() const { return execution + rework + failure + start_up; }
+  StepCharge& operator+=(const StepCharge& other) {
+    execution += other.execution;
+    rework += other.rework;
+    failure += other.failure;
+    start_up += other.start_up;
+    return *this;
+  }
+};
+// What no step is charged with, each under one name.
+struct Uncharged {
+  DeviceNs start_up = 0;     // of the run, and after each end that was planned
+  DeviceNs teardown = 0;     // behind ends that were planned
+  DeviceNs unrecovered = 0;  // failures that no step has followed yet
+  DeviceNs lost_partial = 0, evaluation = 0, checkpoint_stall = 0, alloc_wait = 0, spare_idle = 0,
+           drain = 0, unknown = 0;
+  DeviceNs Total() const {
+    return start_up + teardown + unrecovered + lost_partial + evaluation + checkpoint_stall +
+           alloc_wait + spare_idle + drain + unknown;
+  }
+};
+
 struct AttributedAttempt {
   int attempt = 0, world_size = 1, ranks_with_log = 0;
   int64_t begin_ns = 0, end_ns = 0;  // of the attempt's clock
   int64_t gap_before_ns = 0, begin_realtime_ns = 0;
   DeviceTime time;
+  std::set<int64_t> undone_steps;                // completed, and rolled back by a later attempt
   std::optional<int64_t> first_step, last_step;  // S_b; the last that was complete
   std::optional<int64_t> first_step_begin_ns;
   int64_t completed_steps = 0, rework_steps = 0, skipped_steps = 0;
@@ -65,18 +98,22 @@ struct AttributedStep {
   int64_t step = 0;
   int attempt = 0;  // of the last execution: these fields are its
   StepFate fate = StepFate::kProductive;
+  bool at_risk = false;  // productive, and no committed checkpoint covers it while the run is open
   DeviceNs device_ns = 0;
   std::array<DeviceNs, parallel::kNumTimeCategories> time_ns{};  // sums to device_ns, if complete
   double model_flops = 0;                                        // of all ranks
+  double peak_flops = 0;  // FLOP/s, mean over its devices; 0: one of them is not known
   int64_t tokens = 0;
   uint64_t loss_bits = 0, grad_norm_bits = 0;  // the lowest rank's
   int ranks = 0;                               // that executed it
   DeviceNs lost_device_ns = 0;                 // of the executions before
+  StepCharge charge;
 };
 
 struct Attribution {
   std::vector<AttributedAttempt> attempts;
   std::vector<AttributedStep> steps;  // by step number
+  Uncharged uncharged;
   DeviceTime total;
   DeviceNs allocated = 0;
   double productive_flops = 0;
@@ -88,8 +125,8 @@ struct Attribution {
   std::vector<std::string> peak_labels;  // all that occur
 };
 
-// Errors: InvalidArgument if the logs contradict themselves (attempt and rank), Internal if the
-// result does not conserve time.
+// Start-up is not amortised. Errors: InvalidArgument if the logs contradict themselves (attempt and
+// rank), Internal if the result does not conserve time.
 absl::StatusOr<Attribution> Attribute(const RunLog& log);
 
 }  // namespace muster::runtime

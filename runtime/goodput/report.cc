@@ -7,6 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/error.h"
 #include "runtime/goodput/attempt_end.h"
+#include "runtime/goodput/charge.h"
+#include "runtime/goodput/steps_goodput.h"
 
 namespace muster::runtime {
 namespace {
@@ -34,11 +36,6 @@ std::vector<NamedDeviceNs> ByCategory(const DeviceTime& time) {
   return named;
 }
 
-DeviceNs StartUp(const DeviceTime& time) {
-  return time.At(State::kLaunch) + time.At(State::kInitRuntime) + time.At(State::kInitModel) +
-         time.At(State::kCheckpointLoad) + time.At(State::kDataSeek) + time.At(State::kWarmup);
-}
-
 DeviceNs Idle(const DeviceTime& time) {
   return time.At(State::kAllocWait) + time.At(State::kSpareIdle) + time.At(State::kDrain);
 }
@@ -48,10 +45,10 @@ std::vector<NamedDeviceNs> LostByCause(const Attribution& attribution) {
   const DeviceTime& total = attribution.total;
   const auto& kept = total.step[kKept];
   const DeviceNs first_start =
-      attribution.attempts.empty() ? DeviceNs{0} : StartUp(attribution.attempts[0].time);
+      attribution.attempts.empty() ? DeviceNs{0} : attribution.attempts[0].time.StartUp();
   return {
       {"start_up", first_start},
-      {"restart", StartUp(total) - first_start},
+      {"restart", total.StartUp() - first_start},
       {"detect", total.At(State::kDetect)},
       {"teardown", total.At(State::kTeardown)},
       {"rework", total.At(StepFate::kRework)},
@@ -71,19 +68,21 @@ std::vector<NamedDeviceNs> LostByCause(const Attribution& attribution) {
   };
 }
 
+// Of completed steps.
+DeviceNs Unstalled(const DeviceTime& time, StepFate fate) {
+  const auto& parts = time.step[static_cast<int>(fate)];
+  return time.At(fate) - parts[parallel::kData] - parts[parallel::kCheckpoint];
+}
+
 void SetFactors(RunReport* report) {
   const Attribution& attribution = report->attribution;
   const DeviceTime& total = attribution.total;
-  const auto unstalled_in = [&total](StepFate fate) {
-    const auto& parts = total.step[static_cast<int>(fate)];
-    return total.At(fate) - parts[parallel::kData] - parts[parallel::kCheckpoint];
-  };
   const DeviceNs steps = total.At(StepFate::kProductive) + total.At(StepFate::kRework) +
                          total.At(StepFate::kSkipped) + total.lost_partial;
   report->working = steps + total.At(State::kEval) + total.At(State::kCheckpointStall);
-  report->useful = unstalled_in(StepFate::kProductive);
-  report->unstalled = report->useful + unstalled_in(StepFate::kRework) +
-                      unstalled_in(StepFate::kSkipped) + total.lost_partial;
+  report->useful = Unstalled(total, StepFate::kProductive);
+  report->unstalled = report->useful + Unstalled(total, StepFate::kRework) +
+                      Unstalled(total, StepFate::kSkipped) + total.lost_partial;
   report->availability = Ratio(report->working, attribution.allocated);
   report->non_stall = Ratio(report->unstalled, report->working);
   report->non_rework = Ratio(report->useful, report->unstalled);
@@ -196,7 +195,7 @@ void SetLostByFailure(RunReport* report) {
         lost[FailedBySupervisor(attempt) ? Name(attempt.failure->kind) : "unsupervised"];
     sum += attempt.time.lost_partial + attempt.time.At(StepFate::kRework) +
            attempt.time.At(State::kDetect) + attempt.time.At(State::kTeardown);
-    if (a + 1 < attempts.size()) sum += StartUp(attempts[a + 1].time);
+    if (a + 1 < attempts.size()) sum += attempts[a + 1].time.StartUp();
   }
   report->lost_by_failure.assign(lost.begin(), lost.end());
   std::stable_sort(report->lost_by_failure.begin(), report->lost_by_failure.end(),
@@ -205,14 +204,21 @@ void SetLostByFailure(RunReport* report) {
 
 }  // namespace
 
-absl::StatusOr<RunReport> MakeReport(const std::string& run, RunLedger ledger) {
+absl::StatusOr<RunReport> MakeReport(const std::string& run, RunLedger ledger,
+                                     const ReportOptions& options) {
   RunReport report;
   report.run = run;
+  report.options = options;
   report.notes = std::move(ledger.notes);
   ASSIGN_OR_RETURN(report.attribution, Attribute(ledger.log));
+  if (options.amortise_start_up) {
+    AmortiseStartUp(&report.attribution);
+    RETURN_IF_ERROR(CheckConserved(report.attribution));
+  }
   report.by_category = ByCategory(report.attribution.total);
   report.lost_by_cause = LostByCause(report.attribution);
   SetFactors(&report);
+  SetStepsGoodput(&report);
   SetRates(&report);
   SetFailureTimes(&report);
   SetLostByFailure(&report);
@@ -220,9 +226,9 @@ absl::StatusOr<RunReport> MakeReport(const std::string& run, RunLedger ledger) {
   return report;
 }
 
-absl::StatusOr<RunReport> ReportOf(const std::string& run_directory) {
+absl::StatusOr<RunReport> ReportOf(const std::string& run_directory, const ReportOptions& options) {
   ASSIGN_OR_RETURN(RunLedger ledger, ReadLedger(run_directory));
-  return MakeReport(run_directory, std::move(ledger));
+  return MakeReport(run_directory, std::move(ledger), options);
 }
 
 absl::StatusOr<FailureModel> FailureModelOf(const RunReport& report) {
@@ -237,7 +243,7 @@ absl::StatusOr<FailureModel> FailureModelOf(const RunReport& report) {
   const AttributedAttempt& first = report.attribution.attempts.front();
   // Without a failure to learn from: what the start took.
   model.restart_seconds = report.mean_time_to_restart_seconds.value_or(
-                              Seconds(StartUp(first.time)) / first.world_size) +
+                              Seconds(first.time.StartUp()) / first.world_size) +
                           report.mean_time_to_detect_seconds.value_or(0);
   return model;
 }

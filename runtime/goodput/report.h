@@ -10,8 +10,12 @@
 // Then goodput = F / (A P) factors exactly into
 //   availability = working / A           non_stall = unstalled / working
 //   non_rework   = useful / unstalled    mfu       = F / (useful P)
-// (0 / 0 counts as 0). This MFU is the customary one: exposed communication, bubbles and imbalance
-// lower it; that they are no factor of their own does not hide them, they are in the tables.
+// (0 / 0 counts as 0). With C, the sum of what steps are charged with (runtime/goodput/charge.h),
+// for A, and the executions of steps as a whole for working, the same four make the mean of the
+// steps' goodput, weighted by their charges: what the run made of the time that steps answer for.
+//
+// This MFU is the customary one: exposed communication, bubbles and imbalance lower it; that they
+// are no factor of their own does not hide them, they are in the tables.
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -28,10 +32,23 @@ namespace muster::runtime {
 
 using NamedDeviceNs = std::pair<std::string, DeviceNs>;
 
+struct ReportOptions {
+  bool amortise_start_up = false;  // among the kept steps, instead of a line of its own
+};
+
+// The mean of the steps' goodput, weighted by their charges, and its four factors.
+struct StepsGoodput {
+  DeviceNs charged = 0;
+  std::optional<double> mean, mfu;  // nullopt: some rank states no peak
+  double availability = 0, non_stall = 0, non_rework = 0;
+};
+
 struct RunReport {
   std::string run;  // as the user named it
   Attribution attribution;
-  std::vector<std::string> notes;  // damage found, files left out
+  ReportOptions options;
+  std::vector<std::string> notes;   // damage found, files left out
+  std::vector<std::string> errors;  // what cannot be: a step with a goodput outside of (0, 1]
 
   // Each device-ns under one name: the parts of kept steps by their time category, rework, skipped,
   // lost_partial, then the states. Sums to attribution.allocated.
@@ -43,6 +60,10 @@ struct RunReport {
   double availability = 0, non_stall = 0, non_rework = 0;
   std::optional<double> mfu, goodput;  // nullopt: some rank states no peak
   double mean_peak_flops = 0;          // P; 0 if not known
+  StepsGoodput steps;
+  std::vector<NamedDeviceNs> uncharged;  // with steps.charged, sums to attribution.allocated
+  int64_t steps_at_risk = 0;
+  DeviceNs at_risk = 0;  // of their executions
   // Kept steps' compute, less what it would take at the peak: device-seconds.
   std::optional<double> compute_below_peak_seconds;
 
@@ -66,10 +87,12 @@ struct RunReport {
 };
 
 // Errors: those of Attribute.
-absl::StatusOr<RunReport> MakeReport(const std::string& run, RunLedger ledger);
+absl::StatusOr<RunReport> MakeReport(const std::string& run, RunLedger ledger,
+                                     const ReportOptions& options = {});
 
 // Reads the run's ledgers. Errors: those of ReadLedger and MakeReport.
-absl::StatusOr<RunReport> ReportOf(const std::string& run_directory);
+absl::StatusOr<RunReport> ReportOf(const std::string& run_directory,
+                                   const ReportOptions& options = {});
 
 // Seconds with all nine decimals that are not trailing zeros: "1.5", "0.000000001".
 std::string DecimalSeconds(DeviceNs ns);

@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/hash.h"
 #include "runtime/goodput/attempt_end.h"
+#include "runtime/goodput/charge.h"
 #include "runtime/goodput/ledger_record.h"
 #include "runtime/goodput/report.h"
 
@@ -116,6 +117,29 @@ const char* FateName(StepFate fate) {
   return "unknown";
 }
 
+Json ChargesJson(const StepCharge& charge) {
+  return {{"execution", RawSeconds(charge.execution)},
+          {"rework", RawSeconds(charge.rework)},
+          {"failure", RawSeconds(charge.failure)},
+          {"start_up", RawSeconds(charge.start_up)}};
+}
+
+// The steps' mean goodput, and what is charged to them: with what is not, all that was allocated.
+Json StepsGoodputJson(const RunReport& report) {
+  const StepsGoodput& steps = report.steps;
+  Json uncharged = Json::object();
+  for (const auto& [name, ns] : report.uncharged) uncharged[name] = RawInteger(ns);
+  return {{"goodput", OrNull(steps.mean)},
+          {"factors",
+           {{"availability", steps.availability},
+            {"non_stall", steps.non_stall},
+            {"non_rework", steps.non_rework},
+            {"mfu", OrNull(steps.mfu)}}},
+          {"start_up_amortised", report.options.amortise_start_up},
+          {"charged_device_ns", RawInteger(steps.charged)},
+          {"uncharged_device_ns", uncharged}};
+}
+
 Json StepJson(const AttributedStep& step) {
   Json breakdown = Json::object();
   for (int c = 0; c < parallel::kNumTimeCategories; ++c) {
@@ -132,6 +156,10 @@ Json StepJson(const AttributedStep& step) {
           {"model_flops", step.model_flops},
           {"device_seconds", RawSeconds(step.device_ns)},
           {"lost_device_seconds", RawSeconds(step.lost_device_ns)},
+          {"at_risk", step.at_risk},
+          {"goodput", OrNull(StepGoodput(step))},
+          {"charge_device_ns", RawInteger(step.charge.Total())},
+          {"charges", ChargesJson(step.charge)},
           {"breakdown", breakdown}};
 }
 
@@ -154,6 +182,9 @@ std::string RenderJson(const RunReport& report) {
   for (const auto& [name, ns] : report.by_category) object["device_ns"][name] = RawInteger(ns);
   object["lost_by_cause"] = SecondsByName(report.lost_by_cause);
   object["lost_by_failure"] = SecondsByName(report.lost_by_failure);
+  object["charges"] = StepsGoodputJson(report);
+  object["at_risk"] = {{"steps", report.steps_at_risk},
+                       {"device_seconds", RawSeconds(report.at_risk)}};
   object["compute_below_peak_device_seconds"] = OrNull(report.compute_below_peak_seconds);
   object["peak"] = {{"labels", run.peak_labels}, {"mean_device_flops", report.mean_peak_flops}};
   object["model_flops"] = run.productive_flops;
@@ -183,6 +214,8 @@ std::string RenderJson(const RunReport& report) {
   }
   object["steps"] = Json::array();
   for (const AttributedStep& step : run.steps) object["steps"].push_back(StepJson(step));
+  object["errors"] = Json::array();
+  for (const std::string& error : report.errors) object["errors"].push_back(Plain(error));
   object["notes"] = Json::array();
   for (const std::string& note : report.notes) object["notes"].push_back(Plain(note));
   return Unmark(object.dump(2, ' ', false, Json::error_handler_t::replace)) + "\n";

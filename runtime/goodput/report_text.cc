@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "runtime/goodput/attempt_end.h"
+#include "runtime/goodput/charge.h"
 #include "runtime/goodput/number_text.h"
 #include "runtime/goodput/report.h"
 
@@ -79,6 +80,42 @@ std::string GoodputText(const RunReport& report) {
       "  x non-rework    ", Fixed(report.non_rework, 4), "   of that, in steps that the run kept\n",
       "  x MFU           ", mfu, "   of the peak, in those\n\n");
   return text;
+}
+
+std::string StepsGoodputText(const RunReport& report) {
+  const StepsGoodput& steps = report.steps;
+  if (steps.charged == 0) return "";
+  const auto number = [](const std::optional<double>& value) {
+    return value ? Fixed(*value, 4) : std::string("unknown");
+  };
+  std::string text = absl::StrCat("A step's goodput ", number(steps.mean),
+                                  ", the mean weighted by what steps are charged with\n",
+                                  "  = availability ", Fixed(steps.availability, 4),
+                                  " x non-stall ", Fixed(steps.non_stall, 4), " x non-rework ",
+                                  Fixed(steps.non_rework, 4), " x MFU ", number(steps.mfu), "\n\n");
+  StepCharge sum;
+  for (const AttributedStep& step : report.attribution.steps) sum += step.charge;
+  const DeviceNs allocated = report.attribution.allocated;
+  text += Heading("Charged to steps");
+  for (const auto& [name, ns] : {std::pair{"executions kept", sum.execution},
+                                 {"executions rolled back", sum.rework},
+                                 {"failures", sum.failure},
+                                 {"start up", sum.start_up}}) {
+    if (ns != 0) text += Row(name, ns, allocated);
+  }
+  std::string none;
+  for (const auto& [name, ns] : report.uncharged) {
+    if (ns != 0) none += Row(Spaced(name), ns, allocated);
+  }
+  if (!none.empty()) absl::StrAppend(&text, "To none of them\n", none);
+  if (report.steps_at_risk > 0) {
+    absl::StrAppend(&text, "At risk: ", report.steps_at_risk,
+                    report.steps_at_risk == 1 ? " kept step, " : " kept steps, ",
+                    WithThousands(Seconds(report.at_risk), 3),
+                    " device-seconds; no committed checkpoint covers ",
+                    report.steps_at_risk == 1 ? "it\n" : "them\n");
+  }
+  return text + "\n";
 }
 
 // Names of one kind stay together; those without time are left out.
@@ -185,12 +222,13 @@ std::string StepRow(const AttributedStep& step, double mean_peak) {
   const double device_seconds = Seconds(step.device_ns);
   const double possible = device_seconds * mean_peak;
   const std::string mfu = possible > 0 ? Fixed(100 * step.model_flops / possible, 1) : "?";
-  return absl::StrCat(PadLeft(std::to_string(step.step), 9),
-                      PadLeft(std::to_string(step.attempt), 9),
-                      PadLeft(Fixed(std::bit_cast<double>(step.loss_bits), 4), 10),
-                      PadLeft(Fixed(step.ranks > 0 ? device_seconds / step.ranks : 0, 3), 10),
-                      PadLeft(mfu, 7), share(t[kCompute]), share(comm), share(t[kBubble]),
-                      share(t[kImbalance]), share(t[kData]), share(t[kOptimizer]), "\n");
+  const std::optional<double> goodput = StepGoodput(step);
+  return absl::StrCat(
+      PadLeft(std::to_string(step.step), 9), PadLeft(std::to_string(step.attempt), 8),
+      PadLeft(Fixed(std::bit_cast<double>(step.loss_bits), 4), 9),
+      PadLeft(Fixed(step.ranks > 0 ? device_seconds / step.ranks : 0, 3), 9), PadLeft(mfu, 7),
+      PadLeft(goodput ? Fixed(100 * *goodput, 1) : "?", 9), share(t[kCompute]), share(comm),
+      share(t[kBubble]), share(t[kImbalance]), share(t[kData]), share(t[kOptimizer]), "\n");
 }
 
 // Kept steps, evenly spaced from the first to the last.
@@ -200,10 +238,11 @@ std::string StepsText(const RunReport& report) {
     if (step.fate == StepFate::kProductive) kept.push_back(&step);
   }
   if (kept.empty()) return "";
-  std::string text = absl::StrCat(
-      "Steps kept, of ", kept.size(), " (percent of the step's device time)\n", PadLeft("step", 9),
-      PadLeft("attempt", 9), PadLeft("loss", 10), PadLeft("seconds", 10), PadLeft("MFU %", 7),
-      " compute    comm  bubble  imbal.    data  optim.\n");
+  std::string text = absl::StrCat("Steps kept, of ", kept.size(),
+                                  " (from compute on: percent of the step's device time)\n",
+                                  PadLeft("step", 9), PadLeft("attempt", 8), PadLeft("loss", 9),
+                                  PadLeft("seconds", 9), PadLeft("MFU %", 7), PadLeft("good. %", 9),
+                                  " compute    comm  bubble  imbal.    data  optim.\n");
   const size_t rows = std::min(kept.size(), kMaxStepRows);
   for (size_t row = 0; row < rows; ++row) {
     const size_t index = rows == 1 ? 0 : row * (kept.size() - 1) / (rows - 1);
@@ -222,8 +261,9 @@ std::string OwnProjectionText(const OwnProjection& own) {
 }
 
 std::string RenderText(const RunReport& report) {
-  std::string text = Title(report) + GoodputText(report) + CategoryText(report) + LossText(report) +
-                     AttemptsText(report) + RatesText(report) + StepsText(report);
+  std::string text = Title(report) + GoodputText(report) + StepsGoodputText(report) +
+                     CategoryText(report) + LossText(report) + AttemptsText(report) +
+                     RatesText(report) + StepsText(report);
   const double unknown =
       Percent(report.attribution.total.At(State::kUnknown), report.attribution.allocated);
   if (unknown > 0.5) {

@@ -20,9 +20,13 @@ class ReportCommand : public ::testing::Test {
   ReportCommand() {
     char pattern[] = "/tmp/muster_report_XXXXXX";
     directory_ = mkdtemp(pattern);
-    // A run of one rank, one attempt and one step.
+    WriteRun(/*attempt=*/0, /*peak_flops=*/1e12);
+  }
+  // An attempt of one rank and one step.
+  void WriteRun(int attempt, double peak_flops) {
     runtime::AttemptBegin begin;
-    begin.peak_flops = 1e12;
+    begin.attempt = attempt;
+    begin.peak_flops = peak_flops;
     begin.peak_label = "test";
     begin.process_start_monotonic_ns = kernels::MonotonicNs();
     auto ledger = runtime::LedgerWriter::Create(directory_, begin);
@@ -62,6 +66,22 @@ TEST_F(ReportCommand, PrintsTextOrOneJsonObject) {
                           "attempts", "lost_by_cause"}) {
     EXPECT_TRUE(json.contains(key)) << key;
   }
+}
+
+TEST_F(ReportCommand, AStepWithAGoodputThatCannotBeFailsAndIsStillReported) {
+  WriteRun(/*attempt=*/1, /*peak_flops=*/1e-9);
+  EXPECT_EQ(Report({directory_}), kExitFailure);
+  EXPECT_NE(err_.str().find(directory_ + ": step 1 of attempt 1 has a goodput of"),
+            std::string::npos)
+      << err_.str();
+  EXPECT_NE(out_.str().find("Goodput "), std::string::npos);
+}
+
+TEST_F(ReportCommand, StartUpCanBeDividedAmongSteps) {
+  EXPECT_EQ(Report({directory_, "--json", "--amortise-start-up"}), kExitDone) << err_.str();
+  const auto charges = nlohmann::json::parse(out_.str())["charges"];
+  EXPECT_EQ(charges["start_up_amortised"], true);
+  EXPECT_EQ(charges["uncharged_device_ns"]["start_up"], 0);
 }
 
 TEST_F(ReportCommand, SeveralRunsAreAnArray) {

@@ -1,9 +1,12 @@
 // Attribution against simulated runs that know the truth, from the ledgers' bytes on.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
 
 #include "runtime/goodput/attribution.h"
+#include "runtime/goodput/charge.h"
 #include "runtime/goodput/ledger_reader.h"
 #include "runtime/goodput/ledger_record.h"
 #include "runtime/goodput/report.h"
@@ -65,6 +68,28 @@ std::string Differences(const SimulatedRun& truth, const Attribution& found) {
   }
   compare("lost_partial", truth.time.lost_partial, found.total.lost_partial);
   compare("allocated", truth.allocated, found.allocated);
+  for (const AttributedStep& step : found.steps) {
+    const auto wanted = truth.charges.find(step.step);
+    const StepCharge charge = wanted == truth.charges.end() ? StepCharge{} : wanted->second;
+    const std::string name = "step " + std::to_string(step.step);
+    compare(name + " execution", charge.execution, step.charge.execution);
+    compare(name + " rework", charge.rework, step.charge.rework);
+    compare(name + " failure", charge.failure, step.charge.failure);
+    const auto goodput = truth.goodput.find(step.step);
+    const std::optional<double> own = StepGoodput(step);
+    if (own.has_value() != (goodput != truth.goodput.end())) text += name + ": kept or not\n";
+    if (own && std::abs(*own - goodput->second) > 1e-12 * *own) text += name + ": goodput\n";
+  }
+  for (const auto& [step, charge] : truth.charges) {
+    if (std::none_of(found.steps.begin(), found.steps.end(),
+                     [number = step](const auto& each) { return each.step == number; })) {
+      text += "step " + std::to_string(step) + " is missing\n";
+    }
+  }
+  compare("start_up", truth.uncharged.start_up, found.uncharged.start_up);
+  compare("planned teardown", truth.uncharged.teardown, found.uncharged.teardown);
+  compare("unrecovered", truth.uncharged.unrecovered, found.uncharged.unrecovered);
+  compare("uncharged", truth.uncharged.Total(), found.uncharged.Total());
   if (truth.productive_flops != found.productive_flops) text += "flops differ\n";
   if (truth.productive_steps != found.productive_steps) text += "steps kept differ\n";
   return text;
@@ -128,6 +153,10 @@ TEST(Conservation, TheSameHoldsThroughFilesAndTheReport) {
     const double product =
         report->availability * report->non_stall * report->non_rework * *report->mfu;
     EXPECT_NEAR(product, *report->goodput, 1e-12 * *report->goodput);
+    const StepsGoodput& steps = report->steps;
+    EXPECT_NEAR(steps.availability * steps.non_stall * steps.non_rework * steps.mfu.value_or(0),
+                steps.mean.value_or(0), 1e-12 * steps.mean.value_or(0));
+    EXPECT_TRUE(report->errors.empty()) << report->errors[0];
   }
 }
 

@@ -4,13 +4,16 @@
 #include <map>
 #include <optional>
 #include <random>
+#include <set>
 #include <utility>
 
+#include "tests/support/runtime/charge_truth.h"
 #include "tests/support/runtime/ledger_bytes.h"
 
 namespace muster::runtime {
 namespace {
 
+constexpr double kPeakFlops = 1e12;
 constexpr int64_t kRealtimeOffsetNs = 1'700'000'000'000'000'000;
 
 using Parts = std::array<int64_t, parallel::kNumTimeCategories>;
@@ -52,11 +55,20 @@ class Simulation {
 
   SimulatedRun Run() {
     for (int attempt = 0; attempt < max_attempts_ && !done_; ++attempt) {
+      const DeviceTime before = run_.time;
+      attempts_.emplace_back();
       if (supervisor_ && Chance(0.05)) {
         FailedStart(attempt);
       } else {
         Attempt(attempt);
       }
+      const auto spent = [&](State state) { return run_.time.At(state) - before.At(state); };
+      for (const State state : {State::kLaunch, State::kInitRuntime, State::kInitModel,
+                                State::kCheckpointLoad, State::kDataSeek, State::kWarmup}) {
+        attempts_.back().start_up += spent(state);
+      }
+      attempts_.back().ending = spent(State::kDetect) + spent(State::kTeardown);
+      attempts_.back().failed = !done_;
       clock_ += Between(1, 50'000'000);
     }
     Settle();
@@ -296,13 +308,19 @@ class Simulation {
     }
     for (const auto& [execution, ranks] : ended) executions_[execution].complete = ranks == seen;
     // Begun executions, in order: each undoes what it repeats, and all behind that.
+    std::set<int64_t> undone;
     for (int now = static_cast<int>(first_execution); now <= furthest; ++now) {
       for (int before = 0; before < now; ++before) {
-        if (executions_[before].step >= executions_[now].step) {
-          executions_[before].rolled_back = true;
-        }
+        Execution& earlier = executions_[before];
+        if (earlier.rolled_back || earlier.step < executions_[now].step) continue;
+        earlier.rolled_back = true;
+        const bool of_another_attempt = before < static_cast<int>(first_execution);
+        if (of_another_attempt && earlier.complete) undone.insert(earlier.step);
       }
     }
+    if (furthest < 0) return;
+    attempts_.back().first_step = executions_[first_execution].step;
+    attempts_.back().undone.assign(undone.begin(), undone.end());
   }
 
   void BookRank(const RankPlan& plan, const RankTrace& trace, int64_t begin, int64_t end,
@@ -338,7 +356,7 @@ class Simulation {
     begin.attempt = attempt;
     begin.rank = rank;
     begin.world_size = run_.world_size;
-    begin.peak_flops = 1e12;
+    begin.peak_flops = kPeakFlops;
     begin.host = "host-a";
     begin.process_start_monotonic_ns = plan.process_start_ns;
     LedgerBytes file(begin, plan.ledger_ns, kRealtimeOffsetNs);
@@ -398,11 +416,23 @@ class Simulation {
       const Execution& execution = executions_[part.execution];
       StepFate fate = execution.skipped ? StepFate::kSkipped : StepFate::kProductive;
       if (execution.rolled_back) fate = StepFate::kRework;
+      StepCharge& charge = run_.charges[execution.step];
       for (int c = 0; c < parallel::kNumTimeCategories; ++c) {
         run_.time.step[static_cast<int>(fate)][c] += part.parts[c];
+        (execution.rolled_back ? charge.rework : charge.execution) += part.parts[c];
       }
-      if (fate == StepFate::kProductive) run_.productive_flops += execution.flops;
+      if (fate != StepFate::kProductive) continue;
+      run_.productive_flops += execution.flops;
+      run_.goodput[execution.step] += execution.flops / kPeakFlops;  // seconds: divided below
     }
+    AddFailures(attempts_, &run_.charges, &run_.uncharged);
+    for (auto& [step, goodput] : run_.goodput) {
+      goodput /= static_cast<double>(run_.charges[step].Total()) * 1e-9;
+    }
+    run_.uncharged.lost_partial = run_.time.lost_partial;
+    run_.uncharged.evaluation = run_.time.At(State::kEval);
+    run_.uncharged.checkpoint_stall = run_.time.At(State::kCheckpointStall);
+    run_.uncharged.unknown = run_.time.At(State::kUnknown);
     for (const Execution& execution : executions_) {
       run_.productive_steps +=
           execution.complete && !execution.rolled_back && !execution.skipped ? 1 : 0;
@@ -420,6 +450,7 @@ class Simulation {
   int64_t checkpoint_ = 0;             // of the step that the next attempt resumes behind
   std::vector<int64_t> checkpoints_;   // committed
   std::vector<Execution> executions_;  // in the order of time
+  std::vector<SimulatedAttempt> attempts_;
   std::vector<StepTime> step_times_;
 };
 

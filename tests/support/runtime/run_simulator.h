@@ -5,6 +5,7 @@
 // each nanosecond was for, and writes the ledgers that the ranks and the supervisor would have
 // left.
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,9 @@ struct SimulatedRun {
   DeviceNs allocated = 0;
   double productive_flops = 0;
   int64_t productive_steps = 0;
+  std::map<int64_t, StepCharge> charges;  // by step
+  std::map<int64_t, double> goodput;      // of the kept steps
+  Uncharged uncharged;
 
   // What happened, so that a test can see that all of it did.
   int crashes = 0, hangs = 0, fallbacks = 0, rewinds = 0, lost_ledgers = 0, skipped = 0;
