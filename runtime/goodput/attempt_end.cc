@@ -1,5 +1,7 @@
 #include "runtime/goodput/attempt_end.h"
 
+#include <vector>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "runtime/goodput/ledger_record.h"
@@ -47,6 +49,29 @@ std::string HowItEnded(const AttributedAttempt& attempt) {
   }
   if (attempt.exit_code.value_or(0) == kExitRequeue) return "stopped, may be requeued";
   return attempt.exit_code ? "done" : "no rank left a ledger";
+}
+
+std::string ExitsText(const AttributedAttempt& attempt) {
+  std::vector<std::string> groups;
+  for (size_t i = 0; i < attempt.exits.size();) {
+    const RankExit& first = attempt.exits[i];
+    std::vector<int> ranks;
+    for (; i < attempt.exits.size() && attempt.exits[i].status == first.status &&
+           (attempt.exits[i].rank == kStarterRank) == (first.rank == kStarterRank);
+         ++i) {
+      ranks.push_back(attempt.exits[i].rank);
+    }
+    const std::string who =
+        first.rank == kStarterRank
+            ? "the starter"
+            : absl::StrCat(ranks.size() == 1 ? "rank " : "ranks ", absl::StrJoin(ranks, " "));
+    const std::string how =
+        first.status == kExitNotKnown ? " without a word" : absl::StrCat(" with ", first.status);
+    const std::string signal =
+        first.status > 128 ? absl::StrCat(" (signal ", first.status - 128, ")") : "";
+    groups.push_back(absl::StrCat(who, how, signal));
+  }
+  return absl::StrJoin(groups, ", ");
 }
 
 }  // namespace muster::runtime

@@ -15,5 +15,8 @@ bool Failed(const AttributedAttempt& attempt);
 bool Finished(const AttributedAttempt& attempt);
 // "done", "stopped, may be requeued", "crash, rank 3", "rank 3 left no end record", "exit code 1".
 std::string HowItEnded(const AttributedAttempt& attempt);
+// What a supervisor saw of its processes' ends, in that order: "rank 1 without a word, ranks 0 2
+// with 143 (signal 15), the starter with 137 (signal 9)"; "" without one.
+std::string ExitsText(const AttributedAttempt& attempt);
 
 }  // namespace muster::runtime

@@ -95,6 +95,8 @@ class AttemptAttributor {
     result_.first_step = FirstStep(log_);
     result_.failure = log_.failure;
     result_.stragglers = log_.stragglers;
+    result_.exits = log_.exits;
+    result_.spares_in = log_.spares_in;
     int64_t begin = log_.begin_ns.value_or(kNever), end = log_.end_ns.value_or(0);
     for (const RankLog& rank : log_.ranks) {
       begin = std::min(begin, rank.process_start_ns);

@@ -90,6 +90,8 @@ struct AttributedAttempt {
   std::optional<int32_t> exit_code;  // the first that is not 0, else 0; none: all died
   std::optional<Failure> failure;    // by a supervisor
   std::vector<Failure> stragglers;
+  std::vector<RankExit> exits;
+  std::vector<std::string> spares_in;
   DeviceNs allocated() const { return DeviceNs{end_ns - begin_ns} * world_size; }
 };
 

@@ -176,13 +176,15 @@ void SetCheckpointTimes(const RunLog& log, RunReport* report) {
   }
   report->commits = static_cast<int>(to_commit.count);
   report->mean_seconds_to_commit = to_commit.value();
-  const std::vector<AttributedAttempt>& attempts = report->attribution.attempts;
-  if (report->commits == 0 || attempts.empty()) return;
-  const DeviceTime& total = report->attribution.total;
-  const DeviceNs stall =
-      total.At(State::kCheckpointStall) + total.step[kKept][parallel::kCheckpoint];
-  report->mean_stall_seconds_of_checkpoint =
-      Seconds(stall) / (attempts.back().world_size * static_cast<double>(report->commits));
+  if (report->commits == 0) return;
+  double stall_seconds = 0;  // of a device: each attempt has its own number of them
+  for (const AttributedAttempt& attempt : report->attribution.attempts) {
+    const DeviceTime& time = attempt.time;
+    const DeviceNs stall =
+        time.At(State::kCheckpointStall) + time.step[kKept][parallel::kCheckpoint];
+    stall_seconds += Seconds(stall) / attempt.world_size;
+  }
+  report->mean_stall_seconds_of_checkpoint = stall_seconds / static_cast<double>(report->commits);
 }
 
 void SetLostByFailure(RunReport* report) {

@@ -67,6 +67,13 @@ Json FailureJson(const Failure& failure) {
           {"seconds_to_detect", RawSeconds(failure.detected_ns - failure.happened_ns)}};
 }
 
+// Of a rank, or, without one, of whoever started them; seconds since the attempt's begin.
+Json ExitJson(const RankExit& exit, int64_t begin_ns) {
+  return {{"rank", exit.rank == kStarterRank ? Json(nullptr) : Json(exit.rank)},
+          {"status", exit.status == kExitNotKnown ? Json(nullptr) : Json(exit.status)},
+          {"seconds", RawSeconds(exit.seen_ns - begin_ns)}};
+}
+
 Json AttemptJson(const AttributedAttempt& attempt) {
   Json time = Json::object();
   for (int s = 0; s < kNumStates; ++s) {
@@ -79,6 +86,8 @@ Json AttemptJson(const AttributedAttempt& attempt) {
   time["lost_partial"] = RawSeconds(attempt.time.lost_partial);
   Json stragglers = Json::array();
   for (const Failure& slow : attempt.stragglers) stragglers.push_back(FailureJson(slow));
+  Json exits = Json::array();
+  for (const RankExit& exit : attempt.exits) exits.push_back(ExitJson(exit, attempt.begin_ns));
   const bool coded = attempt.exit_code && *attempt.exit_code != kNoExitCode;
   return {
       {"attempt", attempt.attempt},
@@ -98,6 +107,8 @@ Json AttemptJson(const AttributedAttempt& attempt) {
       {"dead_ranks", attempt.dead_ranks},
       {"failure", attempt.failure ? FailureJson(*attempt.failure) : Json(nullptr)},
       {"stragglers", stragglers},
+      {"exits", exits},
+      {"spares_in", attempt.spares_in},
       {"ranks_without_ledger", attempt.world_size - attempt.ranks_with_log},
       {"device_seconds", time},
   };

@@ -3,6 +3,7 @@
 #include <ctime>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "runtime/goodput/attempt_end.h"
 #include "runtime/goodput/charge.h"
 #include "runtime/goodput/number_text.h"
@@ -182,7 +183,11 @@ std::string AttemptsText(const RunReport& report) {
                     PadLeft(std::to_string(attempt.world_size), 7),
                     PadLeft(DurationText(Seconds(attempt.end_ns - attempt.begin_ns)), 13),
                     PadLeft(steps, 15), "  ", HowItEnded(attempt), "\n");
+    if (!attempt.spares_in.empty()) {
+      text += Remark("came in: " + absl::StrJoin(attempt.spares_in, " "));
+    }
     if (Failed(attempt) && attempt.failure) text += Remark(attempt.failure->evidence);
+    if (Failed(attempt) && !attempt.exits.empty()) text += Remark("ended: " + ExitsText(attempt));
     for (const Failure& slow : attempt.stragglers) text += Remark(slow.evidence);
     if (attempt.gap_before_ns >= kShownGapNs) {
       absl::StrAppend(&text, std::string(11, ' '), "began ",

@@ -12,6 +12,7 @@
 #include "parallel/comm/time_category.h"
 #include "runtime/goodput/failure.h"
 #include "runtime/goodput/ledger.h"
+#include "runtime/goodput/supervisor_ledger.h"
 
 namespace muster::runtime {
 
@@ -64,9 +65,11 @@ struct AttemptLog {
   // The step that the attempt goes on with, though it may not have begun it: known once its ranks
   // have restored, or found nothing to restore.
   std::optional<int64_t> resume_step;
-  std::optional<Failure> failure;   // what a supervisor saw end it
-  std::vector<Failure> stragglers;  // that it named on the way
-  std::string clock_host;           // whose monotonic clock the times are of
+  std::optional<Failure> failure;      // what a supervisor saw end it
+  std::vector<Failure> stragglers;     // that it named on the way
+  std::vector<RankExit> exits;         // that it saw
+  std::vector<std::string> spares_in;  // hosts that came in with this attempt
+  std::string clock_host;              // whose monotonic clock the times are of
   int64_t gap_before_ns =
       0;  // since the end of the attempt before: no rank ran; not allocated here
   int64_t begin_realtime_ns = 0;  // for people; no duration is computed from it

@@ -45,6 +45,11 @@ void JoinSupervisor(const SupervisorLog& log, const SupervisedAttempt& supervise
   for (const Failure& slow : supervised.stragglers) {
     attempt->stragglers.push_back(Moved(slow, offset));
   }
+  for (RankExit exit : supervised.exits) {
+    exit.seen_ns += offset;
+    attempt->exits.push_back(exit);
+  }
+  attempt->spares_in = supervised.spares;
   if (attempt->ranks.empty()) {
     attempt->world_size = supervised.world_size;
     attempt->clock_host = log.begin.host;

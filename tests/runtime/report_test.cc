@@ -116,6 +116,29 @@ TEST(Report, AProjectionOfTheRunItselfTakesItsOwnTimes) {
   EXPECT_EQ(json::parse(RenderJson(report))["projection"]["kept"], 0.625);
 }
 
+// Two commits on 6 devices with stalls of 5 s each, then one on 2 devices with 2 s.
+TEST(Report, TheStallOfACheckpointIsADevicesWhateverTheWorldsWere) {
+  LogBuilder builder(6);
+  builder.BeginAttempt();
+  for (const int64_t step : {1, 2}) {
+    builder.Steps(step, step + 1).In(State::kCheckpointStall, 5);
+  }
+  builder.Dies(0).OnDevices(2).BeginAttempt().Steps(3, 4).In(State::kCheckpointStall, 2);
+  RunLog log = builder.Steps(4, 5).Ends(0).Build();
+  for (AttemptLog& attempt : log.attempts) {
+    for (int64_t step = 1; step <= 3; ++step) {
+      if ((step < 3) != (attempt.attempt == 0)) continue;
+      const CheckpointId id{step, attempt.attempt};
+      std::vector<CheckpointMark>& marks = attempt.ranks[0].checkpoints;
+      marks.push_back({step * kSecondNs, {CheckpointAct::kSnapshot, id, {}, 0}});
+      marks.push_back({step * kSecondNs, {CheckpointAct::kCommit, id, {}, 0}});
+    }
+  }
+  const RunReport report = MustReport(std::move(log));
+  EXPECT_EQ(report.commits, 3);
+  EXPECT_DOUBLE_EQ(*report.mean_stall_seconds_of_checkpoint, 12. / 3);
+}
+
 TEST(Report, GapsBetweenAttemptsLowerEttrOnly) {
   RunLog log = LogOf('C');
   log.attempts[1].gap_before_ns = 500 * kSecondNs;

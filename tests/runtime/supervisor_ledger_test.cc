@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "runtime/goodput/ledger_reader.h"
@@ -238,6 +239,10 @@ TEST(SupervisorLedger, TheReportTellsWhatEndedEachAttempt) {
   const int64_t death = first.ranks[0].end_ns;
   first.failure = CrashOf(1, death, death + kSecondNs);
   first.kill_ns = death + 2 * kSecondNs;
+  first.exits = {{1, kExitNotKnown, death + kSecondNs},
+                 {0, 143, death + 3 * kSecondNs},
+                 {kStarterRank, 137, death + 4 * kSecondNs}};
+  ledger.log.attempts[1].spares_in = {"node9"};
   const auto report = MakeReport("x", std::move(ledger));
   ASSERT_TRUE(report.ok()) << report.status();
   EXPECT_EQ(report->failures, 1);
@@ -250,7 +255,18 @@ TEST(SupervisorLedger, TheReportTellsWhatEndedEachAttempt) {
   const std::string text = RenderText(*report);
   EXPECT_NE(text.find("crash, rank 1\n"), std::string::npos) << text;
   EXPECT_NE(text.find("rank 1 died of signal 9 in step 7"), std::string::npos) << text;
+  EXPECT_NE(text.find("ended: rank 1 without a word, rank 0 with 143 (signal 15), the starter"),
+            std::string::npos)
+      << text;
+  EXPECT_NE(text.find("came in: node9\n"), std::string::npos) << text;
   EXPECT_NE(RenderJson(*report).find("\"seconds_to_detect\": 1.0"), std::string::npos);
+  const auto attempts = nlohmann::json::parse(RenderJson(*report))["attempts"];
+  EXPECT_EQ(attempts[0]["exits"].size(), 3u);
+  EXPECT_TRUE(attempts[0]["exits"][0]["status"].is_null());
+  EXPECT_EQ(attempts[0]["exits"][1]["rank"], 0);
+  EXPECT_EQ(attempts[0]["exits"][1]["seconds"], 100 + 3);
+  EXPECT_TRUE(attempts[0]["exits"][2]["rank"].is_null());
+  EXPECT_EQ(attempts[1]["spares_in"][0], "node9");
 }
 
 }  // namespace

@@ -16,6 +16,11 @@ class LogBuilder {
  public:
   explicit LogBuilder(int world_size = 1) : world_size_(world_size) {}
 
+  // Of the attempts that begin from now on.
+  LogBuilder& OnDevices(int world_size) {
+    world_size_ = world_size;
+    return *this;
+  }
   LogBuilder& BeginAttempt() {
     AttemptLog& attempt = log_.attempts.emplace_back();
     attempt.attempt = static_cast<int>(log_.attempts.size()) - 1;
@@ -79,7 +84,7 @@ class LogBuilder {
     return *this;
   }
 
-  const int world_size_;
+  int world_size_;
   int64_t now_ = 1'000 * kSecondNs;
   RunLog log_;
   RankLog rank_;
