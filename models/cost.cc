@@ -74,6 +74,27 @@ double AttentionFlopsPerKey(const ModelConfig& config) {
 }
 double MeanKeys(int64_t sequence_length) { return (static_cast<double>(sequence_length) + 1) / 2; }
 
+// The products of one layer's forward that its backward runs again, for a token: see
+// Attention::Recompute, Mlp::Recompute, Moe::Recompute and Block::RecomputeBlock.
+double RecomputedFlops(const ModelConfig& config, int layer, int64_t sequence_length,
+                       const Recompute& recompute) {
+  const double D = config.hidden(), C = config.head_size(), H = config.heads();
+  double flops = 0;
+  if (recompute.attention || recompute.block) {
+    flops += 2 * D * (H + 2.0 * config.kv_heads()) * C;
+    flops += AttentionFlopsPerKey(config) / 3 * MeanKeys(sequence_length);
+  }
+  if (recompute.block) flops += 2 * H * C * D;  // else the output projection is not needed again
+  const double up = 2 * D * (config.activation() == SWIGLU ? 2 : 1);  // for a hidden channel
+  if (!IsMoeLayer(config, layer)) {
+    if (recompute.mlp || recompute.block) flops += up * config.ffn_hidden();
+  } else if (recompute.moe || recompute.block) {
+    const MoeConfig& moe = config.moe();
+    flops += up * moe.expert_ffn_hidden() * (moe.top_k() + moe.shared_experts());
+  }
+  return flops;
+}
+
 // Whether or not its weight is the embedding's.
 double OutputFlops(const ModelConfig& config) {
   return 6.0 * static_cast<double>(int64_t{config.vocab_size()} * config.hidden());
@@ -81,7 +102,7 @@ double OutputFlops(const ModelConfig& config) {
 
 }  // namespace
 
-ModelCost CostOf(const ModelConfig& config, int64_t sequence_length) {
+ModelCost CostOf(const ModelConfig& config, int64_t sequence_length, const Recompute& recompute) {
   ModelCost cost;
   const int64_t V = config.vocab_size(), D = config.hidden();
   cost.embedding_parameters = V * D;
@@ -97,6 +118,7 @@ ModelCost CostOf(const ModelConfig& config, int64_t sequence_length) {
     cost.active_parameters += count.common.all + count.active_experts;
     cost.expert_parameters += count.experts;
     cost.matmul_flops_per_token += count.matmul_flops();
+    cost.recomputed_flops_per_token += RecomputedFlops(config, layer, sequence_length, recompute);
   }
   const double per_key = config.layers() * AttentionFlopsPerKey(config);
   cost.attention_flops_per_token_causal = per_key * MeanKeys(sequence_length);

@@ -3,10 +3,15 @@
 // Counts matrix products only (2 M N K); attention's two products are counted in both conventions:
 // causal (a query meets half of the keys on average: (S + 1) / 2) and full (all S). Training costs
 // three times the forward. Experts count as used: top_k and shared ones.
+//
+// What a device computes beyond that, because the backward runs parts of the forward again, is
+// counted apart (recomputed), for hardware FLOPs. Not in either: what a kernel repeats within
+// itself, as the backward of attention does with its scores.
 #include <cstdint>
 #include <vector>
 
 #include "models/model.pb.h"
+#include "models/stage_shape.h"
 
 namespace muster::models {
 
@@ -25,9 +30,12 @@ struct ModelCost {
   double flops_per_token_full() const {
     return matmul_flops_per_token + attention_flops_per_token_full;
   }
+  double recomputed_flops_per_token = 0;  // causal
+  double hardware_flops_per_token() const { return flops_per_token() + recomputed_flops_per_token; }
 };
 
-ModelCost CostOf(const ModelConfig& config, int64_t sequence_length);
+ModelCost CostOf(const ModelConfig& config, int64_t sequence_length,
+                 const Recompute& recompute = {});
 
 // The training FLOPs of its parts: those of flops_per_token(), layer by layer.
 struct PartCosts {

@@ -67,7 +67,7 @@ struct StepEntry {
   std::pair<int, int> key{-1, 0};  // attempt, n-th execution in it
   bool has_end = false;            // some rank's end record has filled in loss and tokens
   double sum_of_peaks = 0;
-  bool knows_peaks = true;
+  bool knows_peaks = true, knows_hardware_flops = true;
 };
 using StepTable = std::map<int64_t, StepEntry>;
 
@@ -206,6 +206,8 @@ class AttemptAttributor {
     entry.knows_peaks = entry.knows_peaks && rank.peak_flops > 0;
     step.device_ns += ns;
     step.model_flops += execution.model_flops;
+    step.hardware_flops += execution.hardware_flops;
+    if (execution.finished && !(execution.hardware_flops > 0)) entry.knows_hardware_flops = false;
     // Ranks differ in fate only where an end record is damaged: those that have theirs decide.
     if (fate != StepFate::kLostPartial) step.fate = fate;
     if (execution.finished && !std::exchange(entry.has_end, true)) {
@@ -234,7 +236,7 @@ class AttemptAttributor {
     entry->key = key;
     entry->has_end = false;
     entry->sum_of_peaks = 0;
-    entry->knows_peaks = true;
+    entry->knows_peaks = entry->knows_hardware_flops = true;
     const StepCharge charge = entry->step.charge;  // over all executions
     entry->step = AttributedStep{};
     entry->step.charge = charge;
@@ -277,10 +279,17 @@ std::optional<double> PossibleFlops(const AttemptLog& log, const AttributedAttem
 }
 
 void AddProductive(const StepTable& table, Attribution* result) {
+  result->productive_hardware_flops = 0;
   for (const auto& [number, entry] : table) {
     result->steps.push_back(entry.step);
-    if (entry.knows_peaks) result->steps.back().peak_flops = entry.sum_of_peaks / entry.step.ranks;
+    AttributedStep& step = result->steps.back();
+    if (entry.knows_peaks) step.peak_flops = entry.sum_of_peaks / step.ranks;
+    if (!entry.knows_hardware_flops) step.hardware_flops = 0;
     if (entry.step.fate != StepFate::kProductive) continue;
+    if (!(step.hardware_flops > 0)) result->productive_hardware_flops.reset();
+    if (result->productive_hardware_flops) {
+      *result->productive_hardware_flops += step.hardware_flops;
+    }
     ++result->productive_steps;
     result->productive_tokens += entry.step.tokens;
     result->productive_flops += entry.step.model_flops;

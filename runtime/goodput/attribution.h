@@ -104,7 +104,8 @@ struct AttributedStep {
   DeviceNs device_ns = 0;
   std::array<DeviceNs, parallel::kNumTimeCategories> time_ns{};  // sums to device_ns, if complete
   double model_flops = 0;                                        // of all ranks
-  double peak_flops = 0;  // FLOP/s, mean over its devices; 0: one of them is not known
+  double hardware_flops = 0;  // with what was recomputed; 0: a rank does not say
+  double peak_flops = 0;      // FLOP/s, mean over its devices; 0: one of them is not known
   int64_t tokens = 0;
   uint64_t loss_bits = 0, grad_norm_bits = 0;  // the lowest rank's
   int ranks = 0;                               // that executed it
@@ -119,6 +120,7 @@ struct Attribution {
   DeviceTime total;
   DeviceNs allocated = 0;
   double productive_flops = 0;
+  std::optional<double> productive_hardware_flops;  // nullopt: some step does not say
   int64_t productive_tokens = 0, productive_steps = 0;
   // Sum over devices of allocated seconds x peak FLOP/s: what the hardware could have done.
   // nullopt: a rank with a log states no peak. Devices without a log count with the mean of their

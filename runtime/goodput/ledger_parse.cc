@@ -127,6 +127,7 @@ class RankLedgerBuilder {
     step.skipped = end->skipped;
     step.time_ns = end->time_ns;
     step.model_flops = end->model_flops;
+    step.hardware_flops = end->hardware_flops;
     step.tokens = end->tokens;
     step.loss_bits = end->loss_bits;
     step.grad_norm_bits = end->grad_norm_bits;

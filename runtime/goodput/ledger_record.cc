@@ -128,6 +128,8 @@ std::optional<StepEnd> ParseStepEnd(std::string_view payload) {
     end.time_ns[c] = fields.Take<int64_t>();
     sane = end.time_ns[c] >= 0;
   }
+  if (!fields.empty()) end.hardware_flops = fields.Take<double>();
+  sane = sane && std::isfinite(end.hardware_flops) && end.hardware_flops >= 0;
   if (!fields.ok() || !sane) return std::nullopt;
   return end;
 }

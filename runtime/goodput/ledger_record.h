@@ -8,12 +8,13 @@
 //   kEnter         u8 state
 //   kStepBegin     i64 step
 //   kStepEnd       i64 step, u64 loss bits, u64 gradient norm bits, f64 model FLOPs, i64 tokens,
-//                  u8 skipped, u8 count, count x i64 ns of a time category
+//                  u8 skipped, u8 count, count x i64 ns of a time category, f64 hardware FLOPs
 //   kHeartbeat     nothing
 //   kCheckpoint    u8 act, i64 step, i32 attempt, i64 parent's step, i32 parent's attempt, i64
 //   bytes kSkip          i64 step, text reason kEnd           i32 exit code (kNoExitCode: the
 //   writer was closed without one)
-// where text is u8 length, then as many bytes.
+// where text is u8 length, then as many bytes. The last fields of a record may be missing: those of
+// an older writer.
 #include <array>
 #include <cstddef>
 #include <cstdint>

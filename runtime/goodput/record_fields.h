@@ -37,6 +37,7 @@ class RecordFields {
     return text;
   }
   bool ok() const { return ok_; }
+  bool empty() const { return rest_.empty(); }
 
  private:
   std::string_view rest_;

@@ -91,6 +91,9 @@ void SetFactors(RunReport* report) {
   report->goodput = attribution.productive_flops / *attribution.possible_flops;
   const double useful_flops = Seconds(report->useful) * report->mean_peak_flops;
   report->mfu = useful_flops > 0 ? attribution.productive_flops / useful_flops : 0;
+  if (attribution.productive_hardware_flops && useful_flops > 0) {
+    report->hfu = *attribution.productive_hardware_flops / useful_flops;
+  }
   report->compute_below_peak_seconds = Seconds(total.step[kKept][parallel::kCompute]) -
                                        attribution.productive_flops / report->mean_peak_flops;
 }

@@ -59,7 +59,10 @@ struct RunReport {
   DeviceNs working = 0, unstalled = 0, useful = 0;
   double availability = 0, non_stall = 0, non_rework = 0;
   std::optional<double> mfu, goodput;  // nullopt: some rank states no peak
-  double mean_peak_flops = 0;          // P; 0 if not known
+  // As mfu, with all FLOPs that the kept steps' devices did: the recomputed ones, too. nullopt: not
+  // known, as in a run without a kept step.
+  std::optional<double> hfu;
+  double mean_peak_flops = 0;  // P; 0 if not known
   StepsGoodput steps;
   std::vector<NamedDeviceNs> uncharged;  // with steps.charged, sums to attribution.allocated
   int64_t steps_at_risk = 0;

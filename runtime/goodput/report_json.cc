@@ -165,6 +165,7 @@ Json StepJson(const AttributedStep& step) {
           {"grad_norm_bits", kernels::HexDigits(step.grad_norm_bits)},
           {"tokens", step.tokens},
           {"model_flops", step.model_flops},
+          {"hardware_flops", step.hardware_flops > 0 ? Json(step.hardware_flops) : Json(nullptr)},
           {"device_seconds", RawSeconds(step.device_ns)},
           {"lost_device_seconds", RawSeconds(step.lost_device_ns)},
           {"at_risk", step.at_risk},
@@ -199,6 +200,8 @@ std::string RenderJson(const RunReport& report) {
   object["compute_below_peak_device_seconds"] = OrNull(report.compute_below_peak_seconds);
   object["peak"] = {{"labels", run.peak_labels}, {"mean_device_flops", report.mean_peak_flops}};
   object["model_flops"] = run.productive_flops;
+  object["hardware_flops"] = OrNull(run.productive_hardware_flops);
+  object["hfu"] = OrNull(report.hfu);
   object["possible_flops"] = OrNull(run.possible_flops);
   object["ettr"] = report.ettr;
   object["steps_kept"] = run.productive_steps;

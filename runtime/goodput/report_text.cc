@@ -74,12 +74,14 @@ std::string GoodputText(const RunReport& report) {
     text = "Goodput is not known: a rank states no peak FLOP/s (config: goodput.peak)";
   }
   const std::string mfu = report.mfu ? Fixed(*report.mfu, 4) : "unknown";
-  absl::StrAppend(
-      &text, "\n  = availability  ", Fixed(report.availability, 4),
-      "   in steps, evaluation or checkpoint stalls\n", "  x non-stall     ",
-      Fixed(report.non_stall, 4), "   of that, not waiting for data, checkpoint or evaluation\n",
-      "  x non-rework    ", Fixed(report.non_rework, 4), "   of that, in steps that the run kept\n",
-      "  x MFU           ", mfu, "   of the peak, in those\n\n");
+  const std::string hfu = report.hfu ? Fixed(*report.hfu, 4) : "unknown";
+  absl::StrAppend(&text, "\n  = availability  ", Fixed(report.availability, 4),
+                  "   in steps, evaluation or checkpoint stalls\n", "  x non-stall     ",
+                  Fixed(report.non_stall, 4),
+                  "   of that, not waiting for data, checkpoint or evaluation\n",
+                  "  x non-rework    ", Fixed(report.non_rework, 4),
+                  "   of that, in steps that the run kept\n", "  x MFU           ", mfu,
+                  "   of the peak, in those (HFU ", hfu, ": with what was recomputed)\n\n");
   return text;
 }
 

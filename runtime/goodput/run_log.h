@@ -28,6 +28,7 @@ struct StepExecution {
   bool skipped = false;
   std::array<int64_t, parallel::kNumTimeCategories> time_ns{};  // tiles the phase
   double model_flops = 0;                                       // of this rank
+  double hardware_flops = 0;                                    // 0: not known
   int64_t tokens = 0;                                           // of the global batch
   uint64_t loss_bits = 0, grad_norm_bits = 0;
 };

@@ -45,6 +45,7 @@ TensorBoardWriter::Scalars ScalarsOf(const StepMetrics& metrics) {
       {"speed/tokens_per_second", TokensPerSecond(metrics)},
       {"speed/step_seconds", metrics.step_seconds},
       {"speed/mfu", metrics.mfu},
+      {"speed/hfu", metrics.hfu},
       {"speed/goodput", metrics.goodput},
   };
   for (int c = 0; c < parallel::kNumTimeCategories; ++c) {
@@ -140,6 +141,7 @@ std::string StepLine(const StepMetrics& metrics) {
       {"step_seconds", metrics.step_seconds},
       {"mfu", metrics.mfu},
       {"mfu_full", metrics.mfu_full_attention},
+      {"hfu", metrics.hfu},
       {"goodput", metrics.goodput},
       {"skipped", metrics.skipped},
       {"aux_loss", metrics.aux_loss},

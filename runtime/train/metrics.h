@@ -23,6 +23,7 @@ struct StepMetrics {
   int64_t tokens = 0;                      // of the global batch
   double step_seconds = 0;                 // wall, mean over ranks
   double mfu = 0, mfu_full_attention = 0;  // both attention conventions
+  double hfu = 0;                          // causal, with what is recomputed
   double goodput = 0;                      // of the run so far, this attempt
   // Mean over ranks; sums to step_seconds.
   std::array<double, parallel::kNumTimeCategories> breakdown_seconds{};

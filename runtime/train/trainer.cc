@@ -307,6 +307,8 @@ absl::Status Trainer::Collect(int64_t step) {
   m.step_seconds = std::accumulate(m.breakdown_seconds.begin(), m.breakdown_seconds.end(), 0.0);
   const double machine_flops = peak_.flops * world_.size();
   m.mfu = flops / (m.step_seconds * machine_flops);
+  const double hardware_flops = s.cost.hardware_flops_per_token() * static_cast<double>(m.tokens);
+  m.hfu = hardware_flops / (m.step_seconds * machine_flops);
   m.mfu_full_attention = m.mfu * s.cost.flops_per_token_full() / s.cost.flops_per_token();
   if (m.skipped) {
     ledger_->Skip(step, guard_->skips_update() ? "the loss spikes" : "the gradient is not finite");
@@ -321,6 +323,7 @@ absl::Status Trainer::Collect(int64_t step) {
                       .loss_bits = std::bit_cast<uint64_t>(m.loss),
                       .grad_norm_bits = std::bit_cast<uint64_t>(m.grad_norm),
                       .model_flops = flops / world_.size(),
+                      .hardware_flops = hardware_flops / world_.size(),
                       .tokens = m.tokens,
                       .skipped = m.skipped,
                       .time_ns = breakdown.mine_ns});

@@ -196,7 +196,7 @@ absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Plan(const Resolve
   state->parameters = std::make_unique<parallel::ParameterList>(*state->mesh);
   state->model = models::Gpt::Create(config, shape, *state->mesh, *state->parameters,
                                      StagesOf(pipeline, state->mesh->coordinates().pp));
-  state->cost = models::CostOf(config, job.sequence_length);
+  state->cost = models::CostOf(config, job.sequence_length, shape.recompute);
 
   const Communication& communication = job.job.communication();
   const int zero_level = job.job.zero().level();

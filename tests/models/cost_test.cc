@@ -68,6 +68,44 @@ TEST(CostOf, CountsExpertsAsUsed) {
                    6.0 * (10 * 4 + 2 * attention + dense + router + 3 * expert));
 }
 
+// The same models by hand: forward products that a backward runs again.
+TEST(CostOf, CountsWhatIsRecomputedByHand) {
+  const ModelConfig dense = ConfigOf(
+      "vocab_size: 10 hidden: 4 layers: 1 heads: 2 kv_heads: 1 ffn_hidden: 6 max_positions: 8");
+  const ModelConfig moe = ConfigOf(R"(
+    vocab_size: 10 hidden: 4 layers: 2 heads: 1 ffn_hidden: 6 max_positions: 8
+    moe { experts: 4 top_k: 2 expert_ffn_hidden: 3 shared_experts: 1 first_dense_layers: 1 })");
+  const auto recomputed = [](const ModelConfig& config, const Recompute& recompute) {
+    return CostOf(config, 3, recompute).recomputed_flops_per_token;
+  };
+  // Two products of 4 channels with 2 keys on average.
+  const int qkv = 4 * (2 + 2) * 2, scores = 2 * (2 * 2) * 2, out = 4 * 4, up = 2 * 4 * 6;
+  EXPECT_EQ(recomputed(dense, {}), 0);
+  EXPECT_EQ(recomputed(dense, {.norm = true}), 0);
+  EXPECT_DOUBLE_EQ(recomputed(dense, {.attention = true}), 2.0 * (qkv + scores));
+  EXPECT_DOUBLE_EQ(recomputed(dense, {.mlp = true}), 2.0 * up);
+  EXPECT_EQ(recomputed(dense, {.moe = true}), 0);
+  EXPECT_DOUBLE_EQ(recomputed(dense, {.block = true}), 2.0 * (qkv + scores + out + up));
+  EXPECT_EQ(recomputed(dense, {.attention = true, .mlp = true, .norm = true, .block = true}),
+            recomputed(dense, {.block = true}));
+  const int experts = 3 * 2 * 4 * 3, layers_attention = 2 * (4 * 3 * 4 + 2 * 4 * 2);
+  EXPECT_DOUBLE_EQ(recomputed(moe, {.mlp = true}), 2.0 * up);
+  EXPECT_DOUBLE_EQ(recomputed(moe, {.moe = true}), 2.0 * experts);
+  EXPECT_DOUBLE_EQ(recomputed(moe, {.block = true}),
+                   2.0 * (layers_attention + 2 * out + up + experts));
+}
+
+TEST(CostOf, RecomputingABlockCostsLessThanItsForward) {
+  for (const char* name : {"gpt2-124m", "llama3-8b", "mixtral-8x7b"}) {
+    const ModelCost plain = CostOf(Shipped(name), 1024);
+    const ModelCost block = CostOf(Shipped(name), 1024, {.block = true});
+    EXPECT_EQ(block.flops_per_token(), plain.flops_per_token()) << name;
+    EXPECT_EQ(plain.hardware_flops_per_token(), plain.flops_per_token()) << name;
+    EXPECT_GT(block.hardware_flops_per_token(), plain.flops_per_token()) << name;
+    EXPECT_LT(block.hardware_flops_per_token(), 4. / 3 * plain.flops_per_token()) << name;
+  }
+}
+
 TEST(CostOf, TiedEmbeddingsSaveParametersNotFlops) {
   ModelConfig config = Shipped("tiny-dense");
   const ModelCost untied = CostOf(config, 64);

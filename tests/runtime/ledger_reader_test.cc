@@ -149,6 +149,24 @@ TEST(LedgerReader, UnknownRecordTypesAreSkipped) {
   EXPECT_EQ(AttributionOf(ledger).total.At(State::kEval), 100);
 }
 
+TEST(LedgerReader, FilesOfOlderWritersLackFieldsAndNothingElse) {
+  LedgerBytes old(BeginOf(0, 1, 0), 1000), today(BeginOf(0, 1, 0), 1000);
+  old.WriteAsOld();
+  StepEnd end = EndOf(4, 500);
+  end.hardware_flops = 1.25e9;
+  for (LedgerBytes* file : {&old, &today}) {
+    file->StepBegin(1500, 4);
+    file->StepEnded(2000, end);
+    file->End(2000, 0);
+  }
+  const RankLedger before = MustParse(old.bytes()), now = MustParse(today.bytes());
+  EXPECT_TRUE(before.damage.empty());
+  EXPECT_EQ(before.log.steps.at(0).model_flops, 1e9);
+  EXPECT_EQ(before.log.steps.at(0).hardware_flops, 0);
+  EXPECT_EQ(now.log.steps.at(0).hardware_flops, 1.25e9);
+  EXPECT_EQ(AttributionOf(now).total.step, AttributionOf(before).total.step);
+}
+
 TEST(LedgerReader, RecordsThatContradictTheirFileAreRefused) {
   LedgerBytes backwards(BeginOf(0, 1, 0), 1000);
   backwards.Enter(900, State::kEval);

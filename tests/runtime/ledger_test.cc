@@ -41,6 +41,7 @@ StepEnd ExampleStep(int64_t step) {
   end.loss_bits = 0x4010000000000000;
   end.grad_norm_bits = 0x3ff0000000000000;
   end.model_flops = 5e9;
+  end.hardware_flops = 6e9;
   end.tokens = 512;
   end.time_ns[parallel::kCompute] = 900;
   end.time_ns[parallel::kExposedDp] = 100;
@@ -99,6 +100,7 @@ TEST(Ledger, WhatIsWrittenIsReadBack) {
   EXPECT_EQ(rank.steps[1].loss_bits, 0x4010000000000000u);
   EXPECT_EQ(rank.steps[1].grad_norm_bits, 0x3ff0000000000000u);
   EXPECT_EQ(rank.steps[1].model_flops, 5e9);
+  EXPECT_EQ(rank.steps[1].hardware_flops, 6e9);
   EXPECT_EQ(rank.steps[1].tokens, 512);
   EXPECT_FALSE(rank.steps[1].skipped);
   EXPECT_TRUE(rank.steps[2].skipped);

@@ -31,6 +31,7 @@ StepMetrics ExampleStep() {
   metrics.step_seconds = 0.2;
   metrics.mfu = 0.521;
   metrics.mfu_full_attention = 0.55;
+  metrics.hfu = 0.6;
   metrics.goodput = 0.4873;
   using namespace parallel;
   metrics.breakdown_seconds[kCompute] = 0.2 * 0.912;
@@ -53,7 +54,7 @@ TEST(Metrics, StepLineHasTheContractsFields) {
   const json line = json::parse(StepLine(ExampleStep()));
   for (const char* key : {"step", "loss", "grad_norm", "lr", "tokens", "tokens_per_second",
                           "step_seconds", "mfu", "goodput", "breakdown", "loss_bits",
-                          "grad_norm_bits", "attempt", "mfu_full", "aux_loss", "z_loss"}) {
+                          "grad_norm_bits", "attempt", "mfu_full", "hfu", "aux_loss", "z_loss"}) {
     EXPECT_TRUE(line.contains(key)) << key;
   }
   std::set<std::string> parts;

@@ -147,6 +147,23 @@ TEST(Report, GapsBetweenAttemptsLowerEttrOnly) {
   EXPECT_DOUBLE_EQ(report.ettr, 0.5);
 }
 
+TEST(Report, HardwareFlopsCountWhatIsRecomputed) {
+  RunLog log = LogOf('D', 2);
+  for (RankLog& rank : log.attempts[0].ranks) {
+    for (StepExecution& step : rank.steps) step.hardware_flops = 1.25 * step.model_flops;
+  }
+  const RunReport report = MustReport(log);
+  EXPECT_DOUBLE_EQ(*report.mfu, 1);
+  EXPECT_DOUBLE_EQ(*report.hfu, 1.25);
+  const json object = json::parse(RenderJson(report));
+  EXPECT_DOUBLE_EQ(object["hfu"].get<double>(), 1.25);
+  EXPECT_EQ(object["steps"][0]["hardware_flops"], 2 * 1.25e13);
+  EXPECT_NE(RenderText(report).find("HFU 1.2500"), std::string::npos);
+  log.attempts[0].ranks[1].steps[7].hardware_flops = 0;  // of an older writer
+  EXPECT_FALSE(MustReport(log).hfu.has_value());
+  EXPECT_TRUE(json::parse(RenderJson(MustReport(log)))["hfu"].is_null());
+}
+
 TEST(Report, AnUnknownPeakIsSaidNotGuessed) {
   RunLog log = LogOf('A');
   log.attempts[0].ranks[0].peak_flops = 0;

@@ -26,6 +26,8 @@ class LedgerBytes {
                .PutText(begin.peak_label, kMaxPeakLabelBytes)
                .PutText(begin.host, kMaxHostBytes));
   }
+  // Records end as those of the first writers did.
+  void WriteAsOld() { old_ = true; }
   void JumpWallClock(int64_t by_ns) { offset_ns_ += by_ns; }
   void Enter(int64_t at_ns, State state) {
     Append(Record(RecordType::kEnter, at_ns).PutU8(static_cast<uint8_t>(state)));
@@ -39,6 +41,7 @@ class LedgerBytes {
     record.PutF64(end.model_flops).PutI64(end.tokens).PutU8(end.skipped ? 1 : 0);
     record.PutU8(parallel::kNumTimeCategories);
     for (const int64_t ns : end.time_ns) record.PutI64(ns);
+    if (!old_) record.PutF64(end.hardware_flops);
     Append(record);
   }
   void Heartbeat(int64_t at_ns) { Append(Record(RecordType::kHeartbeat, at_ns)); }
@@ -65,6 +68,7 @@ class LedgerBytes {
   }
   void Append(RecordBuilder record) { bytes_ += record.Finish(); }
   int64_t offset_ns_;
+  bool old_ = false;
   std::string bytes_;
 };
 
