@@ -5,18 +5,22 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <ctime>
 #include <filesystem>
 #include <mutex>
 #include <numeric>
+#include <optional>
 #include <system_error>
 #include <utility>
 
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
 #include "kernels/device/span.h"
+#include "runtime/goodput/background_sync.h"
 #include "runtime/goodput/ledger_record.h"
 #include "runtime/goodput/rank_progress.h"
 
@@ -37,13 +41,17 @@ int64_t RealtimeNs() {
 
 class FileLedgerWriter final : public LedgerWriter {
  public:
-  FileLedgerWriter(int file, std::string path, RankProgress* progress)
-      : file_(file), path_(std::move(path)), progress_(progress) {}
+  FileLedgerWriter(int file, std::string path, RankProgress* progress,
+                   std::chrono::milliseconds sync_every)
+      : file_(file), path_(std::move(path)), progress_(progress) {
+    sync_.emplace([this] { Sync(); }, sync_every);
+  }
   FileLedgerWriter(const FileLedgerWriter&) = delete;
   FileLedgerWriter& operator=(const FileLedgerWriter&) = delete;
   ~FileLedgerWriter() override {
     if (progress_ != nullptr) progress_->Attach(nullptr);
     if (!ended_) End(kNoExitCode);
+    sync_.reset();
     close(file_);
   }
 
@@ -114,10 +122,7 @@ class FileLedgerWriter final : public LedgerWriter {
                  .PutI64(event.bytes));
     }
     // Where the checkpoint outlives the host's power, so shall the story of how it came about.
-    if (event.act == CheckpointAct::kCommit && fdatasync(file_) != 0) {
-      kernels::Log(kernels::Severity::kWarning,
-                   "cannot sync the goodput ledger " + path_ + ": " + std::strerror(errno));
-    }
+    if (event.act == CheckpointAct::kCommit) Sync();
   }
 
   void Skip(int64_t step, std::string_view reason) override {
@@ -146,7 +151,20 @@ class FileLedgerWriter final : public LedgerWriter {
     return status_;
   }
 
+  int64_t synced_ns() const override { return synced_ns_.load(); }
+
  private:
+  // Without the lock: whoever writes meanwhile does not wait for the disk.
+  void Sync() {
+    const int64_t begin = MonotonicNs();
+    if (fdatasync(file_) == 0) {
+      synced_ns_.store(begin);
+    } else if (!told_sync_error_.exchange(true)) {
+      kernels::Log(kernels::Severity::kWarning,
+                   "cannot sync the goodput ledger " + path_ + ": " + std::strerror(errno));
+    }
+  }
+
   void Append(RecordBuilder& record) {
     const std::string_view bytes = record.Finish();
     ssize_t written;
@@ -156,6 +174,7 @@ class FileLedgerWriter final : public LedgerWriter {
     if (written == static_cast<ssize_t>(bytes.size())) {
       file_bytes_ += written;
       last_record_ns_ = record.monotonic_ns();
+      sync_->Changed();
       return;
     }
     const std::string error = written < 0 ? std::strerror(errno)
@@ -181,6 +200,9 @@ class FileLedgerWriter final : public LedgerWriter {
   int64_t last_record_ns_ = 0;
   bool ended_ = false, in_step_ = false;
   int64_t step_ = 0, step_begin_ns_ = 0;
+  std::atomic<int64_t> synced_ns_{0};
+  std::atomic<bool> told_sync_error_{false};
+  std::optional<BackgroundSync> sync_;  // ends before the file is closed
 };
 
 }  // namespace
@@ -207,9 +229,9 @@ std::array<int64_t, parallel::kNumTimeCategories> TileStep(
   return time_ns;
 }
 
-absl::StatusOr<std::unique_ptr<LedgerWriter>> LedgerWriter::Create(const std::string& run_directory,
-                                                                   const AttemptBegin& begin,
-                                                                   RankProgress* progress) {
+absl::StatusOr<std::unique_ptr<LedgerWriter>> LedgerWriter::Create(
+    const std::string& run_directory, const AttemptBegin& begin, RankProgress* progress,
+    std::chrono::milliseconds sync_every) {
   const std::string directory = AttemptDirectory(run_directory, begin.attempt);
   std::error_code error;
   std::filesystem::create_directories(directory, error);
@@ -229,7 +251,7 @@ absl::StatusOr<std::unique_ptr<LedgerWriter>> LedgerWriter::Create(const std::st
     return absl::PermissionDeniedError("cannot create the ledger " + path + ": " +
                                        std::strerror(errno));
   }
-  auto writer = std::make_unique<FileLedgerWriter>(file, path, progress);
+  auto writer = std::make_unique<FileLedgerWriter>(file, path, progress, sync_every);
   writer->Begin(begin);
   RETURN_IF_ERROR(writer->status());
   if (progress != nullptr) progress->Attach(writer.get());

@@ -1,7 +1,8 @@
 #pragma once
 // The goodput ledger: one append-only binary file per rank and attempt, written with one write(2)
-// per record and no fsync, so that it survives the death of its process. A rank is always in
-// exactly one state; entering one closes the one before, so the intervals tile. The report
+// per record and no fsync, so that it survives the death of its process; that of its host up to the
+// last 5 s, after which a thread of its own brings it to the disk. A rank is always in exactly one
+// state; entering one closes the one before, so the intervals tile. The report
 // (runtime/goodput/attribution) is a pure function of these files. From StepEnded to the next state
 // a rank is in kUnknown, so begin the next step at once and book the rest under it.
 //
@@ -10,6 +11,7 @@
 // record with this field zero), i64 monotonic ns, i64 realtime ns, payload; at most 256 bytes.
 // Readers skip unknown types by length; a damaged tail costs the last record, and is reported.
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -94,9 +96,9 @@ class LedgerWriter {
   // `progress`, if given, hears of every state and step, keeps the ledger alive by its Beat, and
   // outlives it. Errors: the directory cannot be written; the file exists (another process has this
   // attempt).
-  static absl::StatusOr<std::unique_ptr<LedgerWriter>> Create(const std::string& run_directory,
-                                                              const AttemptBegin& begin,
-                                                              RankProgress* progress = nullptr);
+  static absl::StatusOr<std::unique_ptr<LedgerWriter>> Create(
+      const std::string& run_directory, const AttemptBegin& begin, RankProgress* progress = nullptr,
+      std::chrono::milliseconds sync_every = std::chrono::seconds(5));
   virtual ~LedgerWriter() = default;  // closes the attempt's last state, if End was not called
   // From now on this rank is in `state` (not kStep: see StepBegin). Returns the instant
   // (CLOCK_MONOTONIC ns).
@@ -112,6 +114,8 @@ class LedgerWriter {
   virtual void Heartbeat() = 0;             // call at most 0.5 s apart; writes if 0.25 s are silent
   virtual void End(int exit_code) = 0;      // a checkpoint's event that comes later is left out
   virtual absl::Status status() const = 0;  // the first write error, if any
+  // The records that are older (CLOCK_MONOTONIC ns) are on the disk; 0: not known of any.
+  virtual int64_t synced_ns() const = 0;
 };
 
 }  // namespace muster::runtime

@@ -56,4 +56,10 @@ absl::Status RecordFile::Append(RecordBuilder& record) {
                                              error, restored ? "" : "; a torn record stays in it"));
 }
 
+absl::Status RecordFile::Sync() const {
+  if (fdatasync(file_) == 0) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat("cannot sync the goodput ledger ", path_, ": ", std::strerror(errno)));
+}
+
 }  // namespace muster::runtime

@@ -21,6 +21,7 @@ class RecordFile {
 
   // Errors: Unavailable, naming the file.
   absl::Status Append(RecordBuilder& record);
+  absl::Status Sync() const;  // fdatasync
   const std::string& path() const { return path_; }
 
  private:

@@ -37,6 +37,7 @@ class FileSupervisorLedger final : public SupervisorLedger {
 
   void AttemptBegin(int attempt, int world_size) override {
     Append(New(SupervisorRecord::kAttemptBegin).PutI32(attempt).PutI32(world_size));
+    Sync();
   }
   void Spawn(int attempt, int64_t pid) override {
     Append(New(SupervisorRecord::kSpawn).PutI32(attempt).PutI64(pid));
@@ -66,6 +67,7 @@ class FileSupervisorLedger final : public SupervisorLedger {
                .PutI32(attempt)
                .PutI32(exit_code)
                .PutU8(static_cast<uint8_t>(action)));
+    Sync();
   }
   absl::Status status() const override { return status_; }
   int number() const override { return number_; }
@@ -73,6 +75,10 @@ class FileSupervisorLedger final : public SupervisorLedger {
  private:
   static RecordBuilder New(SupervisorRecord type) {
     return RecordBuilder(static_cast<RecordType>(type), kernels::MonotonicNs(), RealtimeNs());
+  }
+  void Sync() {
+    const absl::Status synced = file_.Sync();
+    if (!synced.ok()) kernels::Log(kernels::Severity::kWarning, std::string(synced.message()));
   }
   void Append(RecordBuilder& record) {
     const absl::Status appended = file_.Append(record);

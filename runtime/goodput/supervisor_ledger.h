@@ -40,7 +40,9 @@ struct SupervisorBegin {
   std::string build;          // cut to 48 bytes
 };
 
-// Like LedgerWriter, a write error never stops a run: it is logged once and kept in status().
+// Like LedgerWriter, a write error never stops a run: it is logged once and kept in status(). It is
+// synced where no rank runs and nobody is kept waiting, as an attempt begins and as it ends: not by
+// a thread, of which a process that forks had better have none.
 class SupervisorLedger {
  public:
   // Takes the next free number. Errors: the directory cannot be written.

@@ -7,14 +7,18 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <numeric>
 #include <string>
+#include <thread>
 
 #include "kernels/device/span.h"
 #include "runtime/goodput/attribution.h"
+#include "runtime/goodput/background_sync.h"
 #include "runtime/goodput/ledger_reader.h"
 #include "runtime/goodput/ledger_record.h"
 #include "tests/support/runtime/scratch_directory.h"
@@ -211,6 +215,55 @@ TEST(Ledger, AKilledProcessLeavesItsRecords) {
   ASSERT_EQ(rank.steps.size(), 2u);
   EXPECT_TRUE(rank.steps[0].finished);
   EXPECT_FALSE(rank.steps[1].finished);
+}
+
+TEST(Ledger, RecordsReachTheDiskWithoutACommit) {
+  const ScratchDirectory scratch;
+  auto writer =
+      LedgerWriter::Create(scratch.path(), ExampleBegin(), nullptr, std::chrono::milliseconds(10));
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  for (int64_t step = 1; step <= 3; ++step) {
+    (*writer)->StepBegin(step);
+    const int64_t written = kernels::MonotonicNs();
+    for (int i = 0; i < 1000 && (*writer)->synced_ns() < written; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    EXPECT_GE((*writer)->synced_ns(), written) << "within 10 s";
+    (*writer)->StepEnded(ExampleStep(step));
+  }
+}
+
+TEST(BackgroundSync, SyncsOnlyWhatIsNewAndNotWhenItEnds) {
+  std::atomic<int> syncs{0};
+  {
+    BackgroundSync sync([&] { ++syncs; }, std::chrono::milliseconds(5));
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    EXPECT_EQ(syncs, 0);
+    sync.Changed();
+    for (int i = 0; i < 1000 && syncs == 0; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    EXPECT_EQ(syncs, 1);
+  }
+  BackgroundSync never([&] { ++syncs; }, std::chrono::hours(1));
+  never.Changed();
+  EXPECT_EQ(syncs, 1);
+}
+
+// The sync ends only when the writer has gone on: had it to wait, this test would not end.
+TEST(BackgroundSync, AWriterNeverWaitsForTheDisk) {
+  std::atomic<bool> syncing{false}, written{false};
+  BackgroundSync sync(
+      [&] {
+        syncing = true;
+        while (!written) std::this_thread::yield();
+      },
+      std::chrono::milliseconds(1));
+  sync.Changed();
+  while (!syncing) std::this_thread::yield();
+  for (int i = 0; i < 1000; ++i) sync.Changed();
+  written = true;
 }
 
 TEST(Ledger, StepPartsAlwaysTileTheStep) {
