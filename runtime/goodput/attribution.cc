@@ -212,6 +212,8 @@ class AttemptAttributor {
     if (fate != StepFate::kLostPartial) step.fate = fate;
     if (execution.finished && !std::exchange(entry.has_end, true)) {
       step.tokens = execution.tokens;
+      step.first_sequence = execution.first_sequence;
+      step.num_sequences = execution.num_sequences;
       step.loss_bits = execution.loss_bits;
       step.grad_norm_bits = execution.grad_norm_bits;
     }

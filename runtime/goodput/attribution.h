@@ -107,9 +107,10 @@ struct AttributedStep {
   double hardware_flops = 0;  // with what was recomputed; 0: a rank does not say
   double peak_flops = 0;      // FLOP/s, mean over its devices; 0: one of them is not known
   int64_t tokens = 0;
-  uint64_t loss_bits = 0, grad_norm_bits = 0;  // the lowest rank's
-  int ranks = 0;                               // that executed it
-  DeviceNs lost_device_ns = 0;                 // of the executions before
+  int64_t first_sequence = 0, num_sequences = 0;  // of the data; 0 sequences: not known
+  uint64_t loss_bits = 0, grad_norm_bits = 0;     // the lowest rank's
+  int ranks = 0;                                  // that executed it
+  DeviceNs lost_device_ns = 0;                    // of the executions before
   StepCharge charge;
 };
 

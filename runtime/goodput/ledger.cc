@@ -104,7 +104,7 @@ class FileLedgerWriter final : public LedgerWriter {
     StepEnd tiled = end;
     tiled.time_ns = TileStep(end.time_ns, now - step_begin_ns_);
     for (const int64_t ns : tiled.time_ns) record.PutI64(ns);
-    record.PutF64(end.hardware_flops);
+    record.PutF64(end.hardware_flops).PutI64(end.first_sequence).PutI64(end.num_sequences);
     Append(record);
     if (progress_ != nullptr) progress_->StepEnded(tiled);
   }

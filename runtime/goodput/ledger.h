@@ -54,11 +54,12 @@ struct AttemptBegin {
 
 struct StepEnd {
   int64_t step = 0;
-  uint64_t loss_bits = 0, grad_norm_bits = 0;  // of fp64
-  double model_flops = 0;                      // of this rank's share of the step
-  double hardware_flops = 0;                   // with what is recomputed; 0: not known
-  int64_t tokens = 0;                          // of the global batch
-  bool skipped = false;                        // executed without an update
+  uint64_t loss_bits = 0, grad_norm_bits = 0;     // of fp64
+  double model_flops = 0;                         // of this rank's share of the step
+  double hardware_flops = 0;                      // with what is recomputed; 0: not known
+  int64_t tokens = 0;                             // of the global batch
+  int64_t first_sequence = 0, num_sequences = 0;  // of it, in the order of the data
+  bool skipped = false;                           // executed without an update
   std::array<int64_t, parallel::kNumTimeCategories> time_ns{};  // sums to the step's wall time
 };
 

@@ -129,6 +129,8 @@ class RankLedgerBuilder {
     step.model_flops = end->model_flops;
     step.hardware_flops = end->hardware_flops;
     step.tokens = end->tokens;
+    step.first_sequence = end->first_sequence;
+    step.num_sequences = end->num_sequences;
     step.loss_bits = end->loss_bits;
     step.grad_norm_bits = end->grad_norm_bits;
     log().phases.push_back({now, State::kUnknown, -1});

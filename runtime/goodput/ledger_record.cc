@@ -129,7 +129,12 @@ std::optional<StepEnd> ParseStepEnd(std::string_view payload) {
     sane = end.time_ns[c] >= 0;
   }
   if (!fields.empty()) end.hardware_flops = fields.Take<double>();
-  sane = sane && std::isfinite(end.hardware_flops) && end.hardware_flops >= 0;
+  if (!fields.empty()) {
+    end.first_sequence = fields.Take<int64_t>();
+    end.num_sequences = fields.Take<int64_t>();
+  }
+  sane = sane && std::isfinite(end.hardware_flops) && end.hardware_flops >= 0 &&
+         end.first_sequence >= 0 && end.num_sequences >= 0;
   if (!fields.ok() || !sane) return std::nullopt;
   return end;
 }

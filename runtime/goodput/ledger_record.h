@@ -8,7 +8,8 @@
 //   kEnter         u8 state
 //   kStepBegin     i64 step
 //   kStepEnd       i64 step, u64 loss bits, u64 gradient norm bits, f64 model FLOPs, i64 tokens,
-//                  u8 skipped, u8 count, count x i64 ns of a time category, f64 hardware FLOPs
+//                  u8 skipped, u8 count, count x i64 ns of a time category, f64 hardware FLOPs,
+//                  i64 first sequence, i64 sequences (0: not known)
 //   kHeartbeat     nothing
 //   kCheckpoint    u8 act, i64 step, i32 attempt, i64 parent's step, i32 parent's attempt, i64
 //   bytes kSkip          i64 step, text reason kEnd           i32 exit code (kNoExitCode: the

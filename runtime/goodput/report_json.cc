@@ -164,6 +164,8 @@ Json StepJson(const AttributedStep& step) {
           {"loss_bits", kernels::HexDigits(step.loss_bits)},
           {"grad_norm_bits", kernels::HexDigits(step.grad_norm_bits)},
           {"tokens", step.tokens},
+          {"first_sequence", step.num_sequences > 0 ? Json(step.first_sequence) : Json(nullptr)},
+          {"sequences", step.num_sequences > 0 ? Json(step.num_sequences) : Json(nullptr)},
           {"model_flops", step.model_flops},
           {"hardware_flops", step.hardware_flops > 0 ? Json(step.hardware_flops) : Json(nullptr)},
           {"device_seconds", RawSeconds(step.device_ns)},

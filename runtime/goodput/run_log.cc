@@ -1,5 +1,6 @@
 #include "runtime/goodput/run_log.h"
 
+#include <map>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
@@ -38,9 +39,36 @@ absl::Status CheckRank(const AttemptLog& attempt, const RankLog& rank) {
   return absl::OkStatus();
 }
 
+// Where in the data each step begins, as the attempts before say.
+using StepPlaces = std::map<int64_t, int64_t>;
+
+absl::Status CheckPlaces(const AttemptLog& attempt, StepPlaces* places) {
+  StepPlaces here;
+  for (const RankLog& rank : attempt.ranks) {
+    for (const StepExecution& step : rank.steps) {
+      if (step.finished && step.num_sequences > 0) here.emplace(step.step, step.first_sequence);
+    }
+  }
+  if (here.empty()) return absl::OkStatus();
+  const auto& [step, sequence] = *here.begin();
+  const auto before = places->find(step);
+  if (before != places->end() && before->second != sequence) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "ledger of attempt ", attempt.attempt, ": its first step, ", step,
+        ", begins with sequence ", sequence, " of the data, but in an attempt before with ",
+        before->second,
+        ": the batch has changed between them, so what was done again cannot be told"));
+  }
+  // What it goes on with replaces what lay behind.
+  places->erase(places->lower_bound(step), places->end());
+  places->insert(here.begin(), here.end());
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status CheckRunLog(const RunLog& log) {
+  StepPlaces places;
   for (size_t a = 0; a < log.attempts.size(); ++a) {
     const AttemptLog& attempt = log.attempts[a];
     const std::string where = absl::StrCat("ledger of attempt ", attempt.attempt, ": ");
@@ -56,6 +84,7 @@ absl::Status CheckRunLog(const RunLog& log) {
         return absl::InvalidArgumentError(where + "ranks are not in order, each once");
       }
     }
+    RETURN_IF_ERROR(CheckPlaces(attempt, &places));
   }
   return absl::OkStatus();
 }

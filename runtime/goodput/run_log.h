@@ -30,6 +30,7 @@ struct StepExecution {
   double model_flops = 0;                                       // of this rank
   double hardware_flops = 0;                                    // 0: not known
   int64_t tokens = 0;                                           // of the global batch
+  int64_t first_sequence = 0, num_sequences = 0;                // of it; 0 sequences: not known
   uint64_t loss_bits = 0, grad_norm_bits = 0;
 };
 
@@ -81,7 +82,9 @@ struct RunLog {
 };
 
 // Errors: InvalidArgument, naming attempt and rank, if attempts or ranks are not in order, a clock
-// runs backwards, or the parts of a step do not tile it.
+// runs backwards, the parts of a step do not tile it, or an attempt goes on with a step of which an
+// earlier one says that it lies elsewhere in the data: step numbers would then not tell what was
+// done again (docs/adr/0012-rework-by-step-number.md).
 absl::Status CheckRunLog(const RunLog& log);
 
 }  // namespace muster::runtime

@@ -325,6 +325,8 @@ absl::Status Trainer::Collect(int64_t step) {
                       .model_flops = flops / world_.size(),
                       .hardware_flops = hardware_flops / world_.size(),
                       .tokens = m.tokens,
+                      .first_sequence = step * job_.job.train().global_batch_sequences(),
+                      .num_sequences = job_.job.train().global_batch_sequences(),
                       .skipped = m.skipped,
                       .time_ns = breakdown.mine_ns});
   return saved;

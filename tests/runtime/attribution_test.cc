@@ -192,6 +192,37 @@ TEST(Attribution, AnUnknownPeakMakesWhatWasPossibleUnknown) {
   EXPECT_FALSE(MustAttribute(log).possible_flops.has_value());
 }
 
+// Attempt a takes `batches[a]` sequences a step.
+RunLog WithBatches(RunLog log, const std::vector<int64_t>& batches) {
+  for (size_t a = 0; a < log.attempts.size(); ++a) {
+    for (RankLog& rank : log.attempts[a].ranks) {
+      for (StepExecution& step : rank.steps) {
+        step.first_sequence = step.step * batches[a];
+        step.num_sequences = batches[a];
+      }
+    }
+  }
+  return log;
+}
+
+TEST(Attribution, StepsLieWhereTheDataIsWhoeverRunsThem) {
+  const Attribution h = MustAttribute(WithBatches(LogOf('H', 2), {8, 8, 8}));
+  EXPECT_EQ(h.steps[45].first_sequence, 45 * 8);
+  EXPECT_EQ(h.steps[45].num_sequences, 8);
+}
+
+TEST(Attribution, AnotherBatchInTheMiddleOfARunIsRefused) {
+  const absl::Status status = Attribute(WithBatches(LogOf('B', 2), {8, 16})).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(status.message().find("the batch has changed"), absl::string_view::npos) << status;
+}
+
+TEST(Attribution, AnotherBatchFromTheStartOnRollsAllBack) {
+  const Attribution g = MustAttribute(WithBatches(LogOf('G', 2), {8, 16}));  // resumed at 0
+  EXPECT_EQ(g.attempts[0].rework_steps, 50);
+  EXPECT_EQ(g.steps[49].first_sequence, 49 * 16);
+}
+
 TEST(Attribution, LogsThatContradictThemselvesAreRefused) {
   const auto refused = [](auto damage) {
     RunLog log = LogOf('B', 2);

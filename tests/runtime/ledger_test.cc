@@ -47,6 +47,8 @@ StepEnd ExampleStep(int64_t step) {
   end.model_flops = 5e9;
   end.hardware_flops = 6e9;
   end.tokens = 512;
+  end.first_sequence = 8 * step;
+  end.num_sequences = 8;
   end.time_ns[parallel::kCompute] = 900;
   end.time_ns[parallel::kExposedDp] = 100;
   return end;
@@ -106,6 +108,8 @@ TEST(Ledger, WhatIsWrittenIsReadBack) {
   EXPECT_EQ(rank.steps[1].model_flops, 5e9);
   EXPECT_EQ(rank.steps[1].hardware_flops, 6e9);
   EXPECT_EQ(rank.steps[1].tokens, 512);
+  EXPECT_EQ(rank.steps[1].first_sequence, 16);
+  EXPECT_EQ(rank.steps[1].num_sequences, 8);
   EXPECT_FALSE(rank.steps[1].skipped);
   EXPECT_TRUE(rank.steps[2].skipped);
   const auto attribution = Attribute(ledger->log);

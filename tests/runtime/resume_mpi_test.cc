@@ -203,5 +203,28 @@ TEST(Resume, OfAPipelineIsBitwiseAndServesOtherStages) {
   expect_near(third.Resume(first.directory()));
 }
 
+// What the goodput ledger relies on: a step number is a place in the data, whatever is restarted
+// (docs/adr/0012-rework-by-step-number.md).
+TEST(Resume, WithAnotherBatchIsRefused) {
+  const std::vector<std::string> layout = Layouts(TestWorld().size()).front();
+  Attempt first(layout, TestWorld(), kernels::StreamMode::kInline);
+  (void)first.TrainAndSave();
+  std::vector<std::string> other = layout;
+  other.push_back("train.global_batch_sequences=48");
+  const ResolvedJob job = JobOf(other, TestWorld().size());
+  const std::string directory = SharedTemporaryDirectory(TestWorld());
+  const absl::Status refused = Trainer::Create(job, TestWorld(),
+                                               {.run_directory = directory,
+                                                .start_from = first.directory(),
+                                                .process_start_ns = kernels::MonotonicNs()})
+                                   .status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(refused.message().find("train.global_batch_sequences 48; use 24"),
+            absl::string_view::npos)
+      << refused;
+  MUSTER_CHECK_OK(TestWorld().GatherText("").status());
+  if (TestWorld().rank() == 0) std::filesystem::remove_all(directory);
+}
+
 }  // namespace
 }  // namespace muster::runtime

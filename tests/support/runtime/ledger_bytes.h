@@ -41,7 +41,9 @@ class LedgerBytes {
     record.PutF64(end.model_flops).PutI64(end.tokens).PutU8(end.skipped ? 1 : 0);
     record.PutU8(parallel::kNumTimeCategories);
     for (const int64_t ns : end.time_ns) record.PutI64(ns);
-    if (!old_) record.PutF64(end.hardware_flops);
+    if (!old_) {
+      record.PutF64(end.hardware_flops).PutI64(end.first_sequence).PutI64(end.num_sequences);
+    }
     Append(record);
   }
   void Heartbeat(int64_t at_ns) { Append(Record(RecordType::kHeartbeat, at_ns)); }
