@@ -91,7 +91,9 @@ class AttemptAttributor {
     result_.world_size = log_.world_size;
     result_.ranks_with_log = static_cast<int>(log_.ranks.size());
     result_.gap_before_ns = log_.gap_before_ns;
+    result_.gap_by_wall_clock = log_.gap_by_wall_clock;
     result_.begin_realtime_ns = log_.begin_realtime_ns;
+    result_.clock_bound_ns = log_.clock_bound_ns;
     result_.first_step = FirstStep(log_);
     result_.failure = log_.failure;
     result_.stragglers = log_.stragglers;

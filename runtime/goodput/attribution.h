@@ -81,6 +81,8 @@ struct AttributedAttempt {
   int attempt = 0, world_size = 1, ranks_with_log = 0;
   int64_t begin_ns = 0, end_ns = 0;  // of the attempt's clock
   int64_t gap_before_ns = 0, begin_realtime_ns = 0;
+  bool gap_by_wall_clock = false;
+  std::optional<int64_t> clock_bound_ns = 0;  // see AttemptLog
   DeviceTime time;
   std::set<int64_t> undone_steps;                // completed, and rolled back by a later attempt
   std::optional<int64_t> first_step, last_step;  // S_b; the last that was complete

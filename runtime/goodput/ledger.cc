@@ -65,7 +65,10 @@ class FileLedgerWriter final : public LedgerWriter {
                .PutU64(begin.config_hash)
                .PutI64(begin.process_start_monotonic_ns)
                .PutText(begin.peak_label, kMaxPeakLabelBytes)
-               .PutText(begin.host, kMaxHostBytes));
+               .PutText(begin.host, kMaxHostBytes)
+               .PutU64(begin.boot != 0 ? begin.boot : BootId())
+               .PutI64(begin.clock.ns)
+               .PutI64(begin.clock.bound_ns));
   }
 
   int64_t Enter(State state) override {

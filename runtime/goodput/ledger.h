@@ -20,6 +20,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "parallel/comm/time_category.h"
+#include "runtime/goodput/clock.h"
 
 namespace muster::runtime {
 
@@ -50,6 +51,8 @@ struct AttemptBegin {
   std::string host;        // cut to 64 bytes
   uint64_t config_hash = 0;
   int64_t process_start_monotonic_ns = 0;
+  uint64_t boot = 0;  // see ClockId; 0: Create fills in this kernel's
+  ClockOffset clock;  // to rank 0's
 };
 
 struct StepEnd {

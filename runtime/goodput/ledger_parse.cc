@@ -26,7 +26,7 @@ class RankLedgerBuilder {
     }
     ledger_.begin = *begin;
     ledger_.begin_monotonic_ns = record.monotonic_ns;
-    ledger_.begin_realtime_ns = record.realtime_ns;
+    ledger_.begin_realtime_ns = ledger_.end_realtime_ns = record.realtime_ns;
     log().rank = begin->rank;
     log().host = begin->host;
     log().peak_label = begin->peak_label;
@@ -43,6 +43,7 @@ class RankLedgerBuilder {
     if (log().exit_code) return false;  // nothing follows the end
     if (record.version != kRecordVersion || !Apply(record)) return false;
     log().end_ns = record.monotonic_ns;
+    if (IsClock(record.realtime_ns)) ledger_.end_realtime_ns = record.realtime_ns;
     ++ledger_.records;
     return true;
   }

@@ -67,25 +67,67 @@ std::optional<int64_t> ResumeStep(const std::vector<RankLog>& ranks) {
   return std::nullopt;
 }
 
+// The processes of one kernel: its clock, by their lowest rank's wall clock and by what they know
+// of rank 0's, which each of them bounds.
+struct Kernel {
+  ClockId id;
+  int64_t wall_offset_ns = 0;
+  int64_t least_ns = INT64_MIN, most_ns = INT64_MAX;  // own clock less rank 0's
+  bool Knows() const { return least_ns > INT64_MIN && least_ns <= most_ns; }
+  int64_t bound_ns() const { return most_ns - offset_ns(); }
+  int64_t offset_ns() const { return least_ns + (most_ns - least_ns) / 2; }
+};
+
+ClockId IdOf(const AttemptBegin& begin) { return {begin.host, begin.boot}; }
+
+std::vector<Kernel> KernelsOf(const std::vector<RankLedger>& ranks) {
+  std::vector<Kernel> kernels;
+  for (const RankLedger& rank : ranks) {
+    auto found = std::find_if(kernels.begin(), kernels.end(),
+                              [&](const Kernel& each) { return each.id == IdOf(rank.begin); });
+    if (found == kernels.end()) {
+      found = kernels.insert(found,
+                             {.id = IdOf(rank.begin),
+                              .wall_offset_ns = rank.begin_realtime_ns - rank.begin_monotonic_ns});
+    }
+    const ClockOffset& clock = rank.begin.clock;
+    if (clock.bound_ns < 0) continue;
+    found->least_ns = std::max(found->least_ns, clock.ns - clock.bound_ns);
+    found->most_ns = std::min(found->most_ns, clock.ns + clock.bound_ns);
+  }
+  return kernels;
+}
+
 AttemptLog JoinRanks(int attempt, std::vector<RankLedger> ranks) {
   AttemptLog joined;
   joined.attempt = attempt;
   joined.world_size = ranks[0].begin.world_size;
-  const auto wall_offset = [](const RankLedger& rank) {
-    return rank.begin_realtime_ns - rank.begin_monotonic_ns;
-  };
-  std::map<std::string, int64_t> offsets;  // of hosts, by their lowest rank
-  for (const RankLedger& rank : ranks) offsets.try_emplace(rank.begin.host, wall_offset(rank));
-  const int64_t reference = wall_offset(ranks[0]);
-  int64_t begin = ranks[0].log.process_start_ns;
+  const std::vector<Kernel> kernels = KernelsOf(ranks);
+  const Kernel& reference = kernels[0];
+  joined.clock = reference.id;
+  int64_t begin = ranks[0].log.process_start_ns, end = 0;
   for (RankLedger& rank : ranks) {
-    Shift(offsets[rank.begin.host] - reference, &rank.log);
+    const Kernel& kernel = *std::find_if(kernels.begin(), kernels.end(), [&](const Kernel& each) {
+      return each.id == IdOf(rank.begin);
+    });
+    if (&kernel != &reference) {
+      const bool exchanged = kernel.Knows() && reference.Knows();
+      Shift(exchanged ? reference.offset_ns() - kernel.offset_ns()
+                      : kernel.wall_offset_ns - reference.wall_offset_ns,
+            &rank.log);
+      if (!exchanged) joined.clock_bound_ns.reset();
+      if (joined.clock_bound_ns) {
+        joined.clock_bound_ns =
+            std::max(*joined.clock_bound_ns, kernel.bound_ns() + reference.bound_ns());
+      }
+    }
     begin = std::min(begin, rank.log.process_start_ns);
+    if (rank.log.end_ns >= end) joined.end_realtime_ns = rank.end_realtime_ns;
+    end = std::max(end, rank.log.end_ns);
     joined.ranks.push_back(std::move(rank.log));
   }
-  joined.begin_realtime_ns = begin + reference;
+  joined.begin_realtime_ns = begin + reference.wall_offset_ns;
   joined.resume_step = ResumeStep(joined.ranks);
-  joined.clock_host = joined.ranks[0].host;
   return joined;
 }
 
@@ -101,13 +143,17 @@ int64_t EndOf(const AttemptLog& attempt) {
   return end;
 }
 
-// On one host that was not rebooted the monotonic clock spans attempts; else wall clocks must do.
-int64_t GapBetween(const AttemptLog& before, const AttemptLog& after) {
-  const int64_t monotonic_gap = BeginOf(after) - EndOf(before);
-  if (before.clock_host == after.clock_host && monotonic_gap >= 0) return monotonic_gap;
-  const int64_t before_begin_to_end = EndOf(before) - BeginOf(before);
-  return std::max<int64_t>(
-      0, after.begin_realtime_ns - before.begin_realtime_ns - before_begin_to_end);
+// A monotonic clock that ran through both attempts tells what lies between them.
+void SetGap(const AttemptLog& before, AttemptLog* after) {
+  const bool one_supervisor = after->supervisor >= 0 && after->supervisor == before.supervisor;
+  int64_t gap = BeginOf(*after) - EndOf(before);
+  if (one_supervisor && before.supervisor_end_ns) {
+    gap = after->supervisor_begin_ns - *before.supervisor_end_ns;
+  } else if (!(before.clock == after->clock) || gap < 0) {  // another host, or booted since
+    gap = after->begin_realtime_ns - before.end_realtime_ns;
+    after->gap_by_wall_clock = true;
+  }
+  after->gap_before_ns = std::max<int64_t>(0, gap);
 }
 
 // The supervisors' side of each attempt. Where two claim one, the later supervisor is right.
@@ -147,7 +193,7 @@ absl::StatusOr<RunLedger> ReadLedger(const std::string& run_directory) {
   JoinSupervisors(directory, &attempts, &result.notes);
   for (auto& [number, attempt] : attempts) {
     if (!result.log.attempts.empty()) {
-      attempt.gap_before_ns = GapBetween(result.log.attempts.back(), attempt);
+      SetGap(result.log.attempts.back(), &attempt);
     }
     result.log.attempts.push_back(std::move(attempt));
   }

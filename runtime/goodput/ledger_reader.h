@@ -4,8 +4,11 @@
 // stretch is skipped up to the next whole record; the time across it is unknown, unless the next
 // record closes the step that was open.
 //
-// Clocks: ranks of one host share a monotonic clock. Ranks of another host are placed by the wall
-// clocks at their attempt's begin, once, so that a later jump of a wall clock changes nothing.
+// Clocks: ranks of one kernel share a monotonic clock. Ranks of another one are placed by what they
+// exchanged as the attempt began, to a bound that the log states; those of an older writer by the
+// wall clocks then, once, so that a later jump of a wall clock changes nothing. What lies between
+// attempts is told by the supervisor's monotonic clock, else by that of a kernel that ran in both;
+// only without either by wall clocks, and the log says so.
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -20,6 +23,7 @@ namespace muster::runtime {
 struct RankLedger {
   AttemptBegin begin;
   int64_t begin_monotonic_ns = 0, begin_realtime_ns = 0;  // of the first record
+  int64_t end_realtime_ns = 0;                            // of the last
   RankLog log;                                            // in this rank's own clock
   int64_t records = 0, unknown_records = 0;               // unknown: skipped, of a newer writer
   std::vector<std::string> damage;                        // a sentence each: what, at which offset

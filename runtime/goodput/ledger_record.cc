@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 
 #include "kernels/base/error.h"
@@ -20,6 +21,9 @@ static_assert(sizeof(double) == 8);
 constexpr size_t kChecksumOffset = 4;
 // So that the step after it is a number too.
 constexpr int64_t kMaxStep = int64_t{1} << 62;
+
+// As for clocks in runtime/goodput/record_scan.h: sums and differences cannot wrap.
+constexpr int64_t kMaxOffsetNs = int64_t{1} << 61;
 
 // Of the whole record, with the checksum's own field as zero.
 uint32_t Checksum(std::string_view record) {
@@ -89,8 +93,15 @@ std::optional<AttemptBegin> ParseAttemptBegin(std::string_view payload) {
   begin.process_start_monotonic_ns = fields.Take<int64_t>();
   begin.peak_label = fields.TakeText();
   begin.host = fields.TakeText();
+  if (!fields.empty()) {
+    begin.boot = fields.Take<uint64_t>();
+    begin.clock.ns = fields.Take<int64_t>();
+    begin.clock.bound_ns = fields.Take<int64_t>();
+  }
+  const bool sane_clock = std::abs(begin.clock.ns) < kMaxOffsetNs && begin.clock.bound_ns >= -1 &&
+                          begin.clock.bound_ns < kMaxOffsetNs;
   const bool sane = begin.attempt >= 0 && begin.rank >= 0 && begin.rank < begin.world_size &&
-                    std::isfinite(begin.peak_flops) && begin.peak_flops >= 0;
+                    std::isfinite(begin.peak_flops) && begin.peak_flops >= 0 && sane_clock;
   if (!fields.ok() || !sane) return std::nullopt;
   return begin;
 }

@@ -103,6 +103,10 @@ void SetRates(RunReport* report) {
   DeviceNs gaps = 0;
   int64_t wall_ns = 0;
   for (const AttributedAttempt& attempt : attribution.attempts) {
+    if (!attempt.clock_bound_ns) report->clock_bound_ns.reset();
+    if (report->clock_bound_ns) {
+      report->clock_bound_ns = std::max(*report->clock_bound_ns, *attempt.clock_bound_ns);
+    }
     gaps += DeviceNs{attempt.gap_before_ns} * attempt.world_size;
     wall_ns += attempt.end_ns - attempt.begin_ns;
   }

@@ -83,6 +83,9 @@ struct RunReport {
   // What failures cost, by their kind, largest first: lost steps, rework, detection, teardown and
   // the next attempt's start-up. A part of lost_by_cause, not beside it.
   std::vector<NamedDeviceNs> lost_by_failure;
+  // Times of different hosts agree within this; 0: all are of one clock. nullopt: not known, as
+  // they were placed by wall clocks.
+  std::optional<int64_t> clock_bound_ns = 0;
   int commits = 0;                                         // checkpoints
   std::optional<double> mean_seconds_to_commit;            // from rank 0's snapshot
   std::optional<double> mean_stall_seconds_of_checkpoint;  // of a device, for each commit

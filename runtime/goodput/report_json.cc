@@ -54,6 +54,10 @@ Json OrNull(const std::optional<T>& value) {
   return value ? Json(*value) : Json(nullptr);
 }
 
+Json SecondsOrNull(const std::optional<int64_t>& ns) {
+  return ns ? Json(RawSeconds(*ns)) : Json(nullptr);
+}
+
 Json SecondsByName(const std::vector<NamedDeviceNs>& named) {
   Json object = Json::object();
   for (const auto& [name, ns] : named) object[name] = RawSeconds(ns);
@@ -95,6 +99,8 @@ Json AttemptJson(const AttributedAttempt& attempt) {
       {"began_unix_seconds", RawSeconds(attempt.begin_realtime_ns)},
       {"seconds", RawSeconds(attempt.end_ns - attempt.begin_ns)},
       {"gap_before_seconds", RawSeconds(attempt.gap_before_ns)},
+      {"gap_before_by_wall_clock", attempt.gap_by_wall_clock},
+      {"clock_bound_seconds", SecondsOrNull(attempt.clock_bound_ns)},
       {"allocated_device_seconds", RawSeconds(attempt.allocated())},
       {"first_step", OrNull(attempt.first_step)},
       {"last_step", OrNull(attempt.last_step)},
@@ -214,6 +220,7 @@ std::string RenderJson(const RunReport& report) {
   object["mean_time_to_failure_seconds"] = OrNull(report.mean_time_to_failure_seconds);
   object["mean_time_to_detect_seconds"] = OrNull(report.mean_time_to_detect_seconds);
   object["mean_time_to_restart_seconds"] = OrNull(report.mean_time_to_restart_seconds);
+  object["clock_bound_seconds"] = SecondsOrNull(report.clock_bound_ns);
   object["checkpoints"] = {{"commits", report.commits},
                            {"mean_seconds_to_commit", OrNull(report.mean_seconds_to_commit)},
                            {"mean_stall_seconds", OrNull(report.mean_stall_seconds_of_checkpoint)}};

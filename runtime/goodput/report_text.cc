@@ -194,8 +194,15 @@ std::string AttemptsText(const RunReport& report) {
     if (attempt.gap_before_ns >= kShownGapNs) {
       absl::StrAppend(&text, std::string(11, ' '), "began ",
                       DurationText(Seconds(attempt.gap_before_ns)),
-                      " after the attempt before ended (not allocated, not counted)\n");
+                      " after the attempt before ended (not allocated, not counted)",
+                      attempt.gap_by_wall_clock ? ", by wall clocks" : "", "\n");
     }
+  }
+  if (!report.clock_bound_ns) {
+    text += "  Hosts' times were put side by side by their wall clocks; how well is not known.\n";
+  } else if (*report.clock_bound_ns > 0) {
+    absl::StrAppend(&text, "  Hosts' times were put side by side to within ",
+                    Fixed(static_cast<double>(*report.clock_bound_ns) * 1e-6, 3), " ms.\n");
   }
   return text + "\n";
 }

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "parallel/comm/time_category.h"
+#include "runtime/goodput/clock.h"
 #include "runtime/goodput/failure.h"
 #include "runtime/goodput/ledger.h"
 #include "runtime/goodput/supervisor_ledger.h"
@@ -71,10 +72,19 @@ struct AttemptLog {
   std::vector<Failure> stragglers;     // that it named on the way
   std::vector<RankExit> exits;         // that it saw
   std::vector<std::string> spares_in;  // hosts that came in with this attempt
-  std::string clock_host;              // whose monotonic clock the times are of
-  int64_t gap_before_ns =
-      0;  // since the end of the attempt before: no rank ran; not allocated here
-  int64_t begin_realtime_ns = 0;  // for people; no duration is computed from it
+  ClockId clock;                       // whose monotonic clock the times are of
+  // Times of other clocks may lie so far from where they belong; 0: all are of one; nullopt: not
+  // known, they were placed by wall clocks.
+  std::optional<int64_t> clock_bound_ns = 0;
+  // Since the end of the attempt before: no rank ran. Not allocated here.
+  int64_t gap_before_ns = 0;
+  bool gap_by_wall_clock = false;
+  // For people; durations are computed from them only where gap_by_wall_clock says so.
+  int64_t begin_realtime_ns = 0, end_realtime_ns = 0;
+  // The supervisor that watched, and its begin and end of the attempt on its own clock; -1: none.
+  int supervisor = -1;
+  int64_t supervisor_begin_ns = 0;
+  std::optional<int64_t> supervisor_end_ns;
 };
 
 struct RunLog {

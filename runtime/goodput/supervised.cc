@@ -1,6 +1,8 @@
 #include "runtime/goodput/supervised.h"
 
 #include <algorithm>
+#include <limits>
+#include <optional>
 
 namespace muster::runtime {
 namespace {
@@ -11,11 +13,46 @@ int64_t FirstProcessStart(const AttemptLog& attempt) {
   return first;
 }
 
-// What to add to the supervisor's times to have the attempt's.
-int64_t ClockOffset(const SupervisorLog& log, AttemptLog* attempt) {
-  const int64_t supervisor_offset = log.begin_realtime_ns - log.begin_monotonic_ns;
-  if (attempt->ranks.empty() || attempt->clock_host == log.begin.host) return 0;
-  return supervisor_offset - (attempt->begin_realtime_ns - FirstProcessStart(*attempt));
+// What to add to the supervisor's times to have the attempt's, and how wrong that may be.
+struct Placement {
+  int64_t offset_ns = 0;
+  std::optional<int64_t> bound_ns = 0;
+};
+
+// What happened on one side before something on the other: ranks start after they were spawned, and
+// one that says goodbye has written all that it wrote before (a closed connection tells less: its
+// rank may live on in another part of the network). Whatever wall clocks say must lie between.
+Placement PlaceByCauses(const SupervisorLog& log, const SupervisedAttempt& supervised,
+                        const AttemptLog& attempt) {
+  const int64_t by_wall_clock = (log.begin_realtime_ns - log.begin_monotonic_ns) -
+                                (attempt.begin_realtime_ns - FirstProcessStart(attempt));
+  const int64_t most =
+      FirstProcessStart(attempt) - supervised.spawn_ns.value_or(supervised.begin_ns);
+  int64_t least = std::numeric_limits<int64_t>::min();
+  for (const RankLog& rank : attempt.ranks) {
+    if (!rank.exit_code) continue;
+    const auto goodbye =
+        std::find_if(supervised.exits.begin(), supervised.exits.end(), [&](const RankExit& exit) {
+          return exit.rank == rank.rank && exit.status != kExitNotKnown;
+        });
+    if (goodbye != supervised.exits.end()) {
+      least = std::max(least, rank.end_ns - goodbye->seen_ns);
+    } else if (supervised.end_ns) {
+      least = std::max(least, rank.end_ns - *supervised.end_ns);
+    }
+  }
+  if (least == std::numeric_limits<int64_t>::min() || least > most) {
+    return {std::min(by_wall_clock, most), std::nullopt};
+  }
+  const bool plausible = least <= by_wall_clock && by_wall_clock <= most;  // else it has jumped
+  const int64_t offset = plausible ? by_wall_clock : least + (most - least) / 2;
+  return {offset, std::max(most - offset, offset - least)};
+}
+
+Placement Place(const SupervisorLog& log, const SupervisedAttempt& supervised,
+                const AttemptLog& attempt) {
+  if (attempt.ranks.empty() || attempt.clock == ClockId{log.begin.host, log.begin.boot}) return {};
+  return PlaceByCauses(log, supervised, attempt);
 }
 
 Failure Moved(Failure failure, int64_t by_ns) {
@@ -37,11 +74,22 @@ void CloseAt(int64_t failed_ns, int64_t kill_ns, RankLog* rank) {
 
 void JoinSupervisor(const SupervisorLog& log, const SupervisedAttempt& supervised,
                     AttemptLog* attempt) {
-  const int64_t offset = ClockOffset(log, attempt);
+  const Placement placed = Place(log, supervised, *attempt);
+  const int64_t offset = placed.offset_ns;
+  if (!placed.bound_ns) attempt->clock_bound_ns.reset();
+  if (attempt->clock_bound_ns) {
+    attempt->clock_bound_ns = std::max(*attempt->clock_bound_ns, *placed.bound_ns);
+  }
+  attempt->supervisor = log.begin.supervisor;
+  attempt->supervisor_begin_ns = supervised.begin_ns;
+  attempt->supervisor_end_ns = supervised.end_ns;
   const int64_t begin = supervised.begin_ns + offset;
   attempt->begin_ns = begin;
   if (supervised.kill_ns) attempt->kill_ns = *supervised.kill_ns + offset;
-  if (supervised.end_ns) attempt->end_ns = *supervised.end_ns + offset;
+  if (supervised.end_ns) {
+    attempt->end_ns = *supervised.end_ns + offset;
+    attempt->end_realtime_ns = supervised.end_realtime_ns;
+  }
   for (const Failure& slow : supervised.stragglers) {
     attempt->stragglers.push_back(Moved(slow, offset));
   }
@@ -52,13 +100,15 @@ void JoinSupervisor(const SupervisorLog& log, const SupervisedAttempt& supervise
   attempt->spares_in = supervised.spares;
   if (attempt->ranks.empty()) {
     attempt->world_size = supervised.world_size;
-    attempt->clock_host = log.begin.host;
+    attempt->clock = {log.begin.host, log.begin.boot};
     // A supervisor that died too: as far as its records go.
     if (!attempt->end_ns) {
       attempt->end_ns = std::max(
           {begin, supervised.spawn_ns.value_or(begin), supervised.kill_ns.value_or(begin)});
     }
-    attempt->begin_realtime_ns = begin + log.begin_realtime_ns - log.begin_monotonic_ns;
+    const int64_t wall_offset = log.begin_realtime_ns - log.begin_monotonic_ns;
+    attempt->begin_realtime_ns = begin + wall_offset;
+    if (!supervised.end_ns) attempt->end_realtime_ns = *attempt->end_ns + wall_offset;
   } else {
     attempt->begin_realtime_ns += std::min<int64_t>(0, begin - FirstProcessStart(*attempt));
   }

@@ -9,6 +9,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
 #include "kernels/device/span.h"
+#include "runtime/goodput/clock.h"
 #include "runtime/goodput/ledger_files.h"
 #include "runtime/goodput/record_file.h"
 #include "runtime/goodput/supervisor_record.h"
@@ -32,7 +33,8 @@ class FileSupervisorLedger final : public SupervisorLedger {
                .PutI32(begin.scheduler_restarts)
                .PutText(begin.scheduler_job, kMaxPeakLabelBytes)
                .PutText(begin.host, kMaxHostBytes)
-               .PutText(begin.build, kMaxPeakLabelBytes));
+               .PutText(begin.build, kMaxPeakLabelBytes)
+               .PutU64(begin.boot != 0 ? begin.boot : BootId()));
   }
 
   void AttemptBegin(int attempt, int world_size) override {

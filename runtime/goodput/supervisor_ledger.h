@@ -5,7 +5,7 @@
 // File: ledger/supervisor-<k>.ledger in the run directory, one per supervisor process, of the same
 // records as a rank's (runtime/goodput/ledger.h), with these types and payloads, version 1:
 //   64 begin          i32 k, u64 config hash, i32 scheduler's restart count, text scheduler's job,
-//                     text host, text build
+//                     text host, text build, u64 boot id's hash (0: not known)
 //   65 attempt begin  i32 attempt, i32 world size
 //   66 spawn          i32 attempt, i64 process id of the starter
 //   67 exit           i32 attempt, i32 rank (-1: the starter), i32 status (128 + signal if a signal
@@ -38,6 +38,7 @@ struct SupervisorBegin {
   std::string scheduler_job;  // cut to 48 bytes
   std::string host;           // cut to 64 bytes
   std::string build;          // cut to 48 bytes
+  uint64_t boot = 0;          // see ClockId; 0: Create fills in this kernel's
 };
 
 // Like LedgerWriter, a write error never stops a run: it is logged once and kept in status(). It is
@@ -69,6 +70,7 @@ struct SupervisedAttempt {
   int attempt = 0, world_size = 1;
   int64_t begin_ns = 0;
   std::optional<int64_t> spawn_ns, kill_ns, end_ns;
+  int64_t end_realtime_ns = 0;     // with end_ns
   std::optional<Failure> failure;  // not a straggler
   std::vector<Failure> stragglers;
   std::vector<std::string> spares;

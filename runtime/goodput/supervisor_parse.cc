@@ -27,6 +27,7 @@ class SupervisorParser {
     begin.scheduler_job = fields.TakeText();
     begin.host = fields.TakeText();
     begin.build = fields.TakeText();
+    if (!fields.empty()) begin.boot = fields.Take<uint64_t>();
     log_.begin_monotonic_ns = last_ns_ = record.monotonic_ns;
     log_.begin_realtime_ns = record.realtime_ns;
     return static_cast<SupervisorRecord>(record.type) == SupervisorRecord::kBegin && fields.ok() &&
@@ -51,7 +52,7 @@ class SupervisorParser {
       added.attempt = attempt;
       added.world_size = world_size;
       added.begin_ns = record.monotonic_ns;
-    } else if (!AddTo(attempt, type, record.monotonic_ns, &fields)) {
+    } else if (!AddTo(attempt, type, record, &fields)) {
       return false;
     }
     last_ns_ = record.monotonic_ns;
@@ -66,7 +67,8 @@ class SupervisorParser {
   SupervisorLog Finish() { return std::move(log_); }
 
  private:
-  bool AddTo(int number, SupervisorRecord type, int64_t now, RecordFields* fields) {
+  bool AddTo(int number, SupervisorRecord type, const RecordView& record, RecordFields* fields) {
+    const int64_t now = record.monotonic_ns;
     if (log_.attempts.empty() || log_.attempts.back().attempt != number) return false;
     SupervisedAttempt& attempt = log_.attempts.back();
     if (attempt.end_ns) return false;
@@ -91,6 +93,7 @@ class SupervisorParser {
         if (!fields->ok() || action > static_cast<uint8_t>(Action::kStop)) return false;
         attempt.action = static_cast<Action>(action);
         attempt.end_ns = now;
+        attempt.end_realtime_ns = IsClock(record.realtime_ns) ? record.realtime_ns : 0;
         return true;
       }
       case SupervisorRecord::kExit: {  // for people: attribution goes by detect and teardown

@@ -16,6 +16,7 @@
 #include "runtime/goodput/ledger_record.h"
 #include "runtime/goodput/rank_progress.h"
 #include "runtime/train/agreed_peak.h"
+#include "runtime/train/clock_exchange.h"
 #include "runtime/train/lr_schedule.h"
 #include "runtime/train/step_breakdown.h"
 #include "runtime/train/step_trace.h"
@@ -33,6 +34,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const ResolvedJob& job,
   Trainer& t = *trainer;
   // The measured peak is rank 0's, so that all ranks divide by the same number.
   ASSIGN_OR_RETURN(t.peak_, AgreedPeak(job, world));
+  ASSIGN_OR_RETURN(const ClockOffset clock, ExchangeClocks(KernelOf(world), world));
   ASSIGN_OR_RETURN(t.ledger_,
                    LedgerWriter::Create(t.options_.run_directory,
                                         {.attempt = t.options_.attempt,
@@ -42,7 +44,8 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const ResolvedJob& job,
                                          .peak_label = t.peak_.label,
                                          .host = world.host(),
                                          .config_hash = job.hash,
-                                         .process_start_monotonic_ns = t.options_.process_start_ns},
+                                         .process_start_monotonic_ns = t.options_.process_start_ns,
+                                         .clock = clock},
                                         t.options_.progress));
   t.ledger_->Enter(State::kInitModel);
   ASSIGN_OR_RETURN(t.state_, TrainingState::Build(job, world, t.options_.compute_mode));

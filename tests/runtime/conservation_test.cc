@@ -39,7 +39,7 @@ RunLog LogOf(const SimulatedRun& run) {
       absl::StatusOr<RankLedger> ledger = ParseRankLedger(bytes);
       EXPECT_TRUE(ledger.ok()) << ledger.status();
       EXPECT_TRUE(ledger->damage.empty()) << ledger->damage[0];
-      attempt.clock_host = ledger->begin.host;
+      attempt.clock = {ledger->begin.host, ledger->begin.boot};
       attempt.ranks.push_back(std::move(ledger->log));
     }
     if (a < supervisor.attempts.size()) {

@@ -211,7 +211,7 @@ TEST_F(Supervised, AnAttemptThatNeverCameUpIsLaunchNotUnknown) {
 
 TEST_F(Supervised, ASupervisorOnAnotherHostIsPlacedByTheWallClock) {
   AttemptLog attempt = RanksOf('c');
-  attempt.clock_host = "node1";
+  attempt.clock.host = "node1";
   const int64_t start = attempt.ranks[0].process_start_ns;
   attempt.begin_realtime_ns = start + 5'000 * kSecondNs;  // node1's monotonic clock + 5,000 s
   SupervisorLog log;

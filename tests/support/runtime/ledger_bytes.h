@@ -24,7 +24,10 @@ class LedgerBytes {
                .PutU64(begin.config_hash)
                .PutI64(begin.process_start_monotonic_ns)
                .PutText(begin.peak_label, kMaxPeakLabelBytes)
-               .PutText(begin.host, kMaxHostBytes));
+               .PutText(begin.host, kMaxHostBytes)
+               .PutU64(begin.boot)
+               .PutI64(begin.clock.ns)
+               .PutI64(begin.clock.bound_ns));
   }
   // Records end as those of the first writers did.
   void WriteAsOld() { old_ = true; }
@@ -77,7 +80,8 @@ class LedgerBytes {
 // The same for a supervisor's file.
 class SupervisorBytes {
  public:
-  SupervisorBytes(const std::string& host, int64_t at_ns, int64_t realtime_offset_ns)
+  SupervisorBytes(const std::string& host, int64_t at_ns, int64_t realtime_offset_ns,
+                  uint64_t boot = 0)
       : offset_ns_(realtime_offset_ns) {
     Append(Record(SupervisorRecord::kBegin, at_ns)
                .PutI32(0)
@@ -85,7 +89,8 @@ class SupervisorBytes {
                .PutI32(0)
                .PutText("", kMaxPeakLabelBytes)
                .PutText(host, kMaxHostBytes)
-               .PutText("", kMaxPeakLabelBytes));
+               .PutText("", kMaxPeakLabelBytes)
+               .PutU64(boot));
   }
   void AttemptBegin(int64_t at_ns, int attempt, int world_size) {
     Append(Record(SupervisorRecord::kAttemptBegin, at_ns).PutI32(attempt).PutI32(world_size));
@@ -99,6 +104,9 @@ class SupervisorBytes {
                .PutI64(at_ns)
                .PutU8(0)
                .PutText("", kMaxEvidenceBytes));
+  }
+  void Exit(int64_t at_ns, int attempt, int rank, int status) {
+    Append(Record(SupervisorRecord::kExit, at_ns).PutI32(attempt).PutI32(rank).PutI32(status));
   }
   void Teardown(int64_t at_ns, int attempt) {
     Append(Record(SupervisorRecord::kTeardown, at_ns).PutI32(attempt));

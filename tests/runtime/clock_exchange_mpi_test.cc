@@ -1,0 +1,33 @@
+// Ranks find out how far their clocks are apart. Here they all read one, so they are not.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "runtime/train/clock_exchange.h"
+#include "tests/support/mpi_main.h"
+
+namespace muster::runtime {
+namespace {
+
+using parallel::TestWorld;
+
+TEST(ClockExchange, OfOneKernelIsExact) {
+  const auto clock = ExchangeClocks(KernelOf(TestWorld()), TestWorld());
+  ASSERT_TRUE(clock.ok()) << clock.status();
+  EXPECT_EQ(clock->ns, 0);
+  EXPECT_EQ(clock->bound_ns, 0);
+}
+
+TEST(ClockExchange, OfSeveralBoundsTheOffsetThatIsThere) {
+  const int rank = TestWorld().rank();
+  const auto clock = ExchangeClocks("kernel " + std::to_string(rank % 2), TestWorld());
+  ASSERT_TRUE(clock.ok()) << clock.status();
+  ASSERT_GE(clock->bound_ns, 0);
+  EXPECT_LE(std::abs(clock->ns), clock->bound_ns);
+  EXPECT_LT(clock->bound_ns, 5'000'000'000) << "an exchange that takes seconds bounds nothing";
+  if (rank % 2 == 0) EXPECT_EQ(clock->bound_ns, 0);  // rank 0's own
+}
+
+}  // namespace
+}  // namespace muster::runtime
