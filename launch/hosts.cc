@@ -111,6 +111,19 @@ absl::StatusOr<HostPool> HostPool::Make(std::vector<HostSlots> hosts, int spares
 
 int HostPool::num_slots() const { return Slots(in_use_); }
 
+std::vector<runtime::AttemptHost> HostPool::Allocated(int num_ranks) const {
+  std::vector<runtime::AttemptHost> allocated;
+  for (const HostSlots& host : in_use_) {
+    const int ranks = std::min(host.slots, num_ranks);
+    num_ranks -= ranks;
+    allocated.push_back({.name = host.name, .devices = host.slots, .ranks = ranks});
+  }
+  for (const HostSlots& spare : spares_) {
+    allocated.push_back({.name = spare.name, .devices = spare.slots});
+  }
+  return allocated;
+}
+
 int HostPool::SlotsWithout(const std::vector<std::string>& hosts) const {
   int64_t slots = int64_t{Slots(in_use_)} + Slots(spares_);
   for (const std::string& name : hosts) {

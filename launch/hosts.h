@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "runtime/goodput/supervisor_ledger.h"
 
 namespace muster::launch {
 
@@ -33,6 +34,9 @@ class HostPool {
 
   const std::vector<HostSlots>& in_use() const { return in_use_; }
   int num_slots() const;  // of the hosts in use
+  // All that is allocated while `num_ranks` ranks run, which fill the hosts in use one after the
+  // other. Hosts that were taken out are not: whether they still are, nobody here knows.
+  std::vector<runtime::AttemptHost> Allocated(int num_ranks) const;
   // What the job could still have without these hosts: the slots of the others and of all spares.
   // 0 if one of them is not in use.
   int SlotsWithout(const std::vector<std::string>& hosts) const;

@@ -24,7 +24,9 @@ constexpr Variables kLaunchers[] = {
 };
 
 // Leaves `value` as it is when the variable is absent.
-absl::Status ReadNumber(const Environment& environment, const char* name, int least, int* value) {
+template <typename Number>
+absl::Status ReadNumber(const Environment& environment, const char* name, Number least,
+                        Number* value) {
   const auto found = name == nullptr ? environment.end() : environment.find(name);
   if (found == environment.end()) return absl::OkStatus();
   if (!absl::SimpleAtoi(found->second, value) || *value < least) {
@@ -86,8 +88,13 @@ absl::StatusOr<RankEnv> ReadRankEnv(const Environment& environment) {
     break;
   }
   if (const auto job = environment.find("SLURM_JOB_ID"); job != environment.end()) {
-    result.scheduler_job_id = job->second;
-    RETURN_IF_ERROR(ReadNumber(environment, "SLURM_RESTART_COUNT", 0, &result.restart_count));
+    runtime::SchedulerJob& scheduler = result.scheduler;
+    scheduler.id = job->second;
+    RETURN_IF_ERROR(ReadNumber(environment, "SLURM_RESTART_COUNT", 0, &scheduler.restarts));
+    RETURN_IF_ERROR(
+        ReadNumber(environment, "SLURM_JOB_START_TIME", int64_t{0}, &scheduler.started_s));
+    RETURN_IF_ERROR(
+        ReadNumber(environment, "MUSTER_SUBMIT_TIME", int64_t{0}, &scheduler.submitted_s));
   }
   return result;
 }

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "runtime/goodput/scheduler_job.h"
 
 namespace muster::launch {
 
@@ -18,14 +19,15 @@ struct RankEnv {
   Launcher launcher = Launcher::kAlone;
   int rank = 0, size = 1;              // of the world
   int local_rank = 0, local_size = 1;  // among the ranks of this host
-  std::string scheduler_job_id;        // Slurm's; empty outside of a job
-  int restart_count = 0;               // how often the scheduler has requeued the job
+  runtime::SchedulerJob scheduler;
 };
 const char* Name(RankEnv::Launcher launcher);
 
 // mpirun's variables win over Slurm's: inside an allocation both are there, and it is mpirun that
-// numbered the ranks. A process in a batch script, outside of any job step, is alone. Errors: a
-// value that is no number, or a rank that is not below its size; names the variable and its value.
+// numbered the ranks. A process in a batch script, outside of any job step, is alone. Slurm says
+// when a job started (from 23.02 on), but not when it was submitted: whoever submits may hand that
+// down as $MUSTER_SUBMIT_TIME. Errors: a value that is no number, or a rank that is not below its
+// size; names the variable and its value.
 absl::StatusOr<RankEnv> ReadRankEnv(const Environment& environment);
 
 }  // namespace muster::launch

@@ -152,6 +152,11 @@ int Supervisor::Run() {
 Failure Supervisor::RunAttempt() {
   const int num_ranks = history_.world_size;
   ledger_->AttemptBegin(attempt_, num_ranks);
+  std::vector<runtime::AttemptHost> hosts = options_.hosts.Allocated(num_ranks);
+  if (hosts.empty()) {  // this one alone
+    hosts.push_back({.name = options_.begin.host, .devices = num_ranks, .ranks = num_ranks});
+  }
+  for (const runtime::AttemptHost& host : hosts) ledger_->Host(attempt_, host);
   for (const std::string& spare : std::exchange(spares_in_, {})) ledger_->SpareIn(attempt_, spare);
   server_->Expect(attempt_, num_ranks);
   runtime::DetectorOptions detector = options_.detector;

@@ -151,10 +151,7 @@ class Launch : public Command {
     options.recovery.replace_stragglers = replace_stragglers_;
     options.detector.deadlines = runtime::DeadlinesOf(job.job.communication());
     ASSIGN_OR_RETURN(const RankEnv env, ReadRankEnv(CurrentEnvironment()));
-    options.begin = {.config_hash = job.hash,
-                     .scheduler_restarts = env.restart_count,
-                     .scheduler_job = env.scheduler_job_id,
-                     .build = VersionText()};
+    options.begin = {.config_hash = job.hash, .scheduler = env.scheduler, .build = VersionText()};
     return options;
   }
 

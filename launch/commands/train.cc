@@ -154,6 +154,7 @@ class TrainCommand : public Command {
       return kExitUsage;
     }
     directory_.start = *start;
+    scheduler_ = env->scheduler;
     CatchStopSignals();
     progress_.Entered(runtime::State::kInitRuntime);
     auto pulse = StartPulse(CurrentEnvironment(), *env,
@@ -241,6 +242,7 @@ class TrainCommand : public Command {
                                                .attempt = directory.attempt,
                                                .start_from = directory.start_from,
                                                .process_start_ns = start_ns,
+                                               .scheduler = scheduler_,
                                                .stop = &stop_requested,
                                                .progress = &progress_}));
     const bool speaks = world.rank() == 0;
@@ -260,6 +262,7 @@ class TrainCommand : public Command {
   JobOptions options_;
   runtime::RunDirectoryOptions directory_;
   std::string resume_ = "auto";
+  runtime::SchedulerJob scheduler_;
   runtime::RankProgress progress_;
   std::unique_ptr<runtime::Pulse> pulse_;
   std::unique_ptr<runtime::Trainer> given_up_;

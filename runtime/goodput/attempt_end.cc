@@ -7,12 +7,6 @@
 #include "runtime/goodput/ledger_record.h"
 
 namespace muster::runtime {
-namespace {
-
-constexpr int32_t kExitRequeue = 75;
-
-}  // namespace
-
 bool FailedBySupervisor(const AttributedAttempt& attempt) {
   return attempt.failure && attempt.failure->kind != FailureKind::kNone &&
          attempt.failure->kind != FailureKind::kPreempted;

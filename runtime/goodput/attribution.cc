@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/error.h"
 #include "runtime/goodput/at_risk.h"
+#include "runtime/goodput/attempt_end.h"
 #include "runtime/goodput/charge.h"
 #include "runtime/goodput/ledger_record.h"
 
@@ -82,6 +83,9 @@ class AttemptAttributor {
     for (const RankLog& rank : log_.ranks) LookAt(rank);
     for (const RankLog& rank : log_.ranks) AddRank(rank);
     AddSilent(log_.world_size - static_cast<int>(log_.ranks.size()));
+    result_.time.At(State::kSpareIdle) +=
+        DeviceNs{result_.end_ns - result_.begin_ns} * result_.spare_devices;
+    result_.time.At(State::kAllocWait) += DeviceNs{result_.alloc_wait_ns} * result_.devices();
     return std::move(result_);
   }
 
@@ -99,6 +103,13 @@ class AttemptAttributor {
     result_.stragglers = log_.stragglers;
     result_.exits = log_.exits;
     result_.spares_in = log_.spares_in;
+    result_.hosts = log_.hosts;
+    result_.scheduler = log_.scheduler;
+    result_.alloc_wait_ns = log_.alloc_wait_ns;
+    result_.queued_ns = log_.queued_ns;
+    for (const AttemptHost& host : log_.hosts) {
+      if (host.ranks == 0) result_.spare_devices += host.devices;
+    }
     int64_t begin = log_.begin_ns.value_or(kNever), end = log_.end_ns.value_or(0);
     for (const RankLog& rank : log_.ranks) {
       begin = std::min(begin, rank.process_start_ns);
@@ -161,6 +172,12 @@ class AttemptAttributor {
         std::clamp(log_.kill_ns.value_or(result_.end_ns), rank.end_ns, result_.end_ns);
     // A rank that gave up has closed its ledger, but nobody knew until the failure was detected.
     const bool left = rank.exit_code && !(log_.failure && *rank.exit_code == kNoExitCode);
+    const bool asked_to_stop = rank.exit_code == kExitRequeue ||
+                               (log_.failure && log_.failure->kind == FailureKind::kPreempted);
+    if (asked_to_stop) {
+      result_.time.At(State::kDrain) += result_.end_ns - rank.end_ns;
+      return;
+    }
     const int64_t torn_down_from = left ? rank.end_ns : kill;
     result_.time.At(State::kDetect) += torn_down_from - rank.end_ns;
     result_.time.At(State::kTeardown) += result_.end_ns - torn_down_from;

@@ -2,19 +2,21 @@
 // Gives each nanosecond of each device exactly one name: a pure function of the logs.
 //
 // An attempt lasts from its first process start to its last record (or as its supervisor says), on
-// all of its devices. Before a rank's first state its time is launch; after its end record it is
-// teardown; after the last record of a rank that died it is detect, and from the supervisor's kill
-// on teardown. A rank without a log is unknown throughout; but if no rank of a supervised attempt
-// has one, they never came up, and their time until the failure is launch.
+// all of its devices; those of hosts without ranks are spare_idle, and before the first attempt of
+// each of a scheduler's starts all are alloc_wait from that start on. Before a rank's first state
+// its time is launch; after its end record it is teardown (drain, if it was asked to stop); after
+// the last record of a rank that died it is detect, and from the supervisor's kill on teardown. A
+// rank without a log is unknown throughout; but if no rank of a supervised attempt has one, they
+// never came up, and their time until the failure is launch.
 //
 // Let S_b be the first step that attempt b executes. A completed step s of attempt a is rework iff
 // s >= S_b for some later attempt b (or the same attempt later goes back to s or before); else
 // productive, or skipped, if it made no update. A step is complete when every rank with a log has
 // ended it, or the next attempt resumed beyond it; the rest of what was begun is lost_partial.
 //
-// Conservation: the sum over all names equals the sum over attempts of (end - begin) x devices, as
-// integers, and so does the sum of what steps are charged with and what none is charged with. Both
-// are checked, and a difference is an Internal error.
+// Conservation: the sum over all names equals the sum over attempts of (end - begin, and their
+// alloc_wait) x devices, as integers, and so does the sum of what steps are charged with and what
+// none is charged with. Both are checked, and a difference is an Internal error.
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -94,7 +96,12 @@ struct AttributedAttempt {
   std::vector<Failure> stragglers;
   std::vector<RankExit> exits;
   std::vector<std::string> spares_in;
-  DeviceNs allocated() const { return DeviceNs{end_ns - begin_ns} * world_size; }
+  std::vector<AttemptHost> hosts;
+  SchedulerJob scheduler;
+  int64_t alloc_wait_ns = 0, queued_ns = 0;  // see AttemptLog; the first is allocated
+  int spare_devices = 0;                     // on hosts without ranks
+  int devices() const { return world_size + spare_devices; }
+  DeviceNs allocated() const { return DeviceNs{end_ns - begin_ns + alloc_wait_ns} * devices(); }
 };
 
 // All executions of one step number.

@@ -69,6 +69,13 @@ class FileLedgerWriter final : public LedgerWriter {
                .PutU64(begin.boot != 0 ? begin.boot : BootId())
                .PutI64(begin.clock.ns)
                .PutI64(begin.clock.bound_ns));
+    const SchedulerJob& scheduler = begin.scheduler;
+    if (scheduler.id.empty()) return;
+    Append(RecordBuilder(RecordType::kScheduler, MonotonicNs(), RealtimeNs())
+               .PutText(scheduler.id, kMaxPeakLabelBytes)
+               .PutI32(scheduler.restarts)
+               .PutI64(scheduler.submitted_s)
+               .PutI64(scheduler.started_s));
   }
 
   int64_t Enter(State state) override {

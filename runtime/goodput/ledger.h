@@ -21,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "parallel/comm/time_category.h"
 #include "runtime/goodput/clock.h"
+#include "runtime/goodput/scheduler_job.h"
 
 namespace muster::runtime {
 
@@ -53,6 +54,7 @@ struct AttemptBegin {
   int64_t process_start_monotonic_ns = 0;
   uint64_t boot = 0;  // see ClockId; 0: Create fills in this kernel's
   ClockOffset clock;  // to rank 0's
+  SchedulerJob scheduler;
 };
 
 struct StepEnd {

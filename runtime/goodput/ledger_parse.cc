@@ -98,6 +98,12 @@ class RankLedgerBuilder {
         log().skips.push_back({now, skip->step, std::move(skip->reason)});
         return true;
       }
+      case RecordType::kScheduler: {
+        const std::optional<SchedulerJob> job = ParseScheduler(record.payload);
+        if (!job) return false;
+        ledger_.begin.scheduler = *job;
+        return true;
+      }
       case RecordType::kEnd: {
         const std::optional<int32_t> exit_code = ParseEnd(record.payload);
         if (!exit_code) return false;

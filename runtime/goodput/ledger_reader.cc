@@ -105,6 +105,7 @@ AttemptLog JoinRanks(int attempt, std::vector<RankLedger> ranks) {
   const std::vector<Kernel> kernels = KernelsOf(ranks);
   const Kernel& reference = kernels[0];
   joined.clock = reference.id;
+  joined.scheduler = ranks[0].begin.scheduler;
   int64_t begin = ranks[0].log.process_start_ns, end = 0;
   for (RankLedger& rank : ranks) {
     const Kernel& kernel = *std::find_if(kernels.begin(), kernels.end(), [&](const Kernel& each) {
@@ -156,6 +157,26 @@ void SetGap(const AttemptLog& before, AttemptLog* after) {
   after->gap_before_ns = std::max<int64_t>(0, gap);
 }
 
+// What came before an attempt's begin that the scheduler knows of. With each of its starts devices
+// are allocated before there is an attempt; how long the first start was waited for, nobody else
+// can tell, and later waits lie in the gap.
+void SetWaits(const AttemptLog* before, AttemptLog* attempt) {
+  const SchedulerJob& job = attempt->scheduler;
+  if (job.id.empty() || job.started_s == 0) return;
+  constexpr int64_t kSecondNs = 1'000'000'000;
+  if (before == nullptr) {
+    attempt->alloc_wait_ns =
+        std::max<int64_t>(0, attempt->begin_realtime_ns - job.started_s * kSecondNs);
+    if (job.submitted_s > 0) {
+      attempt->queued_ns = std::max<int64_t>(0, job.started_s - job.submitted_s) * kSecondNs;
+    }
+  } else if (!(before->scheduler == job)) {
+    attempt->alloc_wait_ns = std::clamp<int64_t>(
+        attempt->begin_realtime_ns - job.started_s * kSecondNs, 0, attempt->gap_before_ns);
+    attempt->gap_before_ns -= attempt->alloc_wait_ns;
+  }
+}
+
 // The supervisors' side of each attempt. Where two claim one, the later supervisor is right.
 void JoinSupervisors(const std::string& directory, std::map<int, AttemptLog>* attempts,
                      std::vector<std::string>* notes) {
@@ -192,9 +213,9 @@ absl::StatusOr<RunLedger> ReadLedger(const std::string& run_directory) {
   }
   JoinSupervisors(directory, &attempts, &result.notes);
   for (auto& [number, attempt] : attempts) {
-    if (!result.log.attempts.empty()) {
-      SetGap(result.log.attempts.back(), &attempt);
-    }
+    const AttemptLog* before = result.log.attempts.empty() ? nullptr : &result.log.attempts.back();
+    if (before != nullptr) SetGap(*before, &attempt);
+    SetWaits(before, &attempt);
     result.log.attempts.push_back(std::move(attempt));
   }
   if (!result.log.attempts.empty()) return result;

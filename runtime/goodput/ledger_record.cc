@@ -11,6 +11,7 @@
 
 #include "kernels/base/error.h"
 #include "runtime/goodput/record_fields.h"
+#include "runtime/goodput/record_scan.h"
 
 namespace muster::runtime {
 namespace {
@@ -21,9 +22,6 @@ static_assert(sizeof(double) == 8);
 constexpr size_t kChecksumOffset = 4;
 // So that the step after it is a number too.
 constexpr int64_t kMaxStep = int64_t{1} << 62;
-
-// As for clocks in runtime/goodput/record_scan.h: sums and differences cannot wrap.
-constexpr int64_t kMaxOffsetNs = int64_t{1} << 61;
 
 // Of the whole record, with the checksum's own field as zero.
 uint32_t Checksum(std::string_view record) {
@@ -98,8 +96,8 @@ std::optional<AttemptBegin> ParseAttemptBegin(std::string_view payload) {
     begin.clock.ns = fields.Take<int64_t>();
     begin.clock.bound_ns = fields.Take<int64_t>();
   }
-  const bool sane_clock = std::abs(begin.clock.ns) < kMaxOffsetNs && begin.clock.bound_ns >= -1 &&
-                          begin.clock.bound_ns < kMaxOffsetNs;
+  const bool sane_clock = std::abs(begin.clock.ns) < kMaxClockNs && begin.clock.bound_ns >= -1 &&
+                          begin.clock.bound_ns < kMaxClockNs;
   const bool sane = begin.attempt >= 0 && begin.rank >= 0 && begin.rank < begin.world_size &&
                     std::isfinite(begin.peak_flops) && begin.peak_flops >= 0 && sane_clock;
   if (!fields.ok() || !sane) return std::nullopt;
@@ -183,6 +181,18 @@ std::optional<int32_t> ParseEnd(std::string_view payload) {
   const int32_t exit_code = fields.Take<int32_t>();
   if (!fields.ok()) return std::nullopt;
   return exit_code;
+}
+
+std::optional<SchedulerJob> ParseScheduler(std::string_view payload) {
+  RecordFields fields(payload);
+  SchedulerJob job;
+  job.id = fields.TakeText();
+  job.restarts = fields.Take<int32_t>();
+  job.submitted_s = fields.Take<int64_t>();
+  job.started_s = fields.Take<int64_t>();
+  const bool sane = IsUnixSeconds(job.submitted_s) && IsUnixSeconds(job.started_s);
+  if (!fields.ok() || !sane) return std::nullopt;
+  return job;
 }
 
 std::string AttemptDirectory(const std::string& run_directory, int attempt) {

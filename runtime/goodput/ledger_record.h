@@ -13,8 +13,10 @@
 //                  i64 first sequence, i64 sequences (0: not known)
 //   kHeartbeat     nothing
 //   kCheckpoint    u8 act, i64 step, i32 attempt, i64 parent's step, i32 parent's attempt, i64
-//   bytes kSkip          i64 step, text reason kEnd           i32 exit code (kNoExitCode: the
-//   writer was closed without one)
+//                  bytes
+//   kSkip          i64 step, text reason
+//   kEnd           i32 exit code (kNoExitCode: the writer was closed without one)
+//   kScheduler     text job, i32 restarts, i64 submitted, i64 started (Unix seconds; 0: not told)
 // where text is u8 length, then as many bytes. The last fields of a record may be missing: those of
 // an older writer.
 #include <array>
@@ -38,6 +40,7 @@ enum class RecordType : uint8_t {
   kEnd = 6,
   kCheckpoint = 7,
   kSkip = 8,
+  kScheduler = 10,
 };
 
 constexpr size_t kRecordHeaderBytes = 24;
@@ -92,6 +95,7 @@ struct SkipRecord {
 };
 std::optional<SkipRecord> ParseSkip(std::string_view payload);
 std::optional<int32_t> ParseEnd(std::string_view payload);
+std::optional<SchedulerJob> ParseScheduler(std::string_view payload);
 
 // "<run>/ledger/attempt-<a>" and "rank-<r>.ledger" in it.
 std::string AttemptDirectory(const std::string& run_directory, int attempt);

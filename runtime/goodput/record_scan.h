@@ -16,6 +16,8 @@ namespace muster::runtime {
 constexpr int64_t kMaxClockNs = int64_t{1} << 61;
 // What a record may hold as a reading of a clock.
 inline bool IsClock(int64_t ns) { return ns >= 0 && ns < kMaxClockNs; }
+// The same of a wall clock, in seconds.
+inline bool IsUnixSeconds(int64_t s) { return s >= 0 && s < kMaxClockNs / 1'000'000'000; }
 
 // `reader` has Start(record), false if the file cannot begin with it; Add(record), false if it
 // contradicts those before; and Damage(offset, bytes, what). Errors: DataLoss, if the bytes do not

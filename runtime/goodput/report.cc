@@ -100,17 +100,18 @@ void SetFactors(RunReport* report) {
 
 void SetRates(RunReport* report) {
   const Attribution& attribution = report->attribution;
-  DeviceNs gaps = 0;
+  DeviceNs queue = 0;
   int64_t wall_ns = 0;
   for (const AttributedAttempt& attempt : attribution.attempts) {
     if (!attempt.clock_bound_ns) report->clock_bound_ns.reset();
     if (report->clock_bound_ns) {
       report->clock_bound_ns = std::max(*report->clock_bound_ns, *attempt.clock_bound_ns);
     }
-    gaps += DeviceNs{attempt.gap_before_ns} * attempt.world_size;
-    wall_ns += attempt.end_ns - attempt.begin_ns;
+    queue += DeviceNs{attempt.queued_ns + attempt.gap_before_ns} * attempt.devices();
+    wall_ns += attempt.end_ns - attempt.begin_ns + attempt.alloc_wait_ns;
   }
-  report->ettr = Ratio(attribution.total.At(StepFate::kProductive), attribution.allocated + gaps);
+  report->queue = queue;
+  report->ettr = Ratio(attribution.total.At(StepFate::kProductive), attribution.allocated + queue);
   if (wall_ns == 0) return;
   const double tokens = static_cast<double>(attribution.productive_tokens);
   report->tokens_per_second = tokens / Seconds(wall_ns);
@@ -147,7 +148,7 @@ void SetFailureTimes(RunReport* report) {
     const AttributedAttempt& before = attempts[a - 1];
     const int64_t noticed =
         FailedBySupervisor(before) ? before.failure->detected_ns : before.end_ns;
-    restart.Add(Seconds(before.end_ns - noticed + attempt.gap_before_ns +
+    restart.Add(Seconds(before.end_ns - noticed + attempt.gap_before_ns + attempt.alloc_wait_ns +
                         *attempt.first_step_begin_ns - attempt.begin_ns));
   }
   report->failures = static_cast<int>(failure.count);
@@ -267,14 +268,16 @@ absl::StatusOr<OwnProjection> ProjectionOfRun(const RunReport& report) {
   ASSIGN_OR_RETURN(own.model, FailureModelOf(report));
   double seconds = 0, device_seconds = 0;
   for (const AttributedAttempt& attempt : run.attempts) {
-    const double all = Seconds(attempt.end_ns - attempt.begin_ns + attempt.gap_before_ns);
+    const double all =
+        Seconds(attempt.end_ns - attempt.begin_ns + attempt.alloc_wait_ns + attempt.gap_before_ns);
     seconds += all;
-    device_seconds += all * attempt.world_size;
+    device_seconds += all * attempt.devices();
   }
   const AttributedAttempt& first = run.attempts.front();
-  const double start = Seconds(first.first_step_begin_ns.value_or(first.end_ns) - first.begin_ns);
+  const double start = Seconds(first.first_step_begin_ns.value_or(first.end_ns) - first.begin_ns +
+                               first.alloc_wait_ns);
   seconds -= start;
-  device_seconds -= start * first.world_size;
+  device_seconds -= start * first.devices();
   const double productive = Seconds(run.total.At(StepFate::kProductive));
   own.model.mttf_seconds = seconds / static_cast<double>(run.attempts.size() - 1);
   own.interval_seconds = productive * (seconds / device_seconds) /

@@ -70,8 +70,9 @@ struct RunReport {
   // Kept steps' compute, less what it would take at the peak: device-seconds.
   std::optional<double> compute_below_peak_seconds;
 
-  // Productive / (gaps between attempts + allocated), both x devices (Kokolis et al. 2024, ETTR).
-  double ettr = 0;
+  // Waiting x devices: in the scheduler's queue, as far as it tells, and between attempts.
+  DeviceNs queue = 0;
+  double ettr = 0;  // productive / (queue + allocated) (Kokolis et al. 2024, ETTR)
   double tokens_per_second = 0, tokens_per_device_hour = 0;  // of kept steps, over allocated time
   int failures = 0;                                          // attempts
   std::optional<double> mean_time_to_failure_seconds;        // attempts' time / failures

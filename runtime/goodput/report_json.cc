@@ -78,6 +78,18 @@ Json ExitJson(const RankExit& exit, int64_t begin_ns) {
           {"seconds", RawSeconds(exit.seen_ns - begin_ns)}};
 }
 
+// Unix seconds that the scheduler does not tell are null.
+Json SchedulerJson(const AttributedAttempt& attempt) {
+  const SchedulerJob& job = attempt.scheduler;
+  const auto told = [](int64_t seconds) { return seconds > 0 ? Json(seconds) : Json(nullptr); };
+  return {{"job", job.id},
+          {"restarts", job.restarts},
+          {"submitted_unix_seconds", told(job.submitted_s)},
+          {"started_unix_seconds", told(job.started_s)},
+          {"queued_seconds", RawSeconds(attempt.queued_ns)},
+          {"alloc_wait_seconds", RawSeconds(attempt.alloc_wait_ns)}};
+}
+
 Json AttemptJson(const AttributedAttempt& attempt) {
   Json time = Json::object();
   for (int s = 0; s < kNumStates; ++s) {
@@ -90,12 +102,19 @@ Json AttemptJson(const AttributedAttempt& attempt) {
   time["lost_partial"] = RawSeconds(attempt.time.lost_partial);
   Json stragglers = Json::array();
   for (const Failure& slow : attempt.stragglers) stragglers.push_back(FailureJson(slow));
+  Json hosts = Json::array();
+  for (const AttemptHost& host : attempt.hosts) {
+    hosts.push_back({{"host", host.name}, {"devices", host.devices}, {"ranks", host.ranks}});
+  }
   Json exits = Json::array();
   for (const RankExit& exit : attempt.exits) exits.push_back(ExitJson(exit, attempt.begin_ns));
   const bool coded = attempt.exit_code && *attempt.exit_code != kNoExitCode;
   return {
       {"attempt", attempt.attempt},
       {"devices", attempt.world_size},
+      {"spare_devices", attempt.spare_devices},
+      {"hosts", hosts},
+      {"scheduler", attempt.scheduler.id.empty() ? Json(nullptr) : SchedulerJson(attempt)},
       {"began_unix_seconds", RawSeconds(attempt.begin_realtime_ns)},
       {"seconds", RawSeconds(attempt.end_ns - attempt.begin_ns)},
       {"gap_before_seconds", RawSeconds(attempt.gap_before_ns)},
@@ -212,6 +231,7 @@ std::string RenderJson(const RunReport& report) {
   object["hfu"] = OrNull(report.hfu);
   object["possible_flops"] = OrNull(run.possible_flops);
   object["ettr"] = report.ettr;
+  object["queue_device_seconds"] = RawSeconds(report.queue);
   object["steps_kept"] = run.productive_steps;
   object["tokens"] = run.productive_tokens;
   object["tokens_per_second"] = report.tokens_per_second;

@@ -51,14 +51,16 @@ std::string FlopRate(double flops) {
 std::string Title(const RunReport& report) {
   const Attribution& run = report.attribution;
   double wall = 0;
-  int devices = 0;
+  int devices = 0, spares = 0;
   for (const AttributedAttempt& attempt : run.attempts) {
     wall += Seconds(attempt.end_ns - attempt.begin_ns);
     devices = std::max(devices, attempt.world_size);
+    spares = std::max(spares, attempt.spare_devices);
   }
   const size_t attempts = run.attempts.size();
   return absl::StrCat("Run ", report.run, "\n", attempts, attempts == 1 ? " attempt" : " attempts",
-                      ", ", devices, devices == 1 ? " device" : " devices", ", ",
+                      ", ", devices, devices == 1 ? " device" : " devices",
+                      spares == 0 ? "" : absl::StrCat(" and ", spares, " spare"), ", ",
                       DurationText(wall), " (", WithThousands(Seconds(run.allocated) / 3600, 3),
                       " device-hours), ", run.productive_steps, " steps kept\n\n");
 }
@@ -171,10 +173,25 @@ std::string Remark(const std::string& sentence) {
   return absl::StrCat(std::string(kIndent, ' '), sentence.substr(0, kColumns - kIndent), "\n");
 }
 
+std::string SchedulerText(const AttributedAttempt& attempt) {
+  const SchedulerJob& job = attempt.scheduler;
+  std::string text = absl::StrCat("Slurm job ", job.id);
+  if (job.restarts > 0)
+    absl::StrAppend(&text, ", requeued ",
+                    job.restarts == 1 ? "once" : absl::StrCat(job.restarts, " times"));
+  if (job.started_s == 0) return text + ", which does not say when it started";
+  if (attempt.queued_ns > 0) {
+    absl::StrAppend(&text, ", queued for ", DurationText(Seconds(attempt.queued_ns)));
+  }
+  return absl::StrCat(text, ", started ", DurationText(Seconds(attempt.alloc_wait_ns)),
+                      " before the attempt");
+}
+
 std::string AttemptsText(const RunReport& report) {
   std::string text =
       absl::StrCat(PadLeft("attempt", 9), "  ", PadRight("began", 21), PadLeft("devices", 7),
                    PadLeft("lasted", 13), PadLeft("steps", 15), "  how it ended\n");
+  const SchedulerJob* scheduler = nullptr;
   for (const AttributedAttempt& attempt : report.attribution.attempts) {
     std::string steps = "none";
     if (attempt.completed_steps > 0) {
@@ -185,6 +202,11 @@ std::string AttemptsText(const RunReport& report) {
                     PadLeft(std::to_string(attempt.world_size), 7),
                     PadLeft(DurationText(Seconds(attempt.end_ns - attempt.begin_ns)), 13),
                     PadLeft(steps, 15), "  ", HowItEnded(attempt), "\n");
+    if (!attempt.scheduler.id.empty() &&
+        (scheduler == nullptr || !(*scheduler == attempt.scheduler))) {
+      text += Remark(SchedulerText(attempt));
+    }
+    scheduler = &attempt.scheduler;
     if (!attempt.spares_in.empty()) {
       text += Remark("came in: " + absl::StrJoin(attempt.spares_in, " "));
     }
@@ -211,6 +233,10 @@ std::string RatesText(const RunReport& report) {
   std::string text = absl::StrCat(
       "Tokens/s ", WithThousands(report.tokens_per_second, 0), "   tokens per device-hour ",
       WithThousands(report.tokens_per_device_hour, 0), "   ETTR ", Fixed(report.ettr, 4), "\n");
+  if (report.queue > 0) {
+    absl::StrAppend(&text, "Queued or between attempts ", WithThousands(Seconds(report.queue), 3),
+                    " device-seconds, which ETTR counts beside what was allocated\n");
+  }
   if (report.failures == 0) return text + "\n";
   const auto mean = [](const std::optional<double>& seconds) {
     return seconds ? DurationText(*seconds) : std::string("unknown");

@@ -72,7 +72,13 @@ struct AttemptLog {
   std::vector<Failure> stragglers;     // that it named on the way
   std::vector<RankExit> exits;         // that it saw
   std::vector<std::string> spares_in;  // hosts that came in with this attempt
-  ClockId clock;                       // whose monotonic clock the times are of
+  std::vector<AttemptHost> hosts;      // all that the job had, as the supervisor knows
+  SchedulerJob scheduler;
+  // Between the start of the scheduler's job and the begin of its first attempt, by wall clocks.
+  int64_t alloc_wait_ns = 0;
+  // Of the run's first attempt: from submission to that start. Not allocated.
+  int64_t queued_ns = 0;
+  ClockId clock;  // whose monotonic clock the times are of
   // Times of other clocks may lie so far from where they belong; 0: all are of one; nullopt: not
   // known, they were placed by wall clocks.
   std::optional<int64_t> clock_bound_ns = 0;

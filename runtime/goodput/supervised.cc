@@ -98,6 +98,8 @@ void JoinSupervisor(const SupervisorLog& log, const SupervisedAttempt& supervise
     attempt->exits.push_back(exit);
   }
   attempt->spares_in = supervised.spares;
+  attempt->hosts = supervised.hosts;
+  attempt->scheduler = log.begin.scheduler;
   if (attempt->ranks.empty()) {
     attempt->world_size = supervised.world_size;
     attempt->clock = {log.begin.host, log.begin.boot};

@@ -30,16 +30,25 @@ class FileSupervisorLedger final : public SupervisorLedger {
     Append(New(SupervisorRecord::kBegin)
                .PutI32(begin.supervisor)
                .PutU64(begin.config_hash)
-               .PutI32(begin.scheduler_restarts)
-               .PutText(begin.scheduler_job, kMaxPeakLabelBytes)
+               .PutI32(begin.scheduler.restarts)
+               .PutText(begin.scheduler.id, kMaxPeakLabelBytes)
                .PutText(begin.host, kMaxHostBytes)
                .PutText(begin.build, kMaxPeakLabelBytes)
-               .PutU64(begin.boot != 0 ? begin.boot : BootId()));
+               .PutU64(begin.boot != 0 ? begin.boot : BootId())
+               .PutI64(begin.scheduler.submitted_s)
+               .PutI64(begin.scheduler.started_s));
   }
 
   void AttemptBegin(int attempt, int world_size) override {
     Append(New(SupervisorRecord::kAttemptBegin).PutI32(attempt).PutI32(world_size));
     Sync();
+  }
+  void Host(int attempt, const AttemptHost& host) override {
+    Append(New(SupervisorRecord::kHost)
+               .PutI32(attempt)
+               .PutI32(host.devices)
+               .PutI32(host.ranks)
+               .PutText(host.name, kMaxHostBytes));
   }
   void Spawn(int attempt, int64_t pid) override {
     Append(New(SupervisorRecord::kSpawn).PutI32(attempt).PutI64(pid));

@@ -5,7 +5,8 @@
 // File: ledger/supervisor-<k>.ledger in the run directory, one per supervisor process, of the same
 // records as a rank's (runtime/goodput/ledger.h), with these types and payloads, version 1:
 //   64 begin          i32 k, u64 config hash, i32 scheduler's restart count, text scheduler's job,
-//                     text host, text build, u64 boot id's hash (0: not known)
+//                     text host, text build, u64 boot id's hash (0: not known), i64 submitted, i64
+//                     started by the scheduler (Unix seconds; 0: not told)
 //   65 attempt begin  i32 attempt, i32 world size
 //   66 spawn          i32 attempt, i64 process id of the starter
 //   67 exit           i32 attempt, i32 rank (-1: the starter), i32 status (128 + signal if a signal
@@ -15,6 +16,8 @@
 //   69 teardown       i32 attempt: from here on what is left is killed
 //   70 spare in       i32 attempt, text host
 //   71 attempt end    i32 attempt, i32 exit code, u8 action: all are gone
+//   72 host           i32 attempt, i32 devices, i32 ranks on them, text host; one for each that the
+//                     job has, with the attempt's begin
 // A detect record replaces an earlier one of its attempt, except that stragglers are kept beside.
 #include <cstdint>
 #include <memory>
@@ -26,6 +29,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "runtime/goodput/failure.h"
+#include "runtime/goodput/scheduler_job.h"
 
 namespace muster::runtime {
 
@@ -34,11 +38,17 @@ constexpr int kStarterRank = -1, kExitNotKnown = -1;
 struct SupervisorBegin {
   int supervisor = 0;  // Create chooses it
   uint64_t config_hash = 0;
-  int scheduler_restarts = 0;
-  std::string scheduler_job;  // cut to 48 bytes
-  std::string host;           // cut to 64 bytes
-  std::string build;          // cut to 48 bytes
-  uint64_t boot = 0;          // see ClockId; 0: Create fills in this kernel's
+  SchedulerJob scheduler;
+  std::string host;   // cut to 64 bytes
+  std::string build;  // cut to 48 bytes
+  uint64_t boot = 0;  // see ClockId; 0: Create fills in this kernel's
+};
+
+// A host that is allocated to the job while an attempt runs.
+struct AttemptHost {
+  std::string name;  // cut to 64 bytes
+  int devices = 1;   // slots: ranks that may run there
+  int ranks = 0;     // that do; none: a spare
 };
 
 // Like LedgerWriter, a write error never stops a run: it is logged once and kept in status(). It is
@@ -51,6 +61,7 @@ class SupervisorLedger {
                                                                   SupervisorBegin begin);
   virtual ~SupervisorLedger() = default;
   virtual void AttemptBegin(int attempt, int world_size) = 0;
+  virtual void Host(int attempt, const AttemptHost& host) = 0;
   virtual void Spawn(int attempt, int64_t pid) = 0;
   virtual void Exit(int attempt, int rank, int status) = 0;
   virtual void Detect(int attempt, const Failure& failure) = 0;
@@ -75,7 +86,8 @@ struct SupervisedAttempt {
   std::vector<Failure> stragglers;
   std::vector<std::string> spares;
   std::vector<RankExit> exits;  // in the order in which they were seen
-  int exit_code = 0;            // with end_ns
+  std::vector<AttemptHost> hosts;
+  int exit_code = 0;  // with end_ns
   Action action = Action::kStop;
 };
 

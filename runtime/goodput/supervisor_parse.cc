@@ -15,6 +15,7 @@ namespace {
 
 constexpr int kMaxWorld = 1 << 24;
 constexpr size_t kMaxDamage = 20, kMaxListed = 1000;  // of one attempt
+constexpr size_t kMaxHosts = 1 << 16;
 
 class SupervisorParser {
  public:
@@ -23,15 +24,20 @@ class SupervisorParser {
     SupervisorBegin& begin = log_.begin;
     begin.supervisor = fields.Take<int32_t>();
     begin.config_hash = fields.Take<uint64_t>();
-    begin.scheduler_restarts = fields.Take<int32_t>();
-    begin.scheduler_job = fields.TakeText();
+    begin.scheduler.restarts = fields.Take<int32_t>();
+    begin.scheduler.id = fields.TakeText();
     begin.host = fields.TakeText();
     begin.build = fields.TakeText();
     if (!fields.empty()) begin.boot = fields.Take<uint64_t>();
+    if (!fields.empty()) {
+      begin.scheduler.submitted_s = fields.Take<int64_t>();
+      begin.scheduler.started_s = fields.Take<int64_t>();
+    }
     log_.begin_monotonic_ns = last_ns_ = record.monotonic_ns;
     log_.begin_realtime_ns = record.realtime_ns;
     return static_cast<SupervisorRecord>(record.type) == SupervisorRecord::kBegin && fields.ok() &&
-           IsClock(record.monotonic_ns) && IsClock(record.realtime_ns) && begin.supervisor >= 0;
+           IsClock(record.monotonic_ns) && IsClock(record.realtime_ns) && begin.supervisor >= 0 &&
+           IsUnixSeconds(begin.scheduler.submitted_s) && IsUnixSeconds(begin.scheduler.started_s);
   }
 
   // False: the record's checksum holds, but it cannot be what a writer wrote here.
@@ -94,6 +100,18 @@ class SupervisorParser {
         attempt.action = static_cast<Action>(action);
         attempt.end_ns = now;
         attempt.end_realtime_ns = IsClock(record.realtime_ns) ? record.realtime_ns : 0;
+        return true;
+      }
+      case SupervisorRecord::kHost: {
+        AttemptHost host;
+        host.devices = fields->Take<int32_t>();
+        host.ranks = fields->Take<int32_t>();
+        host.name = fields->TakeText();
+        if (!fields->ok() || host.devices < 1 || host.devices > kMaxWorld || host.ranks < 0 ||
+            host.ranks > kMaxWorld) {
+          return false;
+        }
+        if (attempt.hosts.size() < kMaxHosts) attempt.hosts.push_back(std::move(host));
         return true;
       }
       case SupervisorRecord::kExit: {  // for people: attribution goes by detect and teardown

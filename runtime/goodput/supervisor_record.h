@@ -15,6 +15,7 @@ enum class SupervisorRecord : uint8_t {
   kTeardown = 69,
   kSpareIn = 70,
   kAttemptEnd = 71,
+  kHost = 72,
 };
 
 constexpr size_t kMaxEvidenceBytes = 140;

@@ -45,7 +45,8 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const ResolvedJob& job,
                                          .host = world.host(),
                                          .config_hash = job.hash,
                                          .process_start_monotonic_ns = t.options_.process_start_ns,
-                                         .clock = clock},
+                                         .clock = clock,
+                                         .scheduler = t.options_.scheduler},
                                         t.options_.progress));
   t.ledger_->Enter(State::kInitModel);
   ASSIGN_OR_RETURN(t.state_, TrainingState::Build(job, world, t.options_.compute_mode));
@@ -114,7 +115,7 @@ absl::Status Trainer::End() {
   RETURN_IF_ERROR(SaveWeights(options_.run_directory + "/weights", *state_->parameters,
                               state_->Buffers(), world_, state_->compute(), state_->hooks.get()));
   RETURN_IF_ERROR(checkpoints_->Done());
-  ledger_->Enter(State::kTeardown);
+  ledger_->Enter(stop_agreed_ ? State::kDrain : State::kTeardown);
   books_closed_ = true;
   ledger_->End(stop_agreed_ ? 75 : 0);
   return ledger_->status();

@@ -32,6 +32,7 @@ struct TrainerOptions {
   int attempt = 0;
   std::string start_from;                   // see RunDirectory
   int64_t process_start_ns = 0;             // CLOCK_MONOTONIC
+  SchedulerJob scheduler;                   // for the ledger
   const std::atomic<bool>* stop = nullptr;  // set by a signal: end after the current step
   RankProgress* progress = nullptr;         // hears of every state and step; outlives the trainer
   kernels::StreamMode compute_mode = kernels::StreamMode::kInline;

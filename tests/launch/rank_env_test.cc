@@ -22,7 +22,7 @@ TEST(RankEnv, AProcessWithoutLauncherIsAlone) {
   EXPECT_EQ(env.size, 1);
   EXPECT_EQ(env.local_rank, 0);
   EXPECT_EQ(env.local_size, 1);
-  EXPECT_EQ(env.scheduler_job_id, "");
+  EXPECT_EQ(env.scheduler.id, "");
 }
 
 TEST(RankEnv, ReadsOpenMpi) {
@@ -56,8 +56,8 @@ TEST(RankEnv, ReadsASlurmStepWithItsRestarts) {
   EXPECT_EQ(env.rank, 3);
   EXPECT_EQ(env.size, 4);
   EXPECT_EQ(env.local_rank, 1);
-  EXPECT_EQ(env.scheduler_job_id, "77");
-  EXPECT_EQ(env.restart_count, 2);
+  EXPECT_EQ(env.scheduler.id, "77");
+  EXPECT_EQ(env.scheduler.restarts, 2);
 }
 
 TEST(RankEnv, MpirunWinsInsideAnAllocation) {
@@ -69,15 +69,25 @@ TEST(RankEnv, MpirunWinsInsideAnAllocation) {
   EXPECT_EQ(env.launcher, Launcher::kOpenMpi);
   EXPECT_EQ(env.rank, 2);
   EXPECT_EQ(env.size, 3);
-  EXPECT_EQ(env.scheduler_job_id, "77");
-  EXPECT_EQ(env.restart_count, 0);
+  EXPECT_EQ(env.scheduler.id, "77");
+  EXPECT_EQ(env.scheduler.restarts, 0);
 }
 
 TEST(RankEnv, ABatchScriptOutsideOfAStepIsAlone) {
   const RankEnv env = Read({{"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "8"}, {"SLURM_JOB_ID", "9"}});
   EXPECT_EQ(env.launcher, Launcher::kAlone);
   EXPECT_EQ(env.size, 1);
-  EXPECT_EQ(env.scheduler_job_id, "9");
+  EXPECT_EQ(env.scheduler.id, "9");
+}
+
+TEST(RankEnv, ReadsWhenTheJobWasSubmittedAndStarted) {
+  const RankEnv env = Read({{"SLURM_JOB_ID", "9"},
+                            {"SLURM_RESTART_COUNT", "1"},
+                            {"SLURM_JOB_START_TIME", "1772160331"},
+                            {"MUSTER_SUBMIT_TIME", "1772159000"}});
+  EXPECT_EQ(env.scheduler, (runtime::SchedulerJob{"9", 1, 1772159000, 1772160331}));
+  EXPECT_EQ(Read({{"SLURM_JOB_ID", "9"}}).scheduler.started_s, 0);  // an older Slurm
+  EXPECT_FALSE(ReadRankEnv({{"SLURM_JOB_ID", "1"}, {"SLURM_JOB_START_TIME", "today"}}).ok());
 }
 
 TEST(RankEnv, NamesTheVariableThatIsNoNumber) {

@@ -41,12 +41,14 @@ TEST(SupervisorLedger, WhatIsWrittenIsReadBack) {
   const ScratchDirectory scratch;
   SupervisorBegin begin;
   begin.config_hash = 77;
-  begin.scheduler_job = "4711";
+  begin.scheduler = {"4711", 2, 1000, 1500};
   begin.host = "node1";
   {
     auto ledger = SupervisorLedger::Create(scratch.path(), begin);
     ASSERT_TRUE(ledger.ok()) << ledger.status();
     (*ledger)->AttemptBegin(3, 4);
+    (*ledger)->Host(3, {.name = "node1", .devices = 4, .ranks = 4});
+    (*ledger)->Host(3, {.name = "node9", .devices = 8});
     (*ledger)->Spawn(3, 1234);
     Failure slow = CrashOf(2, 0, INT64_MAX);
     slow.kind = FailureKind::kStraggler;
@@ -65,7 +67,7 @@ TEST(SupervisorLedger, WhatIsWrittenIsReadBack) {
   EXPECT_TRUE(log->damage.empty());
   EXPECT_EQ(log->begin.config_hash, 77u);
   EXPECT_EQ(log->begin.host, "node1");
-  EXPECT_EQ(log->begin.scheduler_job, "4711");
+  EXPECT_EQ(log->begin.scheduler, begin.scheduler);
   ASSERT_EQ(log->attempts.size(), 2u);
   const SupervisedAttempt& attempt = log->attempts[0];
   EXPECT_EQ(attempt.attempt, 3);
@@ -79,6 +81,10 @@ TEST(SupervisorLedger, WhatIsWrittenIsReadBack) {
   EXPECT_LE(attempt.failure->detected_ns, *attempt.kill_ns);
   ASSERT_EQ(attempt.stragglers.size(), 1u);
   EXPECT_EQ(attempt.spares, std::vector<std::string>{"node9"});
+  ASSERT_EQ(attempt.hosts.size(), 2u);
+  EXPECT_EQ(attempt.hosts[0].ranks, 4);
+  EXPECT_EQ(attempt.hosts[1].name, "node9");
+  EXPECT_EQ(attempt.hosts[1].devices, 8);
   ASSERT_EQ(attempt.exits.size(), 1u);
   EXPECT_EQ(attempt.exits[0].rank, 1);
   EXPECT_EQ(attempt.exits[0].status, 137);

@@ -7,6 +7,7 @@
 
 #include "runtime/goodput/failure.h"
 #include "runtime/goodput/ledger_record.h"
+#include "runtime/goodput/supervisor_ledger.h"
 #include "runtime/goodput/supervisor_record.h"
 
 namespace muster::runtime {
@@ -49,6 +50,13 @@ class LedgerBytes {
     }
     Append(record);
   }
+  void Scheduler(int64_t at_ns, const SchedulerJob& job) {
+    Append(Record(RecordType::kScheduler, at_ns)
+               .PutText(job.id, kMaxPeakLabelBytes)
+               .PutI32(job.restarts)
+               .PutI64(job.submitted_s)
+               .PutI64(job.started_s));
+  }
   void Heartbeat(int64_t at_ns) { Append(Record(RecordType::kHeartbeat, at_ns)); }
   void OfUnknownType(int64_t at_ns, uint8_t type) {
     Append(Record(static_cast<RecordType>(type), at_ns).PutU64(7));
@@ -81,16 +89,18 @@ class LedgerBytes {
 class SupervisorBytes {
  public:
   SupervisorBytes(const std::string& host, int64_t at_ns, int64_t realtime_offset_ns,
-                  uint64_t boot = 0)
+                  uint64_t boot = 0, const SchedulerJob& scheduler = {})
       : offset_ns_(realtime_offset_ns) {
     Append(Record(SupervisorRecord::kBegin, at_ns)
                .PutI32(0)
                .PutU64(0)
-               .PutI32(0)
-               .PutText("", kMaxPeakLabelBytes)
+               .PutI32(scheduler.restarts)
+               .PutText(scheduler.id, kMaxPeakLabelBytes)
                .PutText(host, kMaxHostBytes)
                .PutText("", kMaxPeakLabelBytes)
-               .PutU64(boot));
+               .PutU64(boot)
+               .PutI64(scheduler.submitted_s)
+               .PutI64(scheduler.started_s));
   }
   void AttemptBegin(int64_t at_ns, int attempt, int world_size) {
     Append(Record(SupervisorRecord::kAttemptBegin, at_ns).PutI32(attempt).PutI32(world_size));
@@ -104,6 +114,13 @@ class SupervisorBytes {
                .PutI64(at_ns)
                .PutU8(0)
                .PutText("", kMaxEvidenceBytes));
+  }
+  void Host(int64_t at_ns, int attempt, const AttemptHost& host) {
+    Append(Record(SupervisorRecord::kHost, at_ns)
+               .PutI32(attempt)
+               .PutI32(host.devices)
+               .PutI32(host.ranks)
+               .PutText(host.name, kMaxHostBytes));
   }
   void Exit(int64_t at_ns, int attempt, int rank, int status) {
     Append(Record(SupervisorRecord::kExit, at_ns).PutI32(attempt).PutI32(rank).PutI32(status));
