@@ -1,6 +1,7 @@
 #include "runtime/goodput/clock.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <fstream>
 #include <limits>
 
@@ -16,16 +17,16 @@ uint64_t BootId() {
   return kernels::Hash64(boot);
 }
 
-ClockOffset OffsetFrom(const std::vector<Meeting>& reference, const std::vector<Meeting>& own) {
-  MUSTER_CHECK(!own.empty() && reference.size() == own.size()) << own.size();
-  int64_t least = std::numeric_limits<int64_t>::min(), most = std::numeric_limits<int64_t>::max();
-  for (size_t i = 0; i < own.size(); ++i) {
-    least = std::max(least, own[i].entered_ns - reference[i].left_ns);
-    most = std::min(most, own[i].left_ns - reference[i].entered_ns);
+ClockOffset OffsetBetween(const std::vector<ClockRound>& mine,
+                          const std::vector<ClockRound>& reference) {
+  MUSTER_CHECK(!mine.empty() && mine.size() == reference.size());
+  int64_t low = std::numeric_limits<int64_t>::min(), high = std::numeric_limits<int64_t>::max();
+  for (size_t i = 0; i < mine.size(); ++i) {
+    low = std::max(low, reference[i].before_ns - mine[i].after_ns);
+    high = std::min(high, reference[i].after_ns - mine[i].before_ns);
   }
-  if (least > most) return {.ns = 0, .bound_ns = -1};
-  const int64_t middle = least + (most - least) / 2;
-  return {.ns = middle, .bound_ns = most - middle};
+  // Clocks that drift against each other can leave low above high, by next to nothing.
+  return {low + (high - low) / 2, std::abs(high - low) / 2 + 1};
 }
 
 }  // namespace muster::runtime

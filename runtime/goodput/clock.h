@@ -1,12 +1,5 @@
 #pragma once
 // Whose monotonic clock a time is of, and how far two of them are apart.
-//
-// When ranks exchange something that each of them needs from all others, none leaves before all
-// have entered. So of two ranks a and b, whose clocks differ by o = b's less a's, and who entered
-// at e and left at l, each by its own clock:
-//   l_b - e_a >= o,   e_b - l_a <= o
-// whatever the network does. Several exchanges narrow the interval; its middle is the offset, half
-// of it the bound.
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -26,17 +19,18 @@ struct ClockId {
 // This kernel's; 0 if it does not say.
 uint64_t BootId();
 
-// Of one rank's part in an exchange, by its own clock.
-struct Meeting {
-  int64_t entered_ns = 0, left_ns = 0;
+// When a rank came to, and left, a point that no rank leaves before all have come to it; its own
+// clock (CLOCK_MONOTONIC ns).
+struct ClockRound {
+  int64_t before_ns = 0, after_ns = 0;
 };
-
+// What to add to a rank's clock; the truth is at most `uncertainty_ns` away.
 struct ClockOffset {
-  int64_t ns = 0;         // own clock less the reference's
-  int64_t bound_ns = -1;  // the true one differs by no more; -1: not known
+  int64_t offset_ns = 0, uncertainty_ns = 0;
 };
-
-// From meetings of the same number, at least one. If they contradict each other the bound is -1.
-ClockOffset OffsetFrom(const std::vector<Meeting>& reference, const std::vector<Meeting>& own);
+// From `mine` to `reference`, from the same rounds. In each, neither rank can have left before the
+// other came, whatever the network does: that bounds the offset from both sides.
+ClockOffset OffsetBetween(const std::vector<ClockRound>& mine,
+                          const std::vector<ClockRound>& reference);
 
 }  // namespace muster::runtime

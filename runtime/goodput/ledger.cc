@@ -67,8 +67,8 @@ class FileLedgerWriter final : public LedgerWriter {
                .PutText(begin.peak_label, kMaxPeakLabelBytes)
                .PutText(begin.host, kMaxHostBytes)
                .PutU64(begin.boot != 0 ? begin.boot : BootId())
-               .PutI64(begin.clock.ns)
-               .PutI64(begin.clock.bound_ns));
+               .PutI64(begin.clock.offset_ns)
+               .PutI64(begin.clock.uncertainty_ns));
     const SchedulerJob& scheduler = begin.scheduler;
     if (scheduler.id.empty()) return;
     Append(RecordBuilder(RecordType::kScheduler, MonotonicNs(), RealtimeNs())

@@ -52,8 +52,8 @@ struct AttemptBegin {
   std::string host;        // cut to 64 bytes
   uint64_t config_hash = 0;
   int64_t process_start_monotonic_ns = 0;
-  uint64_t boot = 0;  // see ClockId; 0: Create fills in this kernel's
-  ClockOffset clock;  // to rank 0's
+  uint64_t boot = 0;         // see ClockId; 0: Create fills in this kernel's
+  ClockOffset clock{0, -1};  // to rank 0's; -1: not known
   SchedulerJob scheduler;
 };
 

@@ -67,15 +67,11 @@ std::optional<int64_t> ResumeStep(const std::vector<RankLog>& ranks) {
   return std::nullopt;
 }
 
-// The processes of one kernel: its clock, by their lowest rank's wall clock and by what they know
-// of rank 0's, which each of them bounds.
+// The processes of one kernel: its clock, as their lowest rank knows it.
 struct Kernel {
   ClockId id;
   int64_t wall_offset_ns = 0;
-  int64_t least_ns = INT64_MIN, most_ns = INT64_MAX;  // own clock less rank 0's
-  bool Knows() const { return least_ns > INT64_MIN && least_ns <= most_ns; }
-  int64_t bound_ns() const { return most_ns - offset_ns(); }
-  int64_t offset_ns() const { return least_ns + (most_ns - least_ns) / 2; }
+  ClockOffset to_rank_0;
 };
 
 ClockId IdOf(const AttemptBegin& begin) { return {begin.host, begin.boot}; }
@@ -83,17 +79,11 @@ ClockId IdOf(const AttemptBegin& begin) { return {begin.host, begin.boot}; }
 std::vector<Kernel> KernelsOf(const std::vector<RankLedger>& ranks) {
   std::vector<Kernel> kernels;
   for (const RankLedger& rank : ranks) {
-    auto found = std::find_if(kernels.begin(), kernels.end(),
-                              [&](const Kernel& each) { return each.id == IdOf(rank.begin); });
-    if (found == kernels.end()) {
-      found = kernels.insert(found,
-                             {.id = IdOf(rank.begin),
-                              .wall_offset_ns = rank.begin_realtime_ns - rank.begin_monotonic_ns});
+    const ClockId id = IdOf(rank.begin);
+    if (std::none_of(kernels.begin(), kernels.end(),
+                     [&](const Kernel& each) { return each.id == id; })) {
+      kernels.push_back({id, rank.begin_realtime_ns - rank.begin_monotonic_ns, rank.begin.clock});
     }
-    const ClockOffset& clock = rank.begin.clock;
-    if (clock.bound_ns < 0) continue;
-    found->least_ns = std::max(found->least_ns, clock.ns - clock.bound_ns);
-    found->most_ns = std::min(found->most_ns, clock.ns + clock.bound_ns);
   }
   return kernels;
 }
@@ -112,14 +102,15 @@ AttemptLog JoinRanks(int attempt, std::vector<RankLedger> ranks) {
       return each.id == IdOf(rank.begin);
     });
     if (&kernel != &reference) {
-      const bool exchanged = kernel.Knows() && reference.Knows();
-      Shift(exchanged ? reference.offset_ns() - kernel.offset_ns()
-                      : kernel.wall_offset_ns - reference.wall_offset_ns,
-            &rank.log);
-      if (!exchanged) joined.clock_bound_ns.reset();
+      const ClockOffset &own = kernel.to_rank_0, &other = reference.to_rank_0;
+      const bool met = own.uncertainty_ns >= 0 && other.uncertainty_ns >= 0;
+      Shift(
+          met ? own.offset_ns - other.offset_ns : kernel.wall_offset_ns - reference.wall_offset_ns,
+          &rank.log);
+      if (!met) joined.clock_bound_ns.reset();
       if (joined.clock_bound_ns) {
         joined.clock_bound_ns =
-            std::max(*joined.clock_bound_ns, kernel.bound_ns() + reference.bound_ns());
+            std::max(*joined.clock_bound_ns, own.uncertainty_ns + other.uncertainty_ns);
       }
     }
     begin = std::min(begin, rank.log.process_start_ns);

@@ -93,11 +93,12 @@ std::optional<AttemptBegin> ParseAttemptBegin(std::string_view payload) {
   begin.host = fields.TakeText();
   if (!fields.empty()) {
     begin.boot = fields.Take<uint64_t>();
-    begin.clock.ns = fields.Take<int64_t>();
-    begin.clock.bound_ns = fields.Take<int64_t>();
+    begin.clock.offset_ns = fields.Take<int64_t>();
+    begin.clock.uncertainty_ns = fields.Take<int64_t>();
   }
-  const bool sane_clock = std::abs(begin.clock.ns) < kMaxClockNs && begin.clock.bound_ns >= -1 &&
-                          begin.clock.bound_ns < kMaxClockNs;
+  const bool sane_clock = std::abs(begin.clock.offset_ns) < kMaxClockNs &&
+                          begin.clock.uncertainty_ns >= -1 &&
+                          begin.clock.uncertainty_ns < kMaxClockNs;
   const bool sane = begin.attempt >= 0 && begin.rank >= 0 && begin.rank < begin.world_size &&
                     std::isfinite(begin.peak_flops) && begin.peak_flops >= 0 && sane_clock;
   if (!fields.ok() || !sane) return std::nullopt;

@@ -5,7 +5,8 @@
 // Payloads, version 1:
 //   kAttemptBegin  i32 attempt, i32 rank, i32 world size, f64 peak FLOP/s, u64 config hash,
 //                  i64 process start (monotonic ns), text peak label, text host, u64 boot id's hash
-//                  (0: not known), i64 own clock less rank 0's, i64 its bound (-1: not known)
+//                  (0: not known), i64 ns from this clock to rank 0's, i64 how wrong that may be
+//                  (-1: not known)
 //   kEnter         u8 state
 //   kStepBegin     i64 step
 //   kStepEnd       i64 step, u64 loss bits, u64 gradient norm bits, f64 model FLOPs, i64 tokens,

@@ -1,10 +1,8 @@
 #include "runtime/train/clock_exchange.h"
 
 #include <algorithm>
-#include <string>
-#include <vector>
+#include <cstring>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/base/error.h"
 #include "kernels/device/span.h"
@@ -12,23 +10,7 @@
 namespace muster::runtime {
 namespace {
 
-constexpr int kMeetings = 8;  // the quickest of them bounds the offset
-
-// The meeting before, as text.
-std::string Told(const std::vector<Meeting>& meetings) {
-  if (meetings.empty()) return "";
-  return absl::StrCat(meetings.back().entered_ns, " ", meetings.back().left_ns);
-}
-
-absl::StatusOr<Meeting> Parse(const std::string& text) {
-  const size_t space = text.find(' ');
-  Meeting meeting;
-  if (space == std::string::npos || !absl::SimpleAtoi(text.substr(0, space), &meeting.entered_ns) ||
-      !absl::SimpleAtoi(text.substr(space + 1), &meeting.left_ns)) {
-    return absl::InternalError(absl::StrCat("rank 0 tells '", text, "' of a meeting"));
-  }
-  return meeting;
-}
+constexpr int kRounds = 8;  // the quickest of them bounds the offset
 
 }  // namespace
 
@@ -37,21 +19,42 @@ std::string KernelOf(const parallel::World& world) {
   return boot != 0 ? absl::StrCat(boot) : world.host();
 }
 
+absl::StatusOr<std::vector<RankClock>> MeetClocks(const std::string& kernel,
+                                                  parallel::World& world) {
+  std::vector<ClockRound> mine(kRounds);
+  for (ClockRound& round : mine) {
+    round.before_ns = kernels::MonotonicNs();
+    RETURN_IF_ERROR(world.GatherText("").status());
+    round.after_ns = kernels::MonotonicNs();
+  }
+  constexpr size_t kBytes = kRounds * sizeof(ClockRound);
+  const std::string packed(reinterpret_cast<const char*>(mine.data()), kBytes);
+  ASSIGN_OR_RETURN(const std::vector<std::string> texts, world.GatherText(packed + kernel));
+  std::vector<RankClock> all;
+  for (const std::string& text : texts) {
+    MUSTER_CHECK(text.size() >= kBytes);
+    std::vector<ClockRound> rounds(kRounds);
+    std::memcpy(rounds.data(), text.data(), kBytes);
+    all.push_back({text.substr(kBytes), std::move(rounds)});
+  }
+  return all;
+}
+
+ClockOffset OffsetToRank0(const std::vector<RankClock>& all, int rank) {
+  const std::string& kernel = all[static_cast<size_t>(rank)].kernel;
+  if (kernel == all[0].kernel) return {};
+  const auto first = std::find_if(all.begin(), all.end(),
+                                  [&](const RankClock& each) { return each.kernel == kernel; });
+  return OffsetBetween(first->rounds, all[0].rounds);
+}
+
 absl::StatusOr<ClockOffset> ExchangeClocks(const std::string& kernel, parallel::World& world) {
   ASSIGN_OR_RETURN(const std::vector<std::string> kernels, world.GatherText(kernel));
-  const auto is_rank_0s = [&](const std::string& each) { return each == kernels.front(); };
-  if (std::all_of(kernels.begin(), kernels.end(), is_rank_0s)) return ClockOffset{0, 0};
-  std::vector<Meeting> rank_0s, own;
-  for (int i = 0; i <= kMeetings; ++i) {  // each tells of the one before
-    const std::string told = Told(own);
-    Meeting meeting{.entered_ns = kernels::MonotonicNs()};
-    ASSIGN_OR_RETURN(const std::vector<std::string> all, world.GatherText(told));
-    meeting.left_ns = kernels::MonotonicNs();
-    if (i < kMeetings) own.push_back(meeting);
-    if (i == 0) continue;
-    ASSIGN_OR_RETURN(rank_0s.emplace_back(), Parse(all.front()));
-  }
-  return is_rank_0s(kernel) ? ClockOffset{0, 0} : OffsetFrom(rank_0s, own);
+  const bool one = std::all_of(kernels.begin(), kernels.end(),
+                               [&](const std::string& each) { return each == kernels.front(); });
+  if (one) return ClockOffset{};
+  ASSIGN_OR_RETURN(const std::vector<RankClock> all, MeetClocks(kernel, world));
+  return OffsetToRank0(all, world.rank());
 }
 
 }  // namespace muster::runtime

@@ -1,10 +1,8 @@
 #include "runtime/train/step_trace.h"
 
 #include <algorithm>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <system_error>
@@ -15,6 +13,7 @@
 #include "kernels/device/span.h"
 #include "runtime/checkpoint/agreement.h"
 #include "runtime/job/atomic_file.h"
+#include "runtime/train/clock_exchange.h"
 
 namespace muster::runtime {
 namespace {
@@ -22,7 +21,6 @@ namespace {
 using Json = nlohmann::ordered_json;
 using kernels::Trace;
 
-constexpr int kRounds = 8;
 constexpr int kMaxIntervals = 1 << 16;
 constexpr int kMostRows = 256;  // of a rank
 
@@ -65,45 +63,11 @@ Json Arguments(const Trace::Interval& interval) {
   return arguments;
 }
 
-// Each rank's host and rounds, by rank.
-absl::StatusOr<std::vector<std::pair<std::string, std::vector<ClockRound>>>> Meet(
-    parallel::World& world) {
-  std::vector<ClockRound> mine(kRounds);
-  for (ClockRound& round : mine) {
-    round.before_ns = kernels::MonotonicNs();
-    RETURN_IF_ERROR(world.GatherText("").status());
-    round.after_ns = kernels::MonotonicNs();
-  }
-  constexpr size_t kBytes = kRounds * sizeof(ClockRound);
-  const std::string packed(reinterpret_cast<const char*>(mine.data()), kBytes);
-  ASSIGN_OR_RETURN(const std::vector<std::string> texts, world.GatherText(packed + world.host()));
-  std::vector<std::pair<std::string, std::vector<ClockRound>>> all;
-  for (const std::string& text : texts) {
-    MUSTER_CHECK(text.size() >= kBytes);
-    std::vector<ClockRound> rounds(kRounds);
-    std::memcpy(rounds.data(), text.data(), kBytes);
-    all.emplace_back(text.substr(kBytes), std::move(rounds));
-  }
-  return all;
-}
-
 std::string PartName(const std::string& path, int rank) {
   return path + ".part-" + std::to_string(rank);
 }
 
 }  // namespace
-
-ClockOffset OffsetBetween(const std::vector<ClockRound>& mine,
-                          const std::vector<ClockRound>& reference) {
-  MUSTER_CHECK(!mine.empty() && mine.size() == reference.size());
-  int64_t low = std::numeric_limits<int64_t>::min(), high = std::numeric_limits<int64_t>::max();
-  for (size_t i = 0; i < mine.size(); ++i) {
-    low = std::max(low, reference[i].before_ns - mine[i].after_ns);
-    high = std::min(high, reference[i].after_ns - mine[i].before_ns);
-  }
-  // Clocks that drift against each other can leave low above high, by next to nothing.
-  return {low + (high - low) / 2, std::abs(high - low) / 2 + 1};
-}
 
 std::string TraceEvents(const TracedRank& rank) {
   std::string text;
@@ -143,15 +107,9 @@ std::string TraceEvents(const TracedRank& rank) {
 
 absl::StatusOr<std::unique_ptr<StepTrace>> StepTrace::Start(parallel::World& world,
                                                             std::vector<Trace::Row> rows) {
-  ASSIGN_OR_RETURN(const auto all, Meet(world));
-  const auto& [host, reference] = all[0];
-  ClockOffset clock;
-  if (world.host() != host) {
-    const auto of_my_host = std::find_if(
-        all.begin(), all.end(), [&](const auto& rank) { return rank.first == world.host(); });
-    clock = OffsetBetween(of_my_host->second, reference);
-  }
-  const int64_t origin_ns = reference.back().after_ns - clock.offset_ns;
+  ASSIGN_OR_RETURN(const std::vector<RankClock> all, MeetClocks(KernelOf(world), world));
+  const ClockOffset clock = OffsetToRank0(all, world.rank());
+  const int64_t origin_ns = all[0].rounds.back().after_ns - clock.offset_ns;
   std::unique_ptr<StepTrace> trace(new StepTrace(world, clock, origin_ns));
   ASSIGN_OR_RETURN(trace->trace_, Trace::Start(std::move(rows), kMaxIntervals));
   return trace;

@@ -11,22 +11,9 @@
 #include "absl/status/statusor.h"
 #include "kernels/device/trace.h"
 #include "parallel/comm/rendezvous.h"
+#include "runtime/goodput/clock.h"
 
 namespace muster::runtime {
-
-// When a rank came to, and left, a point that no rank leaves before all have come to it; its own
-// clock (CLOCK_MONOTONIC ns).
-struct ClockRound {
-  int64_t before_ns = 0, after_ns = 0;
-};
-// What to add to a rank's clock; the truth is at most `uncertainty_ns` away.
-struct ClockOffset {
-  int64_t offset_ns = 0, uncertainty_ns = 0;
-};
-// Pure: from `mine` to `reference`, from the same rounds. In each, neither rank can have left
-// before the other came: that bounds the offset from both sides.
-ClockOffset OffsetBetween(const std::vector<ClockRound>& mine,
-                          const std::vector<ClockRound>& reference);
 
 struct TracedRank {
   int rank = 0;
@@ -43,8 +30,8 @@ std::string TraceEvents(const TracedRank& rank);
 
 class StepTrace {
  public:
-  // Collective. Ties the ranks' clocks to rank 0's (ranks of one host share a clock) and starts to
-  // trace `rows`.
+  // Collective. Ties the ranks' clocks to rank 0's (ranks of one kernel share a clock) and starts
+  // to trace `rows`.
   static absl::StatusOr<std::unique_ptr<StepTrace>> Start(parallel::World& world,
                                                           std::vector<kernels::Trace::Row> rows);
   // Collective. Stops, and writes all ranks' intervals into `path`, which appears whole; the

@@ -3,35 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
-#include <random>
 #include <set>
 
 namespace muster::runtime {
 namespace {
 
 using Json = nlohmann::json;
-
-// Rounds of two clocks, the second `ahead_ns` ahead of the first: nobody leaves before both came.
-TEST(ClockOffset, LiesWithinItsUncertaintyWhateverTheDelays) {
-  std::mt19937_64 random(7);
-  const auto delay = [&](int64_t most) { return static_cast<int64_t>(random() % most); };
-  for (const int64_t ahead_ns : {int64_t{0}, int64_t{5'000'000'000}, int64_t{-77'000'000'123}}) {
-    for (int run = 0; run < 50; ++run) {
-      std::vector<ClockRound> reference, mine;
-      int64_t now = 1'000'000'000;
-      for (int round = 0; round < 8; ++round) {
-        const int64_t first = now + delay(400'000), second = now + delay(400'000);
-        const int64_t both = std::max(first, second);
-        reference.push_back({first, both + delay(300'000)});
-        mine.push_back({second + ahead_ns, both + delay(300'000) + ahead_ns});
-        now = both + 300'000;
-      }
-      const ClockOffset offset = OffsetBetween(mine, reference);
-      EXPECT_LE(std::abs(offset.offset_ns + ahead_ns), offset.uncertainty_ns);
-      EXPECT_LT(offset.uncertainty_ns, 500'000);
-    }
-  }
-}
 
 TEST(TraceEvents, AreMicrosecondsFromTheOriginWithRates) {
   TracedRank rank{.rank = 3,

@@ -27,8 +27,8 @@ class LedgerBytes {
                .PutText(begin.peak_label, kMaxPeakLabelBytes)
                .PutText(begin.host, kMaxHostBytes)
                .PutU64(begin.boot)
-               .PutI64(begin.clock.ns)
-               .PutI64(begin.clock.bound_ns));
+               .PutI64(begin.clock.offset_ns)
+               .PutI64(begin.clock.uncertainty_ns));
   }
   // Records end as those of the first writers did.
   void WriteAsOld() { old_ = true; }
