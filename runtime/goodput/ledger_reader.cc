@@ -168,47 +168,60 @@ void SetWaits(const AttemptLog* before, AttemptLog* attempt) {
   }
 }
 
-// The supervisors' side of each attempt. Where two claim one, the later supervisor is right.
-void JoinSupervisors(const std::string& directory, std::map<int, AttemptLog>* attempts,
-                     std::vector<std::string>* notes) {
+std::vector<SupervisorLog> ReadSupervisors(const std::string& directory,
+                                           std::vector<std::string>* notes) {
+  std::vector<SupervisorLog> supervisors;
   for (const auto& [number, path] : Numbered(directory, "supervisor-", ".ledger")) {
     const absl::StatusOr<std::string> bytes = ReadRegularFile(path);
-    const absl::StatusOr<SupervisorLog> log =
+    absl::StatusOr<SupervisorLog> log =
         bytes.ok() ? ParseSupervisorLedger(*bytes) : absl::StatusOr<SupervisorLog>(bytes.status());
     if (!log.ok()) {
       Note(absl::StrCat(path, " is left out: ", std::string(log.status().message())), notes);
       continue;
     }
     for (const std::string& damage : log->damage) Note(path + ": " + damage, notes);
-    for (const SupervisedAttempt& supervised : log->attempts) {
-      AttemptLog& attempt = (*attempts)[supervised.attempt];
-      attempt.attempt = supervised.attempt;
-      JoinSupervisor(*log, supervised, &attempt);
-    }
+    log->begin.supervisor = number;
+    supervisors.push_back(*std::move(log));
   }
+  return supervisors;
 }
 
 }  // namespace
 
+RunLog JoinLedgers(std::map<int, std::vector<RankLedger>> ranks,
+                   const std::vector<SupervisorLog>& supervisors) {
+  std::map<int, AttemptLog> attempts;
+  for (auto& [attempt, ledgers] : ranks) {
+    if (!ledgers.empty()) attempts[attempt] = JoinRanks(attempt, std::move(ledgers));
+  }
+  for (const SupervisorLog& log : supervisors) {
+    for (const SupervisedAttempt& supervised : log.attempts) {
+      AttemptLog& attempt = attempts[supervised.attempt];
+      attempt.attempt = supervised.attempt;
+      JoinSupervisor(log, supervised, &attempt);
+    }
+  }
+  RunLog joined;
+  for (auto& [number, attempt] : attempts) {
+    const AttemptLog* before = joined.attempts.empty() ? nullptr : &joined.attempts.back();
+    if (before != nullptr) SetGap(*before, &attempt);
+    SetWaits(before, &attempt);
+    joined.attempts.push_back(std::move(attempt));
+  }
+  return joined;
+}
+
 absl::StatusOr<RunLedger> ReadLedger(const std::string& run_directory) {
   RunLedger result;
   const std::string directory = run_directory + "/ledger";
-  std::map<int, AttemptLog> attempts;
+  std::map<int, std::vector<RankLedger>> ranks;
   for (const auto& [attempt, path] : Numbered(directory, "attempt-", "")) {
-    std::vector<RankLedger> ranks = ReadRanks(path, attempt, &result.notes);
-    if (ranks.empty()) {
+    ranks[attempt] = ReadRanks(path, attempt, &result.notes);
+    if (ranks[attempt].empty()) {
       Note(path + " is left out: no rank's ledger in it can be read", &result.notes);
-      continue;
     }
-    attempts[attempt] = JoinRanks(attempt, std::move(ranks));
   }
-  JoinSupervisors(directory, &attempts, &result.notes);
-  for (auto& [number, attempt] : attempts) {
-    const AttemptLog* before = result.log.attempts.empty() ? nullptr : &result.log.attempts.back();
-    if (before != nullptr) SetGap(*before, &attempt);
-    SetWaits(before, &attempt);
-    result.log.attempts.push_back(std::move(attempt));
-  }
+  result.log = JoinLedgers(std::move(ranks), ReadSupervisors(directory, &result.notes));
   if (!result.log.attempts.empty()) return result;
   std::string message =
       absl::StrCat("no goodput ledger in ", directory, ": wanted attempt-<a>/rank-<r>.ledger; is ",

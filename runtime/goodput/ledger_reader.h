@@ -10,6 +10,7 @@
 // attempts is told by the supervisor's monotonic clock, else by that of a kernel that ran in both;
 // only without either by wall clocks, and the log says so.
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "runtime/goodput/ledger.h"
 #include "runtime/goodput/run_log.h"
+#include "runtime/goodput/supervisor_ledger.h"
 
 namespace muster::runtime {
 
@@ -36,6 +38,11 @@ struct RunLedger {
   RunLog log;
   std::vector<std::string> notes;  // for people: damage, files and attempts left out
 };
+
+// What the files of a run say together: each attempt's ranks, in order, and the supervisors, in the
+// order of their numbers. Where two of them claim one attempt the later is right.
+RunLog JoinLedgers(std::map<int, std::vector<RankLedger>> ranks,
+                   const std::vector<SupervisorLog>& supervisors);
 
 // All attempts, ranks and supervisors under "<run>/ledger". Errors: NotFound if there is no ledger
 // that can be read, with what was found instead.

@@ -55,6 +55,16 @@ Placement Place(const SupervisorLog& log, const SupervisedAttempt& supervised,
   return PlaceByCauses(log, supervised, attempt);
 }
 
+// The end of an attempt that still runs, or whose supervisor died too: as far as records go.
+int64_t LastSign(const SupervisedAttempt& supervised, int64_t offset, const AttemptLog& attempt) {
+  int64_t last = std::max(
+      {supervised.begin_ns, supervised.spawn_ns.value_or(0), supervised.kill_ns.value_or(0)});
+  if (supervised.failure) last = std::max(last, supervised.failure->detected_ns);
+  last += offset;
+  for (const RankLog& rank : attempt.ranks) last = std::max(last, rank.end_ns);
+  return last;
+}
+
 Failure Moved(Failure failure, int64_t by_ns) {
   failure.happened_ns += by_ns;
   failure.detected_ns += by_ns;
@@ -100,14 +110,10 @@ void JoinSupervisor(const SupervisorLog& log, const SupervisedAttempt& supervise
   attempt->spares_in = supervised.spares;
   attempt->hosts = supervised.hosts;
   attempt->scheduler = log.begin.scheduler;
+  if (!supervised.end_ns) attempt->end_ns = LastSign(supervised, offset, *attempt);
   if (attempt->ranks.empty()) {
     attempt->world_size = supervised.world_size;
     attempt->clock = {log.begin.host, log.begin.boot};
-    // A supervisor that died too: as far as its records go.
-    if (!attempt->end_ns) {
-      attempt->end_ns = std::max(
-          {begin, supervised.spawn_ns.value_or(begin), supervised.kill_ns.value_or(begin)});
-    }
     const int64_t wall_offset = log.begin_realtime_ns - log.begin_monotonic_ns;
     attempt->begin_realtime_ns = begin + wall_offset;
     if (!supervised.end_ns) attempt->end_realtime_ns = *attempt->end_ns + wall_offset;
