@@ -4,13 +4,13 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <map>
 
 #include "runtime/goodput/attribution.h"
 #include "runtime/goodput/charge.h"
 #include "runtime/goodput/ledger_reader.h"
 #include "runtime/goodput/ledger_record.h"
 #include "runtime/goodput/report.h"
-#include "runtime/goodput/supervised.h"
 #include "runtime/goodput/supervisor_ledger.h"
 #include "tests/support/runtime/run_simulator.h"
 #include "tests/support/runtime/scratch_directory.h"
@@ -21,32 +21,24 @@ namespace {
 constexpr uint64_t kRuns = 3000;
 
 RunLog LogOf(const SimulatedRun& run) {
-  RunLog log;
-  SupervisorLog supervisor;
-  if (!run.supervisor.empty()) {
-    const absl::StatusOr<SupervisorLog> parsed = ParseSupervisorLedger(run.supervisor);
+  std::vector<SupervisorLog> supervisors;
+  for (const std::string& bytes : run.supervisors) {
+    absl::StatusOr<SupervisorLog> parsed = ParseSupervisorLedger(bytes);
     EXPECT_TRUE(parsed.ok()) << parsed.status();
     EXPECT_TRUE(parsed->damage.empty()) << parsed->damage[0];
-    EXPECT_EQ(parsed->attempts.size(), run.ledgers.size());
-    supervisor = *parsed;
+    supervisors.push_back(*std::move(parsed));
   }
+  std::map<int, std::vector<RankLedger>> ranks;
   for (size_t a = 0; a < run.ledgers.size(); ++a) {
-    AttemptLog& attempt = log.attempts.emplace_back();
-    attempt.attempt = static_cast<int>(a);
-    attempt.world_size = run.world_size;
     for (const std::string& bytes : run.ledgers[a]) {
       if (bytes.empty()) continue;
       absl::StatusOr<RankLedger> ledger = ParseRankLedger(bytes);
       EXPECT_TRUE(ledger.ok()) << ledger.status();
       EXPECT_TRUE(ledger->damage.empty()) << ledger->damage[0];
-      attempt.clock = {ledger->begin.host, ledger->begin.boot};
-      attempt.ranks.push_back(std::move(ledger->log));
-    }
-    if (a < supervisor.attempts.size()) {
-      JoinSupervisor(supervisor, supervisor.attempts[a], &attempt);
+      ranks[static_cast<int>(a)].push_back(*std::move(ledger));
     }
   }
-  return log;
+  return JoinLedgers(std::move(ranks), supervisors);
 }
 
 // What differs from the truth; empty if nothing does.
@@ -90,6 +82,15 @@ std::string Differences(const SimulatedRun& truth, const Attribution& found) {
   compare("planned teardown", truth.uncharged.teardown, found.uncharged.teardown);
   compare("unrecovered", truth.uncharged.unrecovered, found.uncharged.unrecovered);
   compare("uncharged", truth.uncharged.Total(), found.uncharged.Total());
+  for (const AttributedStep& step : found.steps) {
+    if (step.at_risk != truth.at_risk.contains(step.step)) {
+      text += "step " + std::to_string(step.step) + " at risk\n";
+    }
+  }
+  for (size_t a = 0; a < found.attempts.size(); ++a) {
+    if (found.attempts[a].gap_by_wall_clock) continue;
+    compare("gap " + std::to_string(a), truth.gaps[a], found.attempts[a].gap_before_ns);
+  }
   if (truth.productive_flops != found.productive_flops) text += "flops differ\n";
   if (truth.productive_steps != found.productive_steps) text += "steps kept differ\n";
   return text;
@@ -97,7 +98,7 @@ std::string Differences(const SimulatedRun& truth, const Attribution& found) {
 
 TEST(Conservation, SimulatedRunsAreAttributedToTheNanosecond) {
   SimulatedRun seen;  // sums over runs
-  int several_attempts = 0, multi_rank = 0;
+  int several_attempts = 0, steps_at_risk = 0, gaps = 0;
   size_t most_attempts = 0;
   for (uint64_t seed = 1; seed <= kRuns; ++seed) {
     const SimulatedRun run = Simulate(seed);
@@ -107,7 +108,10 @@ TEST(Conservation, SimulatedRunsAreAttributedToTheNanosecond) {
     ASSERT_EQ(Differences(run, *found), "") << "seed " << seed;
     several_attempts += run.ledgers.size() > 1 ? 1 : 0;
     most_attempts = std::max(most_attempts, run.ledgers.size());
-    multi_rank += run.world_size > 1 ? 1 : 0;
+    steps_at_risk += static_cast<int>(run.at_risk.size());
+    for (const AttributedAttempt& attempt : found->attempts) {
+      gaps += attempt.gap_before_ns > 0 && !attempt.gap_by_wall_clock ? 1 : 0;
+    }
     seen.crashes += run.crashes;
     seen.hangs += run.hangs;
     seen.fallbacks += run.fallbacks;
@@ -116,14 +120,23 @@ TEST(Conservation, SimulatedRunsAreAttributedToTheNanosecond) {
     seen.skipped += run.skipped;
     seen.stalls += run.stalls;
     seen.failed_starts += run.failed_starts;
+    seen.stops += run.stops;
+    seen.supervisor_deaths += run.supervisor_deaths;
+    seen.shrinks += run.shrinks;
+    seen.spares_in += run.spares_in;
+    seen.several_hosts += run.several_hosts;
+    seen.several_ranks += run.several_ranks;
     seen.time += run.time;
   }
   // The simulation has shown what it is for.
   EXPECT_GT(several_attempts, 1000);
-  EXPECT_GT(multi_rank, 2000);
+  EXPECT_GT(seen.several_ranks, 2000);
+  EXPECT_GT(gaps, 1000);
   EXPECT_EQ(most_attempts, 400u);
-  for (const int count : {seen.crashes, seen.hangs, seen.fallbacks, seen.rewinds, seen.lost_ledgers,
-                          seen.skipped, seen.stalls, seen.failed_starts}) {
+  for (const int count :
+       {seen.crashes, seen.hangs, seen.fallbacks, seen.rewinds, seen.lost_ledgers, seen.skipped,
+        seen.stalls, seen.failed_starts, seen.stops, seen.supervisor_deaths, seen.shrinks,
+        seen.spares_in, seen.several_hosts, steps_at_risk}) {
     EXPECT_GT(count, 100);
   }
   EXPECT_GT(seen.time.At(StepFate::kRework), 0);
@@ -144,8 +157,9 @@ TEST(Conservation, TheSameHoldsThroughFilesAndTheReport) {
         WriteWhole(directory + "/" + LedgerFileName(static_cast<int>(r)), run.ledgers[a][r]);
       }
     }
-    if (!run.supervisor.empty()) {
-      WriteWhole(scratch.path() + "/ledger/" + SupervisorFileName(0), run.supervisor);
+    for (size_t k = 0; k < run.supervisors.size(); ++k) {
+      WriteWhole(scratch.path() + "/ledger/" + SupervisorFileName(static_cast<int>(k)),
+                 run.supervisors[k]);
     }
     const absl::StatusOr<RunReport> report = ReportOf(scratch.path());
     ASSERT_TRUE(report.ok()) << report.status();

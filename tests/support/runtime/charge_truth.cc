@@ -23,7 +23,7 @@ Between Look(const std::vector<SimulatedAttempt>& attempts, size_t from, size_t 
 
 }  // namespace
 
-void AddFailures(const std::vector<SimulatedAttempt>& attempts,
+void AddFailures(const std::vector<SimulatedAttempt>& attempts, const std::set<int64_t>& executed,
                  std::map<int64_t, StepCharge>* charges, Uncharged* rest) {
   rest->start_up += attempts[0].start_up;
   size_t from = 0;
@@ -31,7 +31,10 @@ void AddFailures(const std::vector<SimulatedAttempt>& attempts,
     if (!attempts[to].first_step) continue;
     const Between between = Look(attempts, from, to);
     std::vector<int64_t> payers = attempts[to].undone;
-    if (payers.empty() && between.failed) payers = {*attempts[to].first_step};
+    if (payers.empty() && between.failed) {
+      if (!executed.contains(*attempts[to].first_step)) continue;  // nobody came so far
+      payers = {*attempts[to].first_step};
+    }
     if (payers.empty()) {
       rest->start_up += between.start_ups;
       rest->teardown += between.endings;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "runtime/goodput/attribution.h"
@@ -15,13 +16,13 @@ struct SimulatedAttempt {
   DeviceNs start_up = 0;              // launch to warm-up
   DeviceNs ending = 0;                // detect and teardown
   bool failed = false;                // or was planned to end
-  std::optional<int64_t> first_step;  // that it executed
+  std::optional<int64_t> first_step;  // that it went on with, though it may not have begun it
   std::vector<int64_t> undone;        // steps that it was the first to roll back, ascending
 };
 
-// Adds the shares of failures to `charges`, by step, and what no step is charged with of start-up,
-// teardown and failures to `rest`.
-void AddFailures(const std::vector<SimulatedAttempt>& attempts,
+// `executed`: the steps that any attempt began. Adds the shares of failures to `charges`, by step,
+// and what no step is charged with of start-up, teardown and failures to `rest`.
+void AddFailures(const std::vector<SimulatedAttempt>& attempts, const std::set<int64_t>& executed,
                  std::map<int64_t, StepCharge>* charges, Uncharged* rest);
 
 }  // namespace muster::runtime

@@ -57,6 +57,15 @@ class LedgerBytes {
                .PutI64(job.submitted_s)
                .PutI64(job.started_s));
   }
+  void Checkpoint(int64_t at_ns, const CheckpointEvent& event) {
+    Append(Record(RecordType::kCheckpoint, at_ns)
+               .PutU8(static_cast<uint8_t>(event.act))
+               .PutI64(event.id.step)
+               .PutI32(event.id.attempt)
+               .PutI64(event.parent.step)
+               .PutI32(event.parent.attempt)
+               .PutI64(event.bytes));
+  }
   void Heartbeat(int64_t at_ns) { Append(Record(RecordType::kHeartbeat, at_ns)); }
   void OfUnknownType(int64_t at_ns, uint8_t type) {
     Append(Record(static_cast<RecordType>(type), at_ns).PutU64(7));
@@ -89,10 +98,10 @@ class LedgerBytes {
 class SupervisorBytes {
  public:
   SupervisorBytes(const std::string& host, int64_t at_ns, int64_t realtime_offset_ns,
-                  uint64_t boot = 0, const SchedulerJob& scheduler = {})
+                  uint64_t boot = 0, const SchedulerJob& scheduler = {}, int number = 0)
       : offset_ns_(realtime_offset_ns) {
     Append(Record(SupervisorRecord::kBegin, at_ns)
-               .PutI32(0)
+               .PutI32(number)
                .PutU64(0)
                .PutI32(scheduler.restarts)
                .PutText(scheduler.id, kMaxPeakLabelBytes)
@@ -121,6 +130,9 @@ class SupervisorBytes {
                .PutI32(host.devices)
                .PutI32(host.ranks)
                .PutText(host.name, kMaxHostBytes));
+  }
+  void SpareIn(int64_t at_ns, int attempt, const std::string& host) {
+    Append(Record(SupervisorRecord::kSpareIn, at_ns).PutI32(attempt).PutText(host, kMaxHostBytes));
   }
   void Exit(int64_t at_ns, int attempt, int rank, int status) {
     Append(Record(SupervisorRecord::kExit, at_ns).PutI32(attempt).PutI32(rank).PutI32(status));

@@ -1,11 +1,15 @@
 #pragma once
-// Simulates training runs of several ranks and attempts with crashes, hangs, stalls, skipped steps,
-// going back within an attempt, falling back to older checkpoints and lost ledgers; every second
-// one under a supervisor, where starts may fail, too; some with up to 400 attempts. It knows what
-// each nanosecond was for, and writes the ledgers that the ranks and the supervisor would have
-// left.
+// Simulates training runs of several ranks, hosts and attempts: crashes, hangs, stalls, skipped
+// steps, going back within an attempt, falling back to older checkpoints, requests to stop, lost
+// ledgers. Every second one is under a supervisor: starts may fail, spare hosts come in, worlds
+// shrink, and the supervisor itself may die and be followed by another. Some have up to 400
+// attempts. Hosts have monotonic clocks of their own, and wall clocks that jump. A simulation knows
+// what each nanosecond was for and what each step is charged with, and writes the ledgers that
+// ranks and supervisors would have left.
 #include <cstdint>
 #include <map>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -14,9 +18,8 @@
 namespace muster::runtime {
 
 struct SimulatedRun {
-  int world_size = 1;
   std::vector<std::vector<std::string>> ledgers;  // [attempt][rank]; empty: no file
-  std::string supervisor;                         // its ledger; empty: none
+  std::vector<std::string> supervisors;           // their ledgers
 
   // The truth.
   DeviceTime time;
@@ -25,11 +28,14 @@ struct SimulatedRun {
   int64_t productive_steps = 0;
   std::map<int64_t, StepCharge> charges;  // by step
   std::map<int64_t, double> goodput;      // of the kept steps
+  std::set<int64_t> at_risk;
   Uncharged uncharged;
+  std::vector<int64_t> gaps;  // before each attempt
 
   // What happened, so that a test can see that all of it did.
   int crashes = 0, hangs = 0, fallbacks = 0, rewinds = 0, lost_ledgers = 0, skipped = 0;
-  int stalls = 0, failed_starts = 0;
+  int stalls = 0, failed_starts = 0, stops = 0;
+  int supervisor_deaths = 0, shrinks = 0, spares_in = 0, several_hosts = 0, several_ranks = 0;
 };
 
 SimulatedRun Simulate(uint64_t seed);
