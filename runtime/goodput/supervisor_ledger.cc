@@ -38,10 +38,10 @@ class FileSupervisorLedger final : public SupervisorLedger {
                .PutI64(begin.scheduler.submitted_s)
                .PutI64(begin.scheduler.started_s));
   }
+  ~FileSupervisorLedger() override { Sync(); }
 
   void AttemptBegin(int attempt, int world_size) override {
     Append(New(SupervisorRecord::kAttemptBegin).PutI32(attempt).PutI32(world_size));
-    Sync();
   }
   void Host(int attempt, const AttemptHost& host) override {
     Append(New(SupervisorRecord::kHost)
@@ -52,6 +52,7 @@ class FileSupervisorLedger final : public SupervisorLedger {
   }
   void Spawn(int attempt, int64_t pid) override {
     Append(New(SupervisorRecord::kSpawn).PutI32(attempt).PutI64(pid));
+    Sync();
   }
   void Exit(int attempt, int rank, int status) override {
     Append(New(SupervisorRecord::kExit).PutI32(attempt).PutI32(rank).PutI32(status));
@@ -78,7 +79,6 @@ class FileSupervisorLedger final : public SupervisorLedger {
                .PutI32(attempt)
                .PutI32(exit_code)
                .PutU8(static_cast<uint8_t>(action)));
-    Sync();
   }
   absl::Status status() const override { return status_; }
   int number() const override { return number_; }

@@ -52,8 +52,8 @@ struct AttemptHost {
 };
 
 // Like LedgerWriter, a write error never stops a run: it is logged once and kept in status(). It is
-// synced where no rank runs and nobody is kept waiting, as an attempt begins and as it ends: not by
-// a thread, of which a process that forks had better have none.
+// synced while ranks start up, and as it ends, where nobody is kept waiting: not by a thread, of
+// which a process that forks had better have none.
 class SupervisorLedger {
  public:
   // Takes the next free number. Errors: the directory cannot be written.

@@ -54,7 +54,7 @@ std::atomic<int> passed_on{0};
 }
 
 [[noreturn]] void RunStarter(const ForkedRanks::Function& function, const StartPlan& plan,
-                             const std::string& run_directory) {
+                             const std::string& run_directory, int linger_ms) {
   setpgid(0, 0);
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   sigset_t none;
@@ -74,13 +74,16 @@ std::atomic<int> passed_on{0};
     int status = 0;
     const pid_t ended = waitpid(-1, &status, 0);
     if (const int number = passed_on.exchange(0)) {
+      if (number == SIGTERM && linger_ms > 0) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(linger_ms));
+      }
       for (const pid_t rank : ranks) kill(rank, number == SIGTERM ? SIGKILL : number);
     }
     if (ended < 0) continue;
     --left;
     const bool died = WIFSIGNALED(status);
     if (code == 0) code = died ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-    if (died) {
+    if (died && linger_ms < 0) {
       for (const pid_t rank : ranks) kill(rank, SIGKILL);
     }
   }
@@ -108,7 +111,7 @@ absl::StatusOr<pid_t> ForkedRanks::Start(const StartPlan& plan) {
   plans_.push_back(plan);
   const pid_t starter = fork();
   if (starter == 0 && fails) _exit(1);
-  if (starter == 0) RunStarter(function_, plan, run_directory_);
+  if (starter == 0) RunStarter(function_, plan, run_directory_, linger_ms_);
   if (starter < 0) return absl::UnavailableError("fork failed");
   setpgid(starter, starter);
   return starter;

@@ -29,6 +29,8 @@ class ForkedRanks : public HostStart {
       : function_(std::move(function)),
         run_directory_(std::move(run_directory)),
         fail_(std::move(fail)) {}
+  // When one dies, the others live on until the supervisor ends the job, and then so long.
+  void LeaveOthersAlive(int linger_ms) { linger_ms_ = linger_ms; }
   absl::StatusOr<pid_t> Start(const StartPlan& plan) override;
   const std::vector<StartPlan>& plans() const { return plans_; }
 
@@ -36,6 +38,7 @@ class ForkedRanks : public HostStart {
   Function function_;
   const std::string run_directory_;
   const std::vector<int> fail_;
+  int linger_ms_ = -1;  // at once
   std::vector<StartPlan> plans_;
 };
 
