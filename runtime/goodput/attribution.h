@@ -99,8 +99,8 @@ struct AttributedAttempt {
   std::vector<AttemptHost> hosts;
   SchedulerJob scheduler;
   int64_t alloc_wait_ns = 0, queued_ns = 0;  // see AttemptLog; the first is allocated
-  int spare_devices = 0;                     // on hosts without ranks
-  int devices() const { return world_size + spare_devices; }
+  int64_t spare_devices = 0;                 // on hosts without ranks
+  int64_t devices() const { return world_size + spare_devices; }
   DeviceNs allocated() const { return DeviceNs{end_ns - begin_ns + alloc_wait_ns} * devices(); }
 };
 

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/error.h"
 #include "runtime/goodput/ledger_files.h"
+#include "runtime/goodput/record_scan.h"
 #include "runtime/goodput/supervised.h"
 #include "runtime/goodput/supervisor_ledger.h"
 
@@ -104,10 +105,10 @@ AttemptLog JoinRanks(int attempt, std::vector<RankLedger> ranks) {
     if (&kernel != &reference) {
       const ClockOffset &own = kernel.to_rank_0, &other = reference.to_rank_0;
       const bool met = own.uncertainty_ns >= 0 && other.uncertainty_ns >= 0;
-      Shift(
-          met ? own.offset_ns - other.offset_ns : kernel.wall_offset_ns - reference.wall_offset_ns,
-          &rank.log);
-      if (!met) joined.clock_bound_ns.reset();
+      const int64_t offset_ns =
+          met ? own.offset_ns - other.offset_ns : kernel.wall_offset_ns - reference.wall_offset_ns;
+      if (IsOffset(offset_ns)) Shift(offset_ns, &rank.log);
+      if (!met || !IsOffset(offset_ns)) joined.clock_bound_ns.reset();
       if (joined.clock_bound_ns) {
         joined.clock_bound_ns =
             std::max(*joined.clock_bound_ns, own.uncertainty_ns + other.uncertainty_ns);

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 
 #include "kernels/base/error.h"
@@ -96,9 +95,8 @@ std::optional<AttemptBegin> ParseAttemptBegin(std::string_view payload) {
     begin.clock.offset_ns = fields.Take<int64_t>();
     begin.clock.uncertainty_ns = fields.Take<int64_t>();
   }
-  const bool sane_clock = std::abs(begin.clock.offset_ns) < kMaxClockNs &&
-                          begin.clock.uncertainty_ns >= -1 &&
-                          begin.clock.uncertainty_ns < kMaxClockNs;
+  const bool sane_clock = IsOffset(begin.clock.offset_ns) && begin.clock.uncertainty_ns >= -1 &&
+                          IsOffset(begin.clock.uncertainty_ns);
   const bool sane = begin.attempt >= 0 && begin.rank >= 0 && begin.rank < begin.world_size &&
                     std::isfinite(begin.peak_flops) && begin.peak_flops >= 0 && sane_clock;
   if (!fields.ok() || !sane) return std::nullopt;

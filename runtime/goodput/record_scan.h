@@ -16,6 +16,8 @@ namespace muster::runtime {
 constexpr int64_t kMaxClockNs = int64_t{1} << 61;
 // What a record may hold as a reading of a clock.
 inline bool IsClock(int64_t ns) { return ns >= 0 && ns < kMaxClockNs; }
+// What may lie between two clocks: what is moved by so much is still far from wrapping.
+inline bool IsOffset(int64_t ns) { return ns > -kMaxClockNs / 2 && ns < kMaxClockNs / 2; }
 // The same of a wall clock, in seconds.
 inline bool IsUnixSeconds(int64_t s) { return s >= 0 && s < kMaxClockNs / 1'000'000'000; }
 

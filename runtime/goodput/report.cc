@@ -271,13 +271,13 @@ absl::StatusOr<OwnProjection> ProjectionOfRun(const RunReport& report) {
     const double all =
         Seconds(attempt.end_ns - attempt.begin_ns + attempt.alloc_wait_ns + attempt.gap_before_ns);
     seconds += all;
-    device_seconds += all * attempt.devices();
+    device_seconds += all * static_cast<double>(attempt.devices());
   }
   const AttributedAttempt& first = run.attempts.front();
   const double start = Seconds(first.first_step_begin_ns.value_or(first.end_ns) - first.begin_ns +
                                first.alloc_wait_ns);
   seconds -= start;
-  device_seconds -= start * first.devices();
+  device_seconds -= start * static_cast<double>(first.devices());
   const double productive = Seconds(run.total.At(StepFate::kProductive));
   own.model.mttf_seconds = seconds / static_cast<double>(run.attempts.size() - 1);
   own.interval_seconds = productive * (seconds / device_seconds) /

@@ -51,7 +51,8 @@ std::string FlopRate(double flops) {
 std::string Title(const RunReport& report) {
   const Attribution& run = report.attribution;
   double wall = 0;
-  int devices = 0, spares = 0;
+  int devices = 0;
+  int64_t spares = 0;
   for (const AttributedAttempt& attempt : run.attempts) {
     wall += Seconds(attempt.end_ns - attempt.begin_ns);
     devices = std::max(devices, attempt.world_size);

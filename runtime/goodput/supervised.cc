@@ -4,6 +4,8 @@
 #include <limits>
 #include <optional>
 
+#include "runtime/goodput/record_scan.h"
+
 namespace muster::runtime {
 namespace {
 
@@ -52,7 +54,8 @@ Placement PlaceByCauses(const SupervisorLog& log, const SupervisedAttempt& super
 Placement Place(const SupervisorLog& log, const SupervisedAttempt& supervised,
                 const AttemptLog& attempt) {
   if (attempt.ranks.empty() || attempt.clock == ClockId{log.begin.host, log.begin.boot}) return {};
-  return PlaceByCauses(log, supervised, attempt);
+  const Placement placed = PlaceByCauses(log, supervised, attempt);
+  return IsOffset(placed.offset_ns) ? placed : Placement{0, std::nullopt};
 }
 
 // The end of an attempt that still runs, or whose supervisor died too: as far as records go.

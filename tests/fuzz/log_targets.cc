@@ -1,13 +1,17 @@
 // What runs leave behind: ledgers and collective logs.
 #include <algorithm>
 #include <cstring>
+#include <map>
+#include <vector>
 
 #include "kernels/base/error.h"
 #include "parallel/comm/collective_record.h"
 #include "parallel/comm/hang_report.h"
 #include "runtime/goodput/ledger_reader.h"
 #include "runtime/goodput/ledger_record.h"
+#include "runtime/goodput/report.h"
 #include "runtime/goodput/supervisor_ledger.h"
+#include "runtime/goodput/supervisor_record.h"
 #include "tests/fuzz/target.h"
 
 namespace muster::fuzz {
@@ -31,15 +35,47 @@ std::string WithChecksums(std::string_view bytes) {
   return out;
 }
 
+// Where the next record of type `begin` starts behind `at`: another file's first.
+size_t NextBegin(std::string_view file, size_t at) {
+  for (++at; at < file.size(); ++at) {
+    const auto record = runtime::ParseRecord(file.substr(at));
+    if (!record) continue;
+    if (record->type == static_cast<uint8_t>(runtime::RecordType::kAttemptBegin) ||
+        record->type == static_cast<uint8_t>(runtime::SupervisorRecord::kBegin)) {
+      return at;
+    }
+  }
+  return at;
+}
+
 }  // namespace
 
 int Ledger(std::string_view bytes) {
   if (bytes.empty()) return 0;
   const bool raw = bytes[0] % 2 == 0;
   const std::string file = raw ? std::string(bytes.substr(1)) : WithChecksums(bytes.substr(1));
-  const auto rank = runtime::ParseRankLedger(file);
-  if (rank.ok()) MUSTER_CHECK(rank->records >= 1);
-  (void)runtime::ParseSupervisorLedger(file).ok();
+  std::map<int, std::vector<runtime::RankLedger>> ranks;
+  std::vector<runtime::SupervisorLog> supervisors;
+  // Records of both kinds may stand in one file: each reader takes its own.
+  for (size_t at = 0; at < file.size(); at = NextBegin(file, at)) {
+    auto rank = runtime::ParseRankLedger(std::string_view(file).substr(at));
+    auto supervisor = runtime::ParseSupervisorLedger(std::string_view(file).substr(at));
+    if (supervisor.ok()) supervisors.push_back(*std::move(supervisor));
+    if (!rank.ok()) continue;
+    MUSTER_CHECK(rank->records >= 1);
+    std::vector<runtime::RankLedger>& attempt = ranks[rank->begin.attempt];
+    if (attempt.empty() || (rank->begin.rank > attempt.back().begin.rank &&
+                            rank->begin.world_size == attempt[0].begin.world_size)) {
+      attempt.push_back(*std::move(rank));
+    }
+  }
+  const auto report =
+      runtime::MakeReport("fuzz", {runtime::JoinLedgers(std::move(ranks), supervisors), {}});
+  // Time is conserved whatever the ledgers say.
+  MUSTER_CHECK(report.status().code() != absl::StatusCode::kInternal) << report.status();
+  if (!report.ok()) return 0;
+  (void)runtime::RenderText(*report);
+  (void)runtime::RenderJson(*report);
   return 0;
 }
 
