@@ -20,7 +20,7 @@ expect_exit() {  # CODE PATTERN COMMAND...: the exit code, and what is said
 
 echo "a MoE job on 8 ranks, dp8 with ep2"
 "${mpi[@]}" -np 8 "$muster" train configs/jobs/tiny-moe.textproto --set mesh.dp=8 --set mesh.ep=2 \
-  --set train.steps=3 --run "$scratch/run" >"$scratch/log"
+  --set recompute.block=true --set train.steps=3 --run "$scratch/run" >"$scratch/log"
 "$muster" report "$scratch/run" --json >"$scratch/report.json"
 python3 - "$scratch" <<'PY'
 import json, struct, sys
@@ -28,7 +28,7 @@ run = sys.argv[1] + "/run"
 steps = [json.loads(line) for line in open(run + "/metrics.jsonl")]
 assert [s["step"] for s in steps] == [1, 2, 3], steps
 for s in steps:
-    for key in "step loss grad_norm lr tokens tokens_per_second step_seconds mfu goodput".split():
+    for key in "step loss grad_norm lr tokens tokens_per_second step_seconds mfu hfu goodput".split():
         assert isinstance(s[key], (int, float)), key
     categories = ("compute exposed_dp exposed_tp exposed_cp exposed_pp exposed_ep bubble imbalance "
                   "data optimizer checkpoint other").split()
@@ -46,6 +46,15 @@ assert 0 < report["goodput"] <= 1
 ns = {k: round(v * 1e9) for k, v in report["device_seconds"].items()}
 assert sum(ns.values()) == round(report["allocated_device_seconds"] * 1e9), ns
 assert len(report["attempts"]) == 1 and report["lost_by_cause"]
+# Steps pay for all but what stands beside; their goodput is measured against a measured peak.
+charged = sum(s["charge_device_ns"] for s in report["steps"])
+assert charged == report["charges"]["charged_device_ns"]
+uncharged = sum(report["charges"]["uncharged_device_ns"].values())
+assert charged + uncharged == report["allocated_device_ns"]
+assert all(s["goodput"] > 0 and not s["at_risk"] for s in report["steps"]) and not report["errors"]
+assert report["hfu"] > report["factors"]["mfu"], "blocks are recomputed"
+batch = report["steps"][0]["sequences"]
+assert [s["first_sequence"] for s in report["steps"]] == [batch, 2 * batch, 3 * batch]
 PY
 for part in config.textproto metrics.jsonl evaluations.jsonl weights/model.safetensors.index.json \
   ledger/attempt-0/rank-7.ledger; do
