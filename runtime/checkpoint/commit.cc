@@ -13,7 +13,7 @@
 #include <memory>
 
 #include "kernels/base/error.h"
-#include "runtime/job/mapped_file.h"
+#include "runtime/job/file_error.h"
 
 namespace muster::runtime {
 namespace {

@@ -20,7 +20,7 @@
 #include "runtime/checkpoint/agreement.h"
 #include "runtime/checkpoint/retention.h"
 #include "runtime/job/atomic_file.h"
-#include "runtime/job/mapped_file.h"
+#include "runtime/job/file_error.h"
 
 namespace muster::runtime {
 namespace {

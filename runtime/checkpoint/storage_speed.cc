@@ -15,7 +15,7 @@
 #include "kernels/device/span.h"
 #include "runtime/checkpoint/reader.h"
 #include "runtime/checkpoint/writer.h"
-#include "runtime/job/mapped_file.h"
+#include "runtime/job/file_error.h"
 
 namespace muster::runtime {
 namespace {

@@ -19,6 +19,7 @@
 #include "runtime/input/tokenizer.h"
 #include "runtime/input/utf8.h"
 #include "runtime/job/atomic_file.h"
+#include "runtime/job/file_error.h"
 #include "runtime/job/mapped_file.h"
 
 namespace muster::runtime {

@@ -30,7 +30,4 @@ class MappedFile {
   size_t size_;
 };
 
-// What an errno of a file operation means: "cannot open x: No such file or directory".
-absl::Status FileError(const std::string& what, int error);
-
 }  // namespace muster::runtime
