@@ -1,3 +1,4 @@
+#include <csignal>
 #include <iostream>
 #include <string>
 #include <vector>
@@ -7,6 +8,7 @@
 #include "launch/commands/all.h"
 
 int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a limit on the size of files fails a write, as a full disk does
   muster::kernels::PrepareProcess();
   return muster::launch::RunCommandLine(std::vector<std::string>(argv + 1, argv + argc),
                                         muster::launch::AllCommands(), {std::cout, std::cerr});

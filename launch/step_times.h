@@ -5,7 +5,6 @@
 // where `step` counts those of the attempt, from 1. A step is missing for a rank if so many ended
 // between two beats that a frame does not hold them.
 #include <cstdint>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <string>
@@ -13,18 +12,19 @@
 
 #include "absl/status/statusor.h"
 #include "runtime/fault/heartbeat_server.h"
+#include "runtime/job/append_file.h"
 
 namespace muster::launch {
 
 class StepTimesFile {
  public:
-  // Errors: the file cannot be written.
+  // Errors: the file cannot be made.
   static absl::StatusOr<std::unique_ptr<StepTimesFile>> Create(const std::string& path);
   void See(const runtime::RankEvent& event);
 
  private:
-  explicit StepTimesFile(std::ofstream file) : file_(std::move(file)) {}
-  std::ofstream file_;
+  explicit StepTimesFile(std::unique_ptr<runtime::AppendFile> file) : file_(std::move(file)) {}
+  const std::unique_ptr<runtime::AppendFile> file_;
   std::map<std::pair<int, int>, int64_t> written_;  // of (attempt, rank): the last step
 };
 

@@ -1,14 +1,8 @@
 #include "runtime/goodput/ledger.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
-#include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <ctime>
 #include <filesystem>
 #include <mutex>
@@ -23,6 +17,7 @@
 #include "runtime/goodput/background_sync.h"
 #include "runtime/goodput/ledger_record.h"
 #include "runtime/goodput/rank_progress.h"
+#include "runtime/job/append_file.h"
 
 namespace muster::runtime {
 namespace {
@@ -41,9 +36,9 @@ int64_t RealtimeNs() {
 
 class FileLedgerWriter final : public LedgerWriter {
  public:
-  FileLedgerWriter(int file, std::string path, RankProgress* progress,
+  FileLedgerWriter(std::unique_ptr<AppendFile> file, RankProgress* progress,
                    std::chrono::milliseconds sync_every)
-      : file_(file), path_(std::move(path)), progress_(progress) {
+      : file_(std::move(file)), progress_(progress) {
     sync_.emplace([this] { Sync(); }, sync_every);
   }
   FileLedgerWriter(const FileLedgerWriter&) = delete;
@@ -52,7 +47,6 @@ class FileLedgerWriter final : public LedgerWriter {
     if (progress_ != nullptr) progress_->Attach(nullptr);
     if (!ended_) End(kNoExitCode);
     sync_.reset();
-    close(file_);
   }
 
   void Begin(const AttemptBegin& begin) {
@@ -154,65 +148,59 @@ class FileLedgerWriter final : public LedgerWriter {
     MUSTER_CHECK(!ended_) << "an attempt ends once";
     ended_ = true;
     Append(RecordBuilder(RecordType::kEnd, MonotonicNs(), RealtimeNs()).PutI32(exit_code));
+    file_->Finish();
   }
 
   absl::Status status() const override {
     const std::lock_guard lock(mutex_);
-    return status_;
+    return file_->first_error();
+  }
+
+  int64_t num_lost() const override {
+    const std::lock_guard lock(mutex_);
+    return file_->num_lost();
   }
 
   int64_t synced_ns() const override { return synced_ns_.load(); }
 
  private:
-  // Without the lock: whoever writes meanwhile does not wait for the disk.
+  // The disk is waited for without the lock: whoever writes meanwhile goes on.
   void Sync() {
     const int64_t begin = MonotonicNs();
-    if (fdatasync(file_) == 0) {
-      synced_ns_.store(begin);
-    } else if (!told_sync_error_.exchange(true)) {
-      kernels::Log(kernels::Severity::kWarning,
-                   "cannot sync the goodput ledger " + path_ + ": " + std::strerror(errno));
+    bool all_written;
+    {
+      const std::lock_guard lock(mutex_);
+      all_written = file_->Flush();
+    }
+    const absl::Status synced = file_->Sync();
+    if (synced.ok() && all_written) synced_ns_.store(begin);
+    if (!synced.ok() && !told_sync_error_.exchange(true)) {
+      kernels::Log(kernels::Severity::kWarning, std::string(synced.message()));
     }
   }
 
   void Append(RecordBuilder& record) {
-    const std::string_view bytes = record.Finish();
-    ssize_t written;
-    do {
-      written = write(file_, bytes.data(), bytes.size());
-    } while (written < 0 && errno == EINTR);
-    if (written == static_cast<ssize_t>(bytes.size())) {
-      file_bytes_ += written;
-      last_record_ns_ = record.monotonic_ns();
-      sync_->Changed();
-      return;
+    last_record_ns_ = record.monotonic_ns();
+    const int64_t lost = file_->num_lost();
+    if (lost > told_lost_ && file_->Flush()) {  // the gap ends in front of this record
+      file_->Append(RecordBuilder(RecordType::kLost, record.monotonic_ns(), RealtimeNs())
+                        .PutI64(lost - std::exchange(told_lost_, lost))
+                        .Finish());
     }
-    const std::string error = written < 0 ? std::strerror(errno)
-                                          : std::to_string(written) + " bytes of " +
-                                                std::to_string(bytes.size()) + " were taken";
-    // A torn record would hide what is appended after it.
-    const bool restored = written <= 0 || ftruncate(file_, file_bytes_) == 0;
-    if (!status_.ok()) return;
-    status_ = absl::UnavailableError(
-        "cannot append to the goodput ledger " + path_ + ": " + error +
-        (restored ? "" : "; a torn record stays in it") +
-        "; training goes on, but the report will lack this rank's time from here");
-    kernels::Log(kernels::Severity::kError, std::string(status_.message()));
+    file_->Append(record.Finish());
+    sync_->Changed();
   }
   void Append(RecordBuilder&& record) { Append(record); }
 
-  const int file_;
-  const std::string path_;
+  const std::unique_ptr<AppendFile> file_;
   RankProgress* const progress_;  // may be null
   mutable std::mutex mutex_;      // the trainer's thread writes; a watchdog may beat
-  absl::Status status_;
-  off_t file_bytes_ = 0;
-  int64_t last_record_ns_ = 0;
+  int64_t last_record_ns_ = 0, told_lost_ = 0;
   bool ended_ = false, in_step_ = false;
   int64_t step_ = 0, step_begin_ns_ = 0;
   std::atomic<int64_t> synced_ns_{0};
   std::atomic<bool> told_sync_error_{false};
-  std::optional<BackgroundSync> sync_;  // ends before the file is closed
+  std::optional<BackgroundSync> sync_;  // ends first
 };
 
 }  // namespace
@@ -250,20 +238,17 @@ absl::StatusOr<std::unique_ptr<LedgerWriter>> LedgerWriter::Create(
                                        error.message() + "; choose another run directory (--run)");
   }
   const std::string path = directory + "/" + LedgerFileName(begin.rank);
-  const int file = open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
-  if (file < 0 && errno == EEXIST) {
+  absl::StatusOr<std::unique_ptr<AppendFile>> file =
+      AppendFile::Open(path, AppendFile::Start::kNew);
+  if (absl::IsAlreadyExists(file.status())) {
     return absl::AlreadyExistsError("the ledger " + path +
                                     " exists: another process runs attempt " +
                                     std::to_string(begin.attempt) +
                                     ", or its number was not counted up; use a new run directory");
   }
-  if (file < 0) {
-    return absl::PermissionDeniedError("cannot create the ledger " + path + ": " +
-                                       std::strerror(errno));
-  }
-  auto writer = std::make_unique<FileLedgerWriter>(file, path, progress, sync_every);
+  RETURN_IF_ERROR(file.status());
+  auto writer = std::make_unique<FileLedgerWriter>(*std::move(file), progress, sync_every);
   writer->Begin(begin);
-  RETURN_IF_ERROR(writer->status());
   if (progress != nullptr) progress->Attach(writer.get());
   return std::unique_ptr<LedgerWriter>(std::move(writer));
 }

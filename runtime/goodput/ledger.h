@@ -9,7 +9,9 @@
 // File: ledger/attempt-<a>/rank-<r>.ledger in the run directory, created exclusively, mode 0600.
 // Record, little-endian: u16 payload bytes, u8 type, u8 version, u32 checksum (XXH32 of the
 // record with this field zero), i64 monotonic ns, i64 realtime ns, payload; at most 256 bytes.
-// Readers skip unknown types by length; a damaged tail costs the last record, and is reported.
+// Readers skip unknown types by length; a damaged tail costs the last record, and is reported. What
+// a full disk does not take is written late (runtime/job/append_file.h); what had to be given up is
+// counted by a record in its place.
 #include <array>
 #include <chrono>
 #include <cstdint>
@@ -96,7 +98,8 @@ std::array<int64_t, parallel::kNumTimeCategories> TileStep(
 
 class RankProgress;  // runtime/goodput/rank_progress.h
 
-// Thread-safe. A write error never stops a training run: it is logged once and kept in status().
+// Thread-safe. A write error never stops a training run, nor fails its end: it is logged, and kept
+// in status(); the end of a run says how many records are lost.
 class LedgerWriter {
  public:
   // `progress`, if given, hears of every state and step, keeps the ledger alive by its Beat, and
@@ -122,6 +125,7 @@ class LedgerWriter {
   virtual absl::Status status() const = 0;  // the first write error, if any
   // The records that are older (CLOCK_MONOTONIC ns) are on the disk; 0: not known of any.
   virtual int64_t synced_ns() const = 0;
+  virtual int64_t num_lost() const = 0;     // records that will never be written
 };
 
 }  // namespace muster::runtime

@@ -49,10 +49,7 @@ class RankLedgerBuilder {
   }
 
   void Damage(size_t offset, size_t bytes, const char* what) {
-    if (ledger_.damage.size() < kMaxDamage) {
-      ledger_.damage.push_back(absl::StrCat(what, ": ", bytes, " bytes at offset ", offset));
-    }
-    if (!damaged_since_) damaged_since_ = log().end_ns;
+    Note(absl::StrCat(what, ": ", bytes, " bytes at offset ", offset));
   }
 
   RankLedger Finish() {
@@ -62,6 +59,12 @@ class RankLedgerBuilder {
 
  private:
   RankLog& log() { return ledger_.log; }
+
+  // Something is missing since the last record.
+  void Note(std::string what) {
+    if (ledger_.damage.size() < kMaxDamage) ledger_.damage.push_back(std::move(what));
+    if (!damaged_since_) damaged_since_ = log().end_ns;
+  }
 
   bool Apply(const RecordView& record) {
     const int64_t now = record.monotonic_ns;
@@ -109,6 +112,12 @@ class RankLedgerBuilder {
         if (!exit_code) return false;
         BookDamage();
         log().exit_code = exit_code;
+        return true;
+      }
+      case RecordType::kLost: {
+        const std::optional<int64_t> records = ParseLost(record.payload);
+        if (!records) return false;
+        Note(absl::StrCat("the disk did not take ", *records, " records"));
         return true;
       }
     }

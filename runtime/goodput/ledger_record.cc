@@ -194,6 +194,13 @@ std::optional<SchedulerJob> ParseScheduler(std::string_view payload) {
   return job;
 }
 
+std::optional<int64_t> ParseLost(std::string_view payload) {
+  RecordFields fields(payload);
+  const int64_t records = fields.Take<int64_t>();
+  if (!fields.ok() || records < 0) return std::nullopt;
+  return records;
+}
+
 std::string AttemptDirectory(const std::string& run_directory, int attempt) {
   return run_directory + "/ledger/attempt-" + std::to_string(attempt);
 }

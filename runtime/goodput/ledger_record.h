@@ -17,6 +17,7 @@
 //                  bytes
 //   kSkip          i64 step, text reason
 //   kEnd           i32 exit code (kNoExitCode: the writer was closed without one)
+//   kLost          i64 records that the disk did not take, up to this one
 //   kScheduler     text job, i32 restarts, i64 submitted, i64 started (Unix seconds; 0: not told)
 // where text is u8 length, then as many bytes. The last fields of a record may be missing: those of
 // an older writer.
@@ -41,6 +42,7 @@ enum class RecordType : uint8_t {
   kEnd = 6,
   kCheckpoint = 7,
   kSkip = 8,
+  kLost = 9,
   kScheduler = 10,
 };
 
@@ -97,6 +99,7 @@ struct SkipRecord {
 std::optional<SkipRecord> ParseSkip(std::string_view payload);
 std::optional<int32_t> ParseEnd(std::string_view payload);
 std::optional<SchedulerJob> ParseScheduler(std::string_view payload);
+std::optional<int64_t> ParseLost(std::string_view payload);
 
 // "<run>/ledger/attempt-<a>" and "rank-<r>.ledger" in it.
 std::string AttemptDirectory(const std::string& run_directory, int attempt);

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <ctime>
+#include <filesystem>
 #include <map>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -11,8 +13,10 @@
 #include "kernels/device/span.h"
 #include "runtime/goodput/clock.h"
 #include "runtime/goodput/ledger_files.h"
-#include "runtime/goodput/record_file.h"
+#include "runtime/goodput/ledger_record.h"
 #include "runtime/goodput/supervisor_record.h"
+#include "runtime/job/append_file.h"
+#include "runtime/job/file_error.h"
 
 namespace muster::runtime {
 namespace {
@@ -25,7 +29,7 @@ int64_t RealtimeNs() {
 
 class FileSupervisorLedger final : public SupervisorLedger {
  public:
-  FileSupervisorLedger(RecordFile file, const SupervisorBegin& begin)
+  FileSupervisorLedger(std::unique_ptr<AppendFile> file, const SupervisorBegin& begin)
       : file_(std::move(file)), number_(begin.supervisor) {
     Append(New(SupervisorRecord::kBegin)
                .PutI32(begin.supervisor)
@@ -80,7 +84,7 @@ class FileSupervisorLedger final : public SupervisorLedger {
                .PutI32(exit_code)
                .PutU8(static_cast<uint8_t>(action)));
   }
-  absl::Status status() const override { return status_; }
+  absl::Status status() const override { return file_->first_error(); }
   int number() const override { return number_; }
 
  private:
@@ -88,22 +92,14 @@ class FileSupervisorLedger final : public SupervisorLedger {
     return RecordBuilder(static_cast<RecordType>(type), kernels::MonotonicNs(), RealtimeNs());
   }
   void Sync() {
-    const absl::Status synced = file_.Sync();
+    const absl::Status synced = file_->Sync();
     if (!synced.ok()) kernels::Log(kernels::Severity::kWarning, std::string(synced.message()));
   }
-  void Append(RecordBuilder& record) {
-    const absl::Status appended = file_.Append(record);
-    if (appended.ok() || !status_.ok()) return;
-    status_ = appended;
-    kernels::Log(kernels::Severity::kError,
-                 absl::StrCat(std::string(appended.message()),
-                              "; the job goes on, but the report will lack what follows"));
-  }
+  void Append(RecordBuilder& record) { file_->Append(record.Finish()); }
   void Append(RecordBuilder&& record) { Append(record); }
 
-  RecordFile file_;
+  const std::unique_ptr<AppendFile> file_;
   const int number_;
-  absl::Status status_;
 };
 
 }  // namespace
@@ -113,11 +109,13 @@ absl::StatusOr<std::unique_ptr<SupervisorLedger>> SupervisorLedger::Create(
   const std::string directory = run_directory + "/ledger";
   const std::map<int, std::string> taken = Numbered(directory, "supervisor-", ".ledger");
   begin.supervisor = taken.empty() ? 0 : taken.rbegin()->first + 1;
-  ASSIGN_OR_RETURN(RecordFile file,
-                   RecordFile::Create(directory + "/" + SupervisorFileName(begin.supervisor)));
-  auto ledger = std::make_unique<FileSupervisorLedger>(std::move(file), begin);
-  RETURN_IF_ERROR(ledger->status());
-  return std::unique_ptr<SupervisorLedger>(std::move(ledger));
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  if (error) return FileError("make the ledger's directory " + directory, error.value());
+  ASSIGN_OR_RETURN(std::unique_ptr<AppendFile> file,
+                   AppendFile::Open(directory + "/" + SupervisorFileName(begin.supervisor),
+                                    AppendFile::Start::kNew));
+  return std::make_unique<FileSupervisorLedger>(std::move(file), begin);
 }
 
 std::string SupervisorFileName(int supervisor) {

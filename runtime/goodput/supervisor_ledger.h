@@ -51,7 +51,7 @@ struct AttemptHost {
   int ranks = 0;     // that do; none: a spare
 };
 
-// Like LedgerWriter, a write error never stops a run: it is logged once and kept in status(). It is
+// Like LedgerWriter, a write error never stops a run: it is logged, and kept in status(). It is
 // synced while ranks start up, and as it ends, where nobody is kept waiting: not by a thread, of
 // which a process that forks had better have none.
 class SupervisorLedger {

@@ -15,7 +15,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/hash.h"
 #include "runtime/goodput/number_text.h"
-#include "runtime/train/append_file.h"
+#include "runtime/job/append_file.h"
 #include "runtime/train/progress.h"
 #include "runtime/train/tensorboard.h"
 
@@ -68,27 +68,16 @@ TensorBoardWriter::Scalars ScalarsOf(const StepMetrics& metrics) {
 
 class FileMetricsWriter final : public MetricsWriter {
  public:
-  FileMetricsWriter() = default;
-  FileMetricsWriter(const FileMetricsWriter&) = delete;
-  FileMetricsWriter& operator=(const FileMetricsWriter&) = delete;
-  ~FileMetricsWriter() override {
-    if (steps_file_ >= 0) close(steps_file_);
-    if (evaluations_file_ >= 0) close(evaluations_file_);
-  }
-
   absl::Status Open(const std::string& run_directory, const ResolvedJob& job,
                     const MetricsStart& start) {
     std::error_code error;
     std::filesystem::create_directories(run_directory, error);  // opening the files tells the error
-    steps_path_ = run_directory + "/metrics.jsonl";
-    evaluations_path_ = run_directory + "/evaluations.jsonl";
-    ASSIGN_OR_RETURN(steps_file_, OpenForAppendingLines(steps_path_));
-    ASSIGN_OR_RETURN(evaluations_file_, OpenForAppendingLines(evaluations_path_));
+    const auto lines = AppendFile::Start::kLines;
+    ASSIGN_OR_RETURN(steps_, AppendFile::Open(run_directory + "/metrics.jsonl", lines));
+    ASSIGN_OR_RETURN(evaluations_, AppendFile::Open(run_directory + "/evaluations.jsonl", lines));
     if (job.job.log().tensorboard()) {
       ASSIGN_OR_RETURN(tensorboard_, TensorBoardWriter::Create(run_directory + "/tensorboard"));
-      if (start.attempt > 0) {
-        RETURN_IF_ERROR(tensorboard_->BeginAgain(start.first_step, WallSeconds()));
-      }
+      if (start.attempt > 0) tensorboard_->BeginAgain(start.first_step, WallSeconds());
     }
     if (job.job.log().progress()) {
       progress_.emplace(STDOUT_FILENO, job.job.train().steps(), job.job.log().every_steps());
@@ -96,33 +85,29 @@ class FileMetricsWriter final : public MetricsWriter {
     return absl::OkStatus();
   }
 
-  absl::Status Step(const StepMetrics& metrics) override {
-    RETURN_IF_ERROR(AppendWhole(steps_file_, StepLine(metrics) + "\n", steps_path_));
+  void Step(const StepMetrics& metrics) override {
+    steps_->Append(StepLine(metrics) + "\n");
     if (tensorboard_ != nullptr) {
-      RETURN_IF_ERROR(tensorboard_->Write(metrics.step, WallSeconds(), ScalarsOf(metrics)));
+      tensorboard_->Write(metrics.step, WallSeconds(), ScalarsOf(metrics));
     }
     if (progress_) progress_->Step(metrics);
-    return absl::OkStatus();
   }
 
-  absl::Status Evaluation(const EvaluationMetrics& metrics) override {
-    RETURN_IF_ERROR(
-        AppendWhole(evaluations_file_, EvaluationLine(metrics) + "\n", evaluations_path_));
+  void Evaluation(const EvaluationMetrics& metrics) override {
+    evaluations_->Append(EvaluationLine(metrics) + "\n");
     if (tensorboard_ != nullptr) {
-      RETURN_IF_ERROR(tensorboard_->Write(metrics.step, WallSeconds(),
-                                          {{"validation/loss", metrics.validation_loss}}));
+      tensorboard_->Write(metrics.step, WallSeconds(),
+                          {{"validation/loss", metrics.validation_loss}});
     }
     if (progress_) {
       progress_->Line("evaluation at step " + std::to_string(metrics.step) + "  validation loss " +
                       Fixed(metrics.validation_loss, 4) + "  (unigram entropy " +
                       Fixed(metrics.unigram_entropy, 4) + ")");
     }
-    return absl::OkStatus();
   }
 
  private:
-  std::string steps_path_, evaluations_path_;
-  int steps_file_ = -1, evaluations_file_ = -1;
+  std::unique_ptr<AppendFile> steps_, evaluations_;
   std::unique_ptr<TensorBoardWriter> tensorboard_;
   std::optional<Progress> progress_;
 };

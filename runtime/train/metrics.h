@@ -7,7 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "parallel/comm/time_category.h"
 #include "runtime/job/config.h"
@@ -50,8 +49,8 @@ struct MetricsStart {
 };
 
 // Appends to metrics.jsonl (each step), evaluations.jsonl and tensorboard/ in the run directory, a
-// line at a time, and prints progress to stdout as the job's Log says.
-// A line that a crash cut short is cut off first.
+// line at a time, and prints progress to stdout as the job's Log says. A line that a crash cut
+// short is cut off first. A disk that fails meanwhile stops nothing (runtime/job/append_file.h).
 class MetricsWriter {
  public:
   // Errors: the run directory cannot be written.
@@ -59,8 +58,8 @@ class MetricsWriter {
                                                                const ResolvedJob& job,
                                                                const MetricsStart& start = {});
   virtual ~MetricsWriter() = default;
-  virtual absl::Status Step(const StepMetrics& metrics) = 0;
-  virtual absl::Status Evaluation(const EvaluationMetrics& metrics) = 0;
+  virtual void Step(const StepMetrics& metrics) = 0;
+  virtual void Evaluation(const EvaluationMetrics& metrics) = 0;
 };
 
 }  // namespace muster::runtime

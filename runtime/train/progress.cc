@@ -4,11 +4,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <numeric>
+#include <string_view>
 
 #include "absl/strings/str_cat.h"
 #include "runtime/goodput/number_text.h"
-#include "runtime/train/append_file.h"
 
 namespace muster::runtime {
 namespace {
@@ -21,6 +22,16 @@ constexpr char kClearLine[] = "\r\x1b[K";
 int TerminalColumns(int file) {
   winsize size{};
   return isatty(file) == 1 && ioctl(file, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
+}
+
+// A terminal that has gone away, or a full disk behind it, must not end a training run.
+void Show(int file, std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t written = write(file, text.data(), text.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) return;
+    text.remove_prefix(static_cast<size_t>(written));
+  }
 }
 
 }  // namespace
@@ -72,7 +83,7 @@ Progress::Progress(int file, int64_t total_steps, int64_t every_steps)
       terminal_(TerminalColumns(file) > 0) {}
 
 Progress::~Progress() {
-  if (bar_shown_) AppendWhole(file_, kClearLine, "the terminal").IgnoreError();
+  if (bar_shown_) Show(file_, kClearLine);
 }
 
 void Progress::Step(const StepMetrics& metrics) {
@@ -87,18 +98,17 @@ void Progress::Step(const StepMetrics& metrics) {
   if (terminal_ && !last) DrawBar(metrics.step);
 }
 
-// A terminal that has gone away must not end a training run: its errors are ignored.
 void Progress::Line(const std::string& text) {
   const std::string front = bar_shown_ ? kClearLine : "";
   bar_shown_ = false;
-  AppendWhole(file_, front + text + "\n", "the terminal").IgnoreError();
+  Show(file_, front + text + "\n");
 }
 
 void Progress::DrawBar(int64_t step) {
   const double left = recent_step_seconds_ * static_cast<double>(total_steps_ - step);
   // One column stays free: a full last column makes some terminals wrap.
   const std::string bar = ProgressBar(step, total_steps_, left, TerminalColumns(file_) - 1);
-  AppendWhole(file_, kClearLine + bar, "the terminal").IgnoreError();
+  Show(file_, kClearLine + bar);
   bar_shown_ = true;
 }
 

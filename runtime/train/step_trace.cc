@@ -145,18 +145,23 @@ absl::Status StepTrace::Join(const std::string& path) const {
   return file->Commit();
 }
 
-absl::Status StepTrace::Write(const std::string& path) {
-  ASSIGN_OR_RETURN(absl::Status done, Agree(WritePart(path), world_));
-  if (done.ok()) {
-    ASSIGN_OR_RETURN(done, Agree(world_.rank() == 0 ? Join(path) : absl::OkStatus(), world_));
-  }
+void StepTrace::Write(const std::string& path) {
+  const auto agree = [this](const absl::Status& mine) {
+    const absl::StatusOr<absl::Status> agreed = Agree(mine, world_);
+    return agreed.ok() ? *agreed : agreed.status();
+  };
+  absl::Status done = agree(WritePart(path));
+  if (done.ok()) done = agree(world_.rank() == 0 ? Join(path) : absl::OkStatus());
   std::error_code ignored;
   std::filesystem::remove(PartName(path, world_.rank()), ignored);
-  if (done.ok() && world_.rank() == 0) {
+  if (world_.rank() != 0) return;
+  if (done.ok()) {
     kernels::Log(kernels::Severity::kInfo,
                  "traced a step of all ranks: open " + path + " in ui.perfetto.dev");
+  } else {
+    kernels::Log(kernels::Severity::kError,
+                 "training goes on without the trace " + path + ": " + std::string(done.message()));
   }
-  return kernels::Annotate(done, "writing the trace " + path);
 }
 
 }  // namespace muster::runtime

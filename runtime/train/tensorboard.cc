@@ -8,7 +8,6 @@
 #include <system_error>
 
 #include "kernels/base/error.h"
-#include "runtime/train/append_file.h"
 #include "runtime/train/event.pb.h"
 
 namespace muster::runtime {
@@ -64,18 +63,16 @@ absl::StatusOr<std::unique_ptr<TensorBoardWriter>> TensorBoardWriter::Create(
   const auto now = static_cast<int64_t>(time(nullptr));
   const std::string path = directory + "/events.out.tfevents." + std::to_string(now) + "." + host +
                            "." + std::to_string(getpid());
-  ASSIGN_OR_RETURN(const int file, OpenForAppend(path));
-  std::unique_ptr<TensorBoardWriter> writer(new TensorBoardWriter(file, path));
+  ASSIGN_OR_RETURN(std::unique_ptr<AppendFile> file,
+                   AppendFile::Open(path, AppendFile::Start::kAsIs));
   tensorboard::Event version;
   version.set_wall_time(static_cast<double>(now));
   version.set_file_version("brain.Event:2");
-  RETURN_IF_ERROR(AppendWhole(file, FrameRecord(version.SerializeAsString()), path));
-  return writer;
+  file->Append(FrameRecord(version.SerializeAsString()));
+  return std::unique_ptr<TensorBoardWriter>(new TensorBoardWriter(std::move(file)));
 }
 
-TensorBoardWriter::~TensorBoardWriter() { close(file_); }
-
-absl::Status TensorBoardWriter::Write(int64_t step, double wall_seconds, const Scalars& scalars) {
+void TensorBoardWriter::Write(int64_t step, double wall_seconds, const Scalars& scalars) {
   tensorboard::Event event;
   event.set_wall_time(wall_seconds);
   event.set_step(step);
@@ -84,15 +81,15 @@ absl::Status TensorBoardWriter::Write(int64_t step, double wall_seconds, const S
     entry->set_tag(tag);
     entry->set_simple_value(static_cast<float>(value));
   }
-  return AppendWhole(file_, FrameRecord(event.SerializeAsString()), path_);
+  file_->Append(FrameRecord(event.SerializeAsString()));
 }
 
-absl::Status TensorBoardWriter::BeginAgain(int64_t step, double wall_seconds) {
+void TensorBoardWriter::BeginAgain(int64_t step, double wall_seconds) {
   tensorboard::Event event;
   event.set_wall_time(wall_seconds);
   event.set_step(step);
   event.mutable_session_log()->set_status(tensorboard::SessionLog::START);
-  return AppendWhole(file_, FrameRecord(event.SerializeAsString()), path_);
+  file_->Append(FrameRecord(event.SerializeAsString()));
 }
 
 }  // namespace muster::runtime

@@ -1,8 +1,7 @@
 #pragma once
 // Writes scalars as a TensorBoard event file. An event is a serialised tensorboard::Event in the
 // framing of TFRecord: u64 length, masked CRC of the length, the bytes, masked CRC of the bytes
-// (little-endian). A record is one write(2), so that a reader who follows the file, or a crash,
-// sees whole events.
+// (little-endian). Readers who follow the file see whole events (runtime/job/append_file.h).
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -10,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "runtime/job/append_file.h"
 
 namespace muster::runtime {
 
@@ -27,20 +26,16 @@ class TensorBoardWriter {
 
   // Creates "<directory>/events.out.tfevents.<seconds>.<host>.<pid>". Errors: it cannot be created.
   static absl::StatusOr<std::unique_ptr<TensorBoardWriter>> Create(const std::string& directory);
-  ~TensorBoardWriter();
-  TensorBoardWriter(const TensorBoardWriter&) = delete;
-  TensorBoardWriter& operator=(const TensorBoardWriter&) = delete;
 
   // One event with all scalars of a step; wall_seconds: since 1970. Values are stored as float.
-  absl::Status Write(int64_t step, double wall_seconds, const Scalars& scalars);
+  void Write(int64_t step, double wall_seconds, const Scalars& scalars);
   // Readers forget what they had of this step and later ones: a restarted run does them again.
-  absl::Status BeginAgain(int64_t step, double wall_seconds);
-  const std::string& path() const { return path_; }
+  void BeginAgain(int64_t step, double wall_seconds);
+  const std::string& path() const { return file_->path(); }
 
  private:
-  TensorBoardWriter(int file, std::string path) : file_(file), path_(std::move(path)) {}
-  int file_;
-  std::string path_;
+  explicit TensorBoardWriter(std::unique_ptr<AppendFile> file) : file_(std::move(file)) {}
+  const std::unique_ptr<AppendFile> file_;
 };
 
 }  // namespace muster::runtime

@@ -21,6 +21,7 @@
 #include "runtime/goodput/background_sync.h"
 #include "runtime/goodput/ledger_reader.h"
 #include "runtime/goodput/ledger_record.h"
+#include "tests/support/runtime/file_size_limit.h"
 #include "tests/support/runtime/scratch_directory.h"
 #include "tests/support/sanitizers.h"
 
@@ -325,29 +326,74 @@ TEST(Ledger, AStepCostsLittleTimeAndSpace) {
   EXPECT_LE(bytes / kSteps, 1024u);
 }
 
-TEST(Ledger, AFullDiskIsReportedAndTrainingGoesOn) {
-  const ScratchDirectory scratch;
-  const pid_t child = fork();
-  if (child == 0) {
-    const auto writer = LedgerWriter::Create(scratch.path(), ExampleBegin());
-    if (!writer.ok()) _exit(1);
-    signal(SIGXFSZ, SIG_IGN);
-    const rlimit limit{400, 400};  // bytes a file may have
-    setrlimit(RLIMIT_FSIZE, &limit);
-    for (int64_t step = 0; step < 5; ++step) {
-      (*writer)->StepBegin(step);
-      (*writer)->StepEnded(ExampleStep(step));
-    }
-    const absl::Status status = (*writer)->status();
-    const bool told = !status.ok() && status.message().find("rank-0") != absl::string_view::npos;
-    _exit(told ? 0 : 2);
+// Writes steps [first, last], each of some time.
+void WriteSteps(LedgerWriter& writer, int64_t first, int64_t last) {
+  for (int64_t step = first; step <= last; ++step) {
+    writer.StepBegin(step);
+    writer.StepEnded(ExampleStep(step));
   }
-  int status = 0;
-  waitpid(child, &status, 0);
-  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+}
+
+TEST(Ledger, AFullDiskTearsNothingAndWhatItDidNotTakeComesLate) {
+  const ScratchDirectory scratch;
+  const auto writer = MustCreate(scratch.path(), ExampleBegin());
+  const std::string path = PathOf(scratch.path());
+  WriteSteps(*writer, 1, 10);
+  {
+    const FileSizeLimit full(std::filesystem::file_size(path) + 100);
+    testing::internal::CaptureStderr();
+    WriteSteps(*writer, 11, 20);
+    const std::string log = testing::internal::GetCapturedStderr();
+    EXPECT_NE(log.find(path + ": File too large; training goes on"), std::string::npos) << log;
+    EXPECT_TRUE(absl::IsResourceExhausted(writer->status())) << writer->status();
+    const auto meanwhile = ReadLedger(scratch.path());
+    ASSERT_TRUE(meanwhile.ok()) << meanwhile.status();
+    EXPECT_TRUE(meanwhile->notes.empty()) << meanwhile->notes[0];  // no torn record
+  }
+  writer->Enter(State::kTeardown);
+  writer->End(0);
+  EXPECT_EQ(writer->num_lost(), 0);
   const auto ledger = ReadLedger(scratch.path());
   ASSERT_TRUE(ledger.ok()) << ledger.status();
-  EXPECT_TRUE(ledger->notes.empty()) << ledger->notes[0];  // no torn record stayed behind
+  EXPECT_TRUE(ledger->notes.empty()) << ledger->notes[0];
+  EXPECT_EQ(ledger->log.attempts[0].ranks[0].steps.size(), 20u);
+  EXPECT_EQ(ledger->log.attempts[0].ranks[0].exit_code, 0);
+}
+
+// The reader books the time of a gap as unknown, not to the state before it, and says so.
+TEST(Ledger, AGapIsCountedInItsPlaceAndItsTimeIsUnknown) {
+  const ScratchDirectory scratch;
+  const auto writer = MustCreate(scratch.path(), ExampleBegin());
+  WriteSteps(*writer, 1, 10);
+  writer->Enter(State::kEval);
+  constexpr int64_t kLastFull = 20'000;  // more than waits in memory
+  {
+    const FileSizeLimit full(std::filesystem::file_size(PathOf(scratch.path())));
+    WriteSteps(*writer, 11, kLastFull);
+    EXPECT_GT(writer->num_lost(), 0);
+    usleep(20'000);
+  }
+  WriteSteps(*writer, kLastFull + 1, kLastFull + 5);
+  writer->End(0);
+  const auto ledger = ReadLedger(scratch.path());
+  ASSERT_TRUE(ledger.ok()) << ledger.status();
+  ASSERT_EQ(ledger->notes.size(), 1u);
+  const std::string wanted = "did not take " + std::to_string(writer->num_lost()) + " records";
+  EXPECT_NE(ledger->notes[0].find(wanted), std::string::npos) << ledger->notes[0];
+  const RankLog& rank = ledger->log.attempts[0].ranks[0];
+  const int64_t missing = kLastFull + 5 - static_cast<int64_t>(rank.steps.size());
+  EXPECT_GE(2 * missing, writer->num_lost() - 1);
+  EXPECT_LE(2 * missing, writer->num_lost() + 1);
+  EXPECT_EQ(rank.steps.back().step, kLastFull + 5);
+  EXPECT_TRUE(rank.steps.back().finished);
+  int64_t unknown_ns = 0;
+  for (size_t i = 0; i + 1 < rank.phases.size(); ++i) {
+    if (rank.phases[i].state != State::kUnknown) continue;
+    unknown_ns = std::max(unknown_ns, rank.phases[i + 1].begin_ns - rank.phases[i].begin_ns);
+  }
+  EXPECT_GE(unknown_ns, 20'000'000);
+  const auto attribution = Attribute(ledger->log);
+  EXPECT_TRUE(attribution.ok()) << attribution.status();  // time is conserved
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include <sstream>
 
 #include "runtime/train/progress.h"
+#include "tests/support/runtime/file_size_limit.h"
 #include "tests/support/runtime/scratch_directory.h"
 
 namespace muster::runtime {
@@ -111,9 +112,9 @@ TEST(Metrics, FilesHoldALineAStepAndEvaluationsApart) {
     for (int step = 1; step <= 3; ++step) {
       StepMetrics metrics = ExampleStep();
       metrics.step = step;
-      ASSERT_TRUE((*writer)->Step(metrics).ok());
+      (*writer)->Step(metrics);
     }
-    ASSERT_TRUE((*writer)->Evaluation({3, 2.5, 4.0}).ok());
+    (*writer)->Evaluation({3, 2.5, 4.0});
   }
   std::istringstream lines(ReadWhole(run + "/metrics.jsonl"));
   int steps = 0;
@@ -130,13 +131,45 @@ TEST(Metrics, ATornLastLineIsCutBeforeTheNextAttemptAppends) {
   WriteWhole(scratch.path() + "/metrics.jsonl", "{\"step\":1}\n{\"step\":2,\"lo");
   auto writer = MetricsWriter::Create(scratch.path(), ExampleJob());
   ASSERT_TRUE(writer.ok()) << writer.status();
-  ASSERT_TRUE((*writer)->Step(ExampleStep()).ok());
+  (*writer)->Step(ExampleStep());
   std::istringstream lines(ReadWhole(scratch.path() + "/metrics.jsonl"));
   std::string first, second, third;
   ASSERT_TRUE(std::getline(lines, first) && std::getline(lines, second));
   EXPECT_EQ(json::parse(first)["step"], 1);
   EXPECT_EQ(json::parse(second)["step"], 120);
   EXPECT_FALSE(std::getline(lines, third));
+}
+
+TEST(Metrics, AFullDiskTearsNoLineAndLosesNone) {
+  const ScratchDirectory scratch;
+  const std::string path = scratch.File("metrics.jsonl");
+  auto writer = MetricsWriter::Create(scratch.path(), ExampleJob());
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  StepMetrics metrics = ExampleStep();
+  const auto write = [&](int first, int last) {
+    for (metrics.step = first; metrics.step <= last; ++metrics.step) (*writer)->Step(metrics);
+  };
+  const auto steps = [&] {
+    int count = 0;
+    std::istringstream lines(ReadWhole(path));
+    for (std::string line; std::getline(lines, line);) {
+      EXPECT_EQ(json::parse(line)["step"], ++count);
+    }
+    return count;
+  };
+  write(1, 50);  // beyond what the log below takes
+  {
+    const FileSizeLimit full(std::filesystem::file_size(path) + 100);
+    testing::internal::CaptureStderr();
+    write(51, 60);
+    const std::string log = testing::internal::GetCapturedStderr();
+    const size_t named = log.find(path);
+    EXPECT_NE(named, std::string::npos) << log;
+    EXPECT_EQ(log.find(path, named + 1), std::string::npos) << log;
+  }
+  EXPECT_EQ(steps(), 50);
+  write(61, 70);
+  EXPECT_EQ(steps(), 70);
 }
 
 TEST(Metrics, ARunDirectoryThatCannotBeWrittenIsNamed) {
