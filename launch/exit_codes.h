@@ -1,6 +1,7 @@
 #pragma once
 // What muster's exit status tells scripts and schedulers (docs/guide/exit_codes.md). A supervisor
 // or a batch script decides by it whether to start the job again.
+#include "absl/status/status.h"
 
 namespace muster::launch {
 
@@ -12,6 +13,14 @@ constexpr int kExitRequeue = 75;  // stopped early, all is well: start again (EX
 // start again from a checkpoint.
 constexpr int kExitRollBack = 76;
 constexpr int kExitDoNotRequeue = 93;  // would fail in the same way again
+
+// Of an error while a job trains. A run that another job holds or has taken over stays so if this
+// one is started again: kExitDoNotRequeue.
+int ExitCodeOf(const absl::Status& error);
+// Of one before it trains: kExitUsage for what a person has to correct (a config, a path, a
+// permission), as ExitCodeOf for what may be over at the next start (a full disk, an EIO, a rank
+// that did not answer in time, a damaged file).
+int ExitCodeOfStart(const absl::Status& error);
 
 struct ExitCodeText {
   int code;

@@ -12,7 +12,6 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
-#include <cstring>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -24,6 +23,7 @@
 #include "launch/exit_codes.h"
 #include "launch/process_space.h"
 #include "runtime/fault/pulse.h"
+#include "runtime/job/file_error.h"
 #include "runtime/job/run_lock.h"
 
 namespace muster::launch {
@@ -97,15 +97,11 @@ absl::Status Supervisor::Open() {
   std::error_code error;
   std::filesystem::create_directories(options_.run_directory, error);
   if (error) {
-    return absl::PermissionDeniedError(absl::StrCat("cannot make the run directory ",
-                                                    options_.run_directory, ": ", error.message()));
+    return runtime::FileError("make the run directory " + options_.run_directory, error.value());
   }
   const std::string path = options_.run_directory + "/launch.lock";
   lock_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-  if (lock_ < 0) {
-    return absl::PermissionDeniedError(
-        absl::StrCat("cannot open ", path, ": ", std::strerror(errno)));
-  }
+  if (lock_ < 0) return runtime::FileError("open " + path, errno);
   if (flock(lock_, LOCK_EX | LOCK_NB) != 0) {
     return absl::FailedPreconditionError(
         absl::StrCat(options_.run_directory, " has a supervisor already (it holds ", path,

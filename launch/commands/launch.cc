@@ -109,7 +109,7 @@ class Launch : public Command {
     const auto supervisor = Supervisor::Create(*std::move(options), mpirun, console.err);
     if (!supervisor.ok()) {
       console.err << "muster launch: " << supervisor.status().message() << "\n";
-      return kExitUsage;
+      return ExitCodeOfStart(supervisor.status());
     }
     return (*supervisor)->Run();
   }

@@ -29,7 +29,6 @@
 #include "runtime/job/config.h"
 #include "runtime/job/fault_plan.h"
 #include "runtime/job/run_directory.h"
-#include "runtime/train/roll_back.h"
 #include "runtime/train/trainer.h"
 
 namespace muster::launch {
@@ -86,12 +85,6 @@ std::string Conclusion(const runtime::Trainer& trainer) {
         100.0 * (result.validation_loss / result.unigram_entropy - 1.0));
   }
   return text;
-}
-
-// A run that another job holds or has taken over stays so if this one is started again.
-int ExitCodeOf(const absl::Status& status, int otherwise) {
-  if (runtime::IsRollBack(status)) return kExitRollBack;
-  return absl::IsAborted(status) ? kExitDoNotRequeue : otherwise;
 }
 
 // What this rank waits for, for its supervisor: "all_reduce world #812".
@@ -207,7 +200,7 @@ class TrainCommand : public Command {
     if (!directory.ok()) {  // equal on all ranks
       if (world.rank() == 0)
         console.err << "muster train: " << directory.status().message() << "\n";
-      return ExitCodeOf(directory.status(), kExitUsage);
+      return ExitCodeOfStart(directory.status());
     }
     auto log = RankLog::Open(directory->path, world.rank());
     const std::string hang = parallel::HangDirectory(directory->path, directory->attempt);
@@ -220,7 +213,7 @@ class TrainCommand : public Command {
       kernels::Log(kernels::Severity::kError, std::string(end.status().message()));
       (void)world.HangEvidence();  // waits until it is said
       if (log.ok()) log->reset();  // its file is complete before everything ends
-      const int code = ExitCodeOf(end.status(), kExitFailure);
+      const int code = ExitCodeOf(end.status());
       pulse_->Leave(code);
       world.Abort(code);  // the other ranks would wait for this one
     }

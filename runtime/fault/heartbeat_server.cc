@@ -30,7 +30,9 @@ bool Watch(int epoll, int fd) {
 }
 
 absl::Status Error(const std::string& what, const std::string& address) {
-  return absl::UnavailableError(
+  const bool not_here = errno == EADDRNOTAVAIL;
+  return absl::Status(
+      not_here ? absl::StatusCode::kInvalidArgument : absl::StatusCode::kUnavailable,
       absl::StrCat("supervisor's socket: ", what, " ", address, ": ", std::strerror(errno)));
 }
 

@@ -1,5 +1,8 @@
 #include "runtime/job/run_directory.h"
 
+#include <sys/stat.h>
+
+#include <cerrno>
 #include <chrono>
 #include <ctime>
 #include <filesystem>
@@ -14,6 +17,7 @@
 #include "kernels/base/log.h"
 #include "runtime/job/atomic_file.h"
 #include "runtime/job/config_difference.h"
+#include "runtime/job/file_error.h"
 
 namespace muster::runtime {
 namespace {
@@ -31,8 +35,14 @@ std::string DefaultPath(const ResolvedJob& job) {
 
 namespace fs = std::filesystem;
 
+// What cannot be looked at is taken for there, not for new: opening it will tell why it cannot.
+bool Exists(const fs::path& path) {
+  std::error_code ignored;
+  return fs::status(path, ignored).type() != fs::file_type::not_found;
+}
+
 bool HoldsRun(const fs::path& path) {
-  return fs::exists(path / "config.textproto") || fs::exists(path / "metrics.jsonl");
+  return Exists(path / "config.textproto") || Exists(path / "metrics.jsonl");
 }
 
 absl::StatusOr<Job> KeptJob(const fs::path& directory) {
@@ -59,7 +69,7 @@ absl::Status CheckSameExperiment(const fs::path& run, const ResolvedJob& job) {
 // The run that the state at `start_from` belongs to, if its config is there.
 fs::path RunOf(const fs::path& start_from) {
   for (const fs::path& each : {start_from, start_from.parent_path().parent_path()}) {
-    if (fs::exists(each / "config.textproto")) return each;
+    if (Exists(each / "config.textproto")) return each;
   }
   return {};
 }
@@ -67,7 +77,7 @@ fs::path RunOf(const fs::path& start_from) {
 // What another run's state must share with this job beyond the shapes of its tensors, which
 // restoring compares.
 absl::Status CheckOrigin(const fs::path& start_from, const ResolvedJob& job) {
-  if (!fs::is_directory(start_from / "checkpoints") && !fs::exists(start_from / "manifest.json")) {
+  if (!Exists(start_from / "checkpoints") && !Exists(start_from / "manifest.json")) {
     return absl::NotFoundError("--resume " + start_from.string() +
                                ": wanted a run directory with checkpoints/, or one checkpoint, "
                                "step-<n>, found neither");
@@ -111,7 +121,7 @@ void RemoveTornFiles(const fs::path& run) {
 absl::StatusOr<std::string> ReadOrigin(const fs::path& run) {
   std::ifstream file(run / "origin");
   std::string origin;
-  if (fs::exists(run / "origin") && !std::getline(file, origin)) {
+  if (Exists(run / "origin") && !std::getline(file, origin)) {
     return absl::DataLossError((run / "origin").string() + ": wanted a path, found nothing");
   }
   return origin;
@@ -124,7 +134,7 @@ absl::Status WriteNewRun(const fs::path& path, const RunDirectoryOptions& option
     std::error_code error;
     fs::copy_file(job.job.data().tokenizer(), path / "tokenizer.model",
                   fs::copy_options::overwrite_existing, error);
-    if (error) return absl::UnavailableError("copying the tokenizer: " + error.message());
+    if (error) return FileError("copy " + job.job.data().tokenizer(), error.value());
   }
   if (options.resume == ResumeMode::kFrom) {
     const fs::path origin = fs::absolute(options.start_from).lexically_normal();
@@ -163,7 +173,21 @@ absl::StatusOr<RunDirectory> Claim(const fs::path& path, const RunDirectoryOptio
   return claimed;
 }
 
-// On rank 0: the first directory that did not exist is removed again if anything fails.
+// Makes `path` and what is missing above it; `first_new`: the first that was not there, or "".
+absl::Status MakeDirectories(const fs::path& path, fs::path* first_new) {
+  fs::path made;
+  for (const fs::path& part : path) {
+    made /= part;
+    const int error = mkdir(made.c_str(), 0777) == 0 ? 0 : errno;
+    if (error == 0 && first_new->empty()) *first_new = made;
+    if (error != 0 && error != EEXIST && !Exists(made)) {
+      return FileError("create run directory " + path.string(), error);
+    }
+  }
+  return absl::OkStatus();
+}
+
+// On rank 0: what it made is removed again if anything fails, unless another job has moved in.
 absl::StatusOr<RunDirectory> Make(const RunDirectoryOptions& options, const ResolvedJob& job) {
   const fs::path path =
       fs::absolute(options.path.empty() ? DefaultPath(job) : options.path).lexically_normal();
@@ -171,20 +195,14 @@ absl::StatusOr<RunDirectory> Make(const RunDirectoryOptions& options, const Reso
   if (options.resume == ResumeMode::kFrom) {
     RETURN_IF_ERROR(CheckOrigin(fs::absolute(options.start_from).lexically_normal(), job));
   }
-  fs::path first_new = path;
-  while (!fs::exists(first_new.parent_path()) && first_new.has_relative_path()) {
-    first_new = first_new.parent_path();
+  fs::path first_new;
+  const absl::Status made = MakeDirectories(path, &first_new);
+  absl::StatusOr<RunDirectory> claimed =
+      made.ok() ? Claim(path, options, job) : absl::StatusOr<RunDirectory>(made);
+  if (!claimed.ok() && !first_new.empty() && !absl::IsAborted(claimed.status())) {
+    std::error_code ignored;
+    fs::remove_all(first_new, ignored);
   }
-  const bool created = !fs::exists(path);
-  std::error_code error;
-  fs::create_directories(path, error);
-  if (error) {
-    if (created) fs::remove_all(first_new, error);
-    return absl::PermissionDeniedError("cannot create run directory " + path.string() + ": " +
-                                       error.message());
-  }
-  absl::StatusOr<RunDirectory> claimed = Claim(path, options, job);
-  if (!claimed.ok() && created) fs::remove_all(first_new, error);
   if (absl::IsPermissionDenied(claimed.status())) {
     return kernels::Annotate(claimed.status(),
                              "run directory " + path.string() + " cannot be used");

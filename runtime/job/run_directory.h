@@ -36,7 +36,7 @@ struct RunDirectory {
 };
 
 // Collective. Errors (on every rank, and nothing is left behind): it cannot be created or written
-// (PermissionDenied); it holds a run where it must not (AlreadyExists); a field differs from the
+// (see FileError); it holds a run where it must not (AlreadyExists); a field differs from the
 // kept config that may not (FailedPrecondition, all such fields named); another job is writing it
 // (Aborted, who).
 absl::StatusOr<RunDirectory> PrepareRunDirectory(const RunDirectoryOptions& options,

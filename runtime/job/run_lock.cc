@@ -21,6 +21,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
 #include "runtime/job/atomic_file.h"
+#include "runtime/job/file_error.h"
 
 namespace muster::runtime {
 namespace {
@@ -169,8 +170,7 @@ absl::Status RunLock::Open() {
   if (file_ >= 0) close(file_);
   const std::string path = PathOf(run_directory_);
   file_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-  if (file_ >= 0) return absl::OkStatus();
-  return absl::PermissionDeniedError("cannot open " + path + ": " + std::strerror(errno));
+  return file_ >= 0 ? absl::OkStatus() : FileError("open " + path, errno);
 }
 
 bool RunLock::IsNamed() const {
@@ -195,7 +195,7 @@ absl::Status RunLock::TakeOver() {
     Sign(Signature(std::nullopt, start_));
     if (rename(mine.c_str(), path.c_str()) == 0) return absl::OkStatus();
   }
-  return absl::UnavailableError("cannot replace " + path + ": " + std::strerror(errno));
+  return FileError("replace " + path, errno);
 }
 
 // For people: the lock itself does not need it, so a disk that is full does no harm.

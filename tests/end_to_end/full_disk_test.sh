@@ -84,3 +84,22 @@ python3 -c 'import json, sys
 report = json.load(open(sys.argv[1]))
 assert report["steps_kept"] == int(sys.argv[2]), report["steps_kept"]' "$scratch/report.json" $steps
 echo "full from step 22 on, freed at step $freed"
+
+# A start that finds no room is no wrong config: it may be tried again.
+$mounted || exit 0
+more=(configs/jobs/tiny-dense.textproto --set train.steps=$((steps + 5)) --set log.tensorboard=false)
+fill
+code=0
+"$muster" train "${more[@]}" --run "$run" >"$scratch/log" 2>&1 || code=$?
+((code == 1)) || fail "exit code $code of a start on a full disk"
+(($(count "cannot write $run/.*: No space left on device") >= 1)) || fail "it does not say why"
+"$muster" launch "${more[@]}" --ranks 2 --run "$run" >"$scratch/log" 2>&1 &
+job=$!
+for _ in $(seq 600); do
+  (($(count "left with exit code 1|ended with exit code 1") >= 1)) && break
+  sleep 0.1
+done
+rm "$disk/filler"
+wait "$job" || fail "exit code $? under a supervisor"
+(($(count "trained    $((steps + 5)) steps") == 1)) || fail "it did not go on"
+echo "and a start on a full disk is tried again"

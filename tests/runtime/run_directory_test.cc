@@ -15,6 +15,7 @@
 
 #include "kernels/base/error.h"
 #include "runtime/job/config_difference.h"
+#include "tests/support/runtime/file_size_limit.h"
 #include "tests/support/runtime/scratch_directory.h"
 
 namespace muster::runtime {
@@ -245,6 +246,35 @@ TEST(RunDirectory, AnotherExperimentIsRefusedFieldByField) {
                "train.global_batch_sequences: 16 -> 32", "--resume"});
   EXPECT_EQ(refused.message().find("train.steps"), std::string::npos) << refused;
   EXPECT_EQ(Prepare({.path = run})->attempt, 1);  // the refused one was none
+}
+
+TEST(RunDirectory, AStartOnAFullDiskSaysSoAndRemovesOnlyWhatItMade) {
+  const ScratchDirectory scratch;
+  const std::string old = scratch.File("old");
+  ASSERT_TRUE(Prepare({.path = old}).ok());
+  {
+    const FileSizeLimit full(0);
+    const absl::Status fresh = Try(scratch.File("a/b/new"), JobWith());
+    EXPECT_TRUE(absl::IsResourceExhausted(fresh)) << fresh;
+    ExpectNamed(fresh, {"a/b/new/config.textproto", "File too large"});
+    const absl::Status again = Try(old, JobWith());
+    EXPECT_TRUE(absl::IsResourceExhausted(again)) << again;
+    ExpectNamed(again, {"old/epoch"});
+  }
+  EXPECT_EQ(scratch.NumEntries(), 1);
+  const auto next = Prepare({.path = old});
+  ASSERT_TRUE(next.ok()) << next.status();
+  EXPECT_EQ(next->attempt, 1);
+}
+
+TEST(RunDirectory, AStartThatMeetsAnotherJobInADirectoryOfItsOwnLeavesIt) {
+  const ScratchDirectory scratch;
+  const std::string run = scratch.File("a/run");
+  fs::create_directories(run);
+  const auto other = RunLock::Take(run);
+  ASSERT_TRUE(other.ok());
+  EXPECT_TRUE(absl::IsAborted(Try(run, JobWith())));
+  EXPECT_TRUE(fs::exists(run + "/run.lock"));
 }
 
 TEST(RunDirectory, NeverRefusesARunThatIsThere) {
