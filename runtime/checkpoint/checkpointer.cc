@@ -92,17 +92,26 @@ Checkpointer::~Checkpointer() {
 }
 
 bool Checkpointer::IsDue(int64_t step) const {
-  return options_.every_steps > 0 && step % options_.every_steps == 0 && step >= retry_step_;
+  if (options_.every_steps == 0 || step < retry_step_) return false;
+  return step % options_.every_steps == 0 || put_off_step_ != 0;
+}
+
+bool Checkpointer::Begins(int64_t step) {
+  const bool due = IsDue(step);
+  if (due && !writer_.joinable()) return true;
+  marked_ = false;
+  if (!due || step % options_.every_steps != 0 || put_off_step_ == step) return false;
+  put_off_step_ = step;
+  ++num_put_off_;
+  if (world_.rank() == 0 && options_.put_off) {
+    options_.put_off(step, flying_.facts, Since(begin_ns_));
+  }
+  return false;
 }
 
 absl::StatusOr<bool> Checkpointer::MaybeSave(const CheckpointFacts& facts) {
-  const int64_t begin_ns = kernels::MonotonicNs();
-  if (IsDue(facts.step)) RETURN_IF_ERROR(AwaitEnd());
-  if (!IsDue(facts.step)) {  // not at all, or the save before has failed once more
-    marked_ = false;
-    return false;
-  }
-  RETURN_IF_ERROR(Begin(facts, Since(begin_ns)));
+  if (!Begins(facts.step)) return false;
+  RETURN_IF_ERROR(Begin(facts, /*wait_seconds=*/0));
   return true;
 }
 
@@ -113,7 +122,8 @@ absl::Status Checkpointer::Save(const CheckpointFacts& facts) {
 }
 
 absl::Status Checkpointer::Begin(const CheckpointFacts& facts, double wait_seconds) {
-  const int64_t begin_ns = kernels::MonotonicNs();
+  begin_ns_ = kernels::MonotonicNs();
+  put_off_step_ = 0;
   flying_ = {.facts = facts, .wait_seconds = wait_seconds};
   copied_ = begun_ = ended_ = give_up_ = false;
   Snapshot();
@@ -123,7 +133,7 @@ absl::Status Checkpointer::Begin(const CheckpointFacts& facts, double wait_secon
   });
   {
     const std::lock_guard lock(mutex_);
-    flying_.stall_seconds = Since(begin_ns);
+    flying_.stall_seconds = Since(begin_ns_);
     begun_ = true;
     changed_.notify_all();
   }

@@ -2,14 +2,16 @@
 // Saves of a running job. A save copies the state to host memory, which is all that training may
 // wait for: no disk, no other rank; a thread of each rank then gives the copy to a store
 // (runtime/checkpoint/store.h), which commits it once all ranks have written theirs. One save is in
-// flight at a time: the next one, and Finish, wait for it. Host memory for the copy is taken once.
+// flight at a time, and host memory for its copy is taken once. A store that is slower than saves
+// come due does not hold training up: a save that is due while the one before is in flight is put
+// off to the first step that finds it ended.
 //
 // With overlap_copy the copy runs on a stream of its own, behind the next forward and backward,
 // which only read the state: the next change of it has to wait, by BeforeUpdate.
 //
 // Whether a save has ended is for all ranks to say together. A caller whose ranks meet at each step
-// in any case passes on there what each has to tell (Progress, Hear); a save that all have heard
-// the end of costs the next one no meeting of its own.
+// in any case passes on there what each has to tell (Progress, Hear): MaybeSave goes by what has
+// been heard and makes no meeting of its own.
 //
 // A store that fails does not stop training: the error is logged on the rank that met it and kept
 // in last(), older checkpoints stay, and MaybeSave tries again when the next save is due; after
@@ -49,6 +51,8 @@ struct CheckpointOptions {
   std::function<absl::Status()> fence;
   // On rank 0: a save was committed (called at once, on the writer's thread), or has failed.
   std::function<void(const SaveReport&)> ended;
+  // On rank 0: a save is due at `step`, but this one has been in flight for so long.
+  std::function<void(int64_t step, const CheckpointFacts& in_flight, double seconds)> put_off;
   std::function<void()> waiting;  // now and then while the host waits for the store
   DiskHook hook;                  // tests and planned faults
 };
@@ -69,10 +73,15 @@ class Checkpointer {
   // Gives up a save in flight; what was not committed stays as a leftover.
   ~Checkpointer();
 
-  // After facts.step: saves if it is due; true if it does. Collective if IsDue. Errors are those
-  // of the world and the fence, not of the store.
+  // After facts.step: saves if it is due and the save before is known to have ended; true if it
+  // does. Errors are those of the world and the fence, not of the store.
   absl::StatusOr<bool> MaybeSave(const CheckpointFacts& facts);
+  // Whether MaybeSave of that step saves; if not, nothing is marked any more.
+  bool Begins(int64_t step);
+  // Waits for the save before. Collective if there is one.
   absl::Status Save(const CheckpointFacts& facts);
+  // At a multiple of every_steps, and from one that was put off on; not while a failed save lets
+  // intervals pass.
   bool IsDue(int64_t step) const;
   // With overlap_copy: the state to save is the one that the compute stream's work up to here
   // leaves. If Save or MaybeSave comes later, work enqueued between may only read it.
@@ -89,7 +98,8 @@ class Checkpointer {
   // Waits until the save in flight, if any, has been committed or has failed. Collective if there
   // is one whose end has not been heard. Then waits until a failed one is cleared away.
   absl::Status Finish();
-  const SaveReport& last() const { return last_; }  // that has ended
+  const SaveReport& last() const { return last_; }      // that has ended
+  int64_t num_put_off() const { return num_put_off_; }  // saves, so far
   // Of the newest save that was committed; -1: none.
   int64_t committed_step() const { return committed_step_; }
 
@@ -113,8 +123,9 @@ class Checkpointer {
   std::vector<int64_t> host_offset_;  // by piece
   SaveReport last_, flying_;
   int64_t committed_step_ = -1, retry_step_ = 0;
-  int failures_ = 0;     // in a row
-  std::thread writer_;   // joinable: a save is in flight
+  int64_t put_off_step_ = 0, num_put_off_ = 0, begin_ns_ = 0;  // put_off_step_ 0: none
+  int failures_ = 0;                                           // in a row
+  std::thread writer_;                                         // joinable: a save is in flight
   std::thread clearer_;  // of the failed one before: rank 0 alone does that, and none waits for it
   // With overlap_copy.
   std::unique_ptr<kernels::Event> ready_, copy_done_;

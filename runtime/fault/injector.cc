@@ -97,7 +97,7 @@ absl::Status FaultInjector::At(Instant instant, int64_t step) {
   step_ = step;
   std::lock_guard lock(mutex_);
   for (Fault& fault : faults_) {
-    if (fault.active) SlowDown(fault, instant, step);
+    if (fault.active && !IsDiskFault(fault.plan.kind)) SlowDown(fault, instant, step);
     if (fault.done || IsDiskFault(fault.plan.kind) || fault.plan.at != instant ||
         fault.plan.step != step || !Mark(fault, step)) {
       continue;
@@ -138,6 +138,7 @@ absl::Status FaultInjector::Fire(Fault& fault, int64_t step) {
     case FaultKind::kDiskError:
     case FaultKind::kDiskCrash:
     case FaultKind::kDiskExit:
+    case FaultKind::kDiskSlow:
       break;  // not here
   }
   return absl::OkStatus();
@@ -173,21 +174,35 @@ absl::Status FaultInjector::ChangeTensor(const PlannedFault& plan) {
   return options_.compute.Synchronize();
 }
 
+// Seconds that a slow disk adds to a call.
+double FaultInjector::DiskDelay(Fault& fault, int64_t step) {
+  if (!fault.done) fault.active = Mark(fault, step);
+  const PlannedFault& plan = fault.plan;
+  const bool over = plan.steps > 0 && step >= plan.step + plan.steps;
+  return fault.active && !over ? plan.seconds : 0;
+}
+
 absl::Status FaultInjector::AtDiskCall(const std::string& call, const std::string& path) {
   if (faults_.empty()) return absl::OkStatus();
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
+  double delay = 0;
   for (Fault& fault : faults_) {
     const PlannedFault& plan = fault.plan;
     const int64_t step = step_;
-    if (fault.done || !IsDiskFault(plan.kind) || step < plan.step ||
-        (!plan.on.empty() && plan.on != call) || ++fault.disk_calls < plan.call ||
-        !Mark(fault, step)) {
+    if (!IsDiskFault(plan.kind) || step < plan.step || (!plan.on.empty() && plan.on != call)) {
       continue;
     }
+    if (plan.kind == FaultKind::kDiskSlow) {
+      delay += DiskDelay(fault, step);
+      continue;
+    }
+    if (fault.done || ++fault.disk_calls < plan.call || !Mark(fault, step)) continue;
     if (plan.kind == FaultKind::kDiskCrash) raise(SIGKILL);
     if (plan.kind == FaultKind::kDiskExit) _exit(plan.code);
     return absl::UnavailableError(call + " " + path + ": Input/output error (planned fault)");
   }
+  lock.unlock();  // training goes on meanwhile
+  if (delay > 0) SleepFor(delay);
   return absl::OkStatus();
 }
 

@@ -34,7 +34,8 @@ class FaultInjector {
 
   // Everything that is due on this rank. `step` is the update's number.
   absl::Status At(Instant instant, int64_t step);
-  // For the disk of checkpoints: the error that a call returns in its own place. Any thread.
+  // For the disk of checkpoints: the error that a call returns in its own place, after what a slow
+  // disk takes for it. Any thread.
   absl::Status AtDiskCall(const std::string& call, const std::string& path);
   bool idle() const { return faults_.empty(); }
 
@@ -50,6 +51,7 @@ class FaultInjector {
   absl::Status Fire(Fault& fault, int64_t step);
   absl::Status ChangeTensor(const PlannedFault& plan);
   void SlowDown(Fault& fault, Instant instant, int64_t step);
+  double DiskDelay(Fault& fault, int64_t step);
 
   const Options options_;
   std::mutex mutex_;  // guards faults_: disk calls come from writer threads

@@ -83,6 +83,7 @@ enum class CheckpointAct : uint8_t {
   kCommit,    // rank 0: it is durable and can be restored
   kFail,      // rank 0: it was not committed
   kRestore,   // the attempt goes on from it, at the step after
+  kPutOff,    // rank 0: it was due, but the one before was still in flight
 };
 
 struct CheckpointEvent {

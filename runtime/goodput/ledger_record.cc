@@ -159,7 +159,7 @@ std::optional<CheckpointEvent> ParseCheckpoint(std::string_view payload) {
   const auto sane_id = [](const CheckpointId& id) {
     return id.step >= 0 && id.step < kMaxStep && id.attempt >= -1;
   };
-  const bool sane = act <= static_cast<uint8_t>(CheckpointAct::kRestore) && sane_id(event.id) &&
+  const bool sane = act <= static_cast<uint8_t>(CheckpointAct::kPutOff) && sane_id(event.id) &&
                     sane_id(event.parent) && event.bytes >= 0;
   if (!fields.ok() || !sane) return std::nullopt;
   event.act = static_cast<CheckpointAct>(act);

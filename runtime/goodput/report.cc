@@ -167,6 +167,7 @@ void SetCheckpointTimes(const RunLog& log, RunReport* report) {
     std::map<std::pair<int64_t, int>, int64_t> snapshots;
     for (const CheckpointMark& mark : attempt.ranks[0].checkpoints) {
       const std::pair id{mark.event.id.step, mark.event.id.attempt};
+      if (mark.event.act == CheckpointAct::kPutOff) ++report->saves_put_off;
       if (mark.event.act == CheckpointAct::kSnapshot) {
         snapshots[id] = mark.at_ns;
         if (last_snapshot >= 0) intervals.push_back(id.first - last_snapshot);

@@ -87,8 +87,9 @@ struct RunReport {
   // Times of different hosts agree within this; 0: all are of one clock. nullopt: not known, as
   // they were placed by wall clocks.
   std::optional<int64_t> clock_bound_ns = 0;
-  int commits = 0;                                         // checkpoints
-  std::optional<double> mean_seconds_to_commit;            // from rank 0's snapshot
+  int commits = 0;                               // checkpoints
+  int saves_put_off = 0;                         // that were due while the one before was in flight
+  std::optional<double> mean_seconds_to_commit;  // from rank 0's snapshot
   std::optional<double> mean_stall_seconds_of_checkpoint;  // of a device, for each commit
   std::optional<int64_t> steps_between_checkpoints;        // snapshots of one attempt: the median
 };

@@ -242,6 +242,7 @@ std::string RenderJson(const RunReport& report) {
   object["mean_time_to_restart_seconds"] = OrNull(report.mean_time_to_restart_seconds);
   object["clock_bound_seconds"] = SecondsOrNull(report.clock_bound_ns);
   object["checkpoints"] = {{"commits", report.commits},
+                           {"put_off", report.saves_put_off},
                            {"mean_seconds_to_commit", OrNull(report.mean_seconds_to_commit)},
                            {"mean_stall_seconds", OrNull(report.mean_stall_seconds_of_checkpoint)}};
   const absl::StatusOr<OwnProjection> own = ProjectionOfRun(report);

@@ -311,6 +311,11 @@ std::string RenderText(const RunReport& report) {
     absl::StrAppend(&text, "Note: ", Fixed(unknown, 2),
                     " % of the time has no name; 0.5 % is what should be bearable.\n");
   }
+  if (report.saves_put_off > 0) {
+    absl::StrAppend(&text, "Note: ", report.saves_put_off,
+                    report.saves_put_off == 1 ? " save" : " saves",
+                    " came due while the one before was still being written, and had to wait.\n");
+  }
   for (const std::string& note : report.notes) absl::StrAppend(&text, "Note: ", note, "\n");
   while (text.ends_with("\n\n")) text.pop_back();
   return text;

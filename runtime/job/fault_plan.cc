@@ -18,8 +18,8 @@ struct KindFacts {
   std::vector<std::string> keys;  // besides rank and step
 };
 
-const std::array<KindFacts, 14>& Kinds() {
-  static const std::array<KindFacts, 14> kKinds = {{{"crash", {"at"}},
+const std::array<KindFacts, 15>& Kinds() {
+  static const std::array<KindFacts, 15> kKinds = {{{"crash", {"at"}},
                                                     {"abort", {"at"}},
                                                     {"exit", {"at", "code"}},
                                                     {"stop", {"at"}},
@@ -32,7 +32,8 @@ const std::array<KindFacts, 14>& Kinds() {
                                                     {"config", {"set"}},
                                                     {"disk_error", {"call", "on"}},
                                                     {"disk_crash", {"call", "on"}},
-                                                    {"disk_exit", {"call", "on", "code"}}}};
+                                                    {"disk_exit", {"call", "on", "code"}},
+                                                    {"disk_slow", {"seconds", "on", "steps"}}}};
   return kKinds;
 }
 
@@ -140,7 +141,9 @@ PlannedFault ParseFaultPlan(const std::string& plan, int world_size,
     }
   }
   if (fault.kind == FaultKind::kSlow && !given.contains("share")) reader.Wrong("wants share=");
-  if (fault.kind == FaultKind::kSlowData && !given.contains("seconds")) {
+  const bool takes_seconds =
+      fault.kind == FaultKind::kSlowData || fault.kind == FaultKind::kDiskSlow;
+  if (takes_seconds && !given.contains("seconds")) {
     reader.Wrong("wants seconds=");
   }
   if (fault.kind == FaultKind::kConfig && fault.set.find('=') == std::string::npos) {

@@ -13,6 +13,7 @@
 //   disk_error [call=k] [on=write]   the k-th disk call of the rank's save fails with EIO
 //   disk_crash [call=k] [on=rename]  SIGKILL in front of it
 //   disk_exit [call=k] [on=fsync]    _exit(code) in front of it
+//   disk_slow seconds=0.2 [on=write] [steps=n]  each disk call of its saves takes as long more
 // All take rank= (of the world, default 0) and step= (default 1; disk kinds: calls are counted from
 // that step on). at= is the instant, for the first six: begin, data, backward, reduced, updated;
 // evaluate, a round of the evaluation behind the step.
@@ -39,6 +40,7 @@ enum class FaultKind : uint8_t {
   kDiskError,
   kDiskCrash,
   kDiskExit,
+  kDiskSlow,
 };
 // Where in a step.
 enum class Instant : uint8_t { kBegin, kData, kBackward, kReduced, kUpdated, kEvaluate };

@@ -150,11 +150,18 @@ absl::Status RunCheckpoints::MakeMemorySaver() {
   for (const SavedPiece& piece : pieces) bytes += piece.data.bytes();
   RETURN_IF_ERROR(site_->CheckRoom(bytes));
   const Checkpoint& config = job_.job.checkpoint();
-  CheckpointOptions options{.every_steps = config.memory_every_steps(),
-                            .asynchronous = config.asynchronous(),
-                            .overlap_copy = true,
-                            .ended = [this](const SaveReport& report) { MemorySaveEnded(report); },
-                            .waiting = [this] { ledger_.Heartbeat(); }};
+  CheckpointOptions options{
+      .every_steps = config.memory_every_steps(),
+      .asynchronous = config.asynchronous(),
+      .overlap_copy = true,
+      .ended = [this](const SaveReport& report) { MemorySaveEnded(report); },
+      .put_off =
+          [this](int64_t step, const CheckpointFacts& in_flight, double seconds) {
+            if (!std::exchange(memory_late_, true)) {
+              PutOff("memory: ", step, in_flight, seconds);
+            }
+          },
+      .waiting = [this] { ledger_.Heartbeat(); }};
   ASSIGN_OR_RETURN(memory_saver_,
                    Checkpointer::CreateWith(MakeMemoryStore(*site_), std::move(pieces), world_,
                                             state_.compute(), std::move(options)));
@@ -173,6 +180,11 @@ absl::Status RunCheckpoints::MakeSaver() {
       .overlap_copy = true,
       .fence = [this] { return CheckEpoch(options_.run_directory, options_.attempt); },
       .ended = [this](const SaveReport& report) { SaveEnded(report); },
+      .put_off =
+          [this](int64_t step, const CheckpointFacts& in_flight, double seconds) {
+            ledger_.Checkpoint(EventOf(CheckpointAct::kPutOff, step, 0));
+            PutOff("", step, in_flight, seconds);
+          },
       .waiting = [this] { ledger_.Heartbeat(); },
       .hook = options_.hook};
   ASSIGN_OR_RETURN(saver_, Checkpointer::Create(options_.run_directory, std::move(pieces), world_,
@@ -193,7 +205,8 @@ CheckpointFacts RunCheckpoints::FactsOf(int64_t step, int64_t skipped_steps) con
 }
 
 absl::Status RunCheckpoints::AfterStep(int64_t step, int64_t skipped_steps) {
-  const bool to_memory = IsDueInMemory(step), to_disk = IsDueOnDisk(step);
+  const bool to_memory = memory_saver_ != nullptr && memory_saver_->Begins(step);
+  const bool to_disk = saver_ != nullptr && saver_->Begins(step);
   if (!to_memory && !to_disk) return absl::OkStatus();
   ledger_.Enter(State::kCheckpointStall);
   RETURN_IF_ERROR(BeforeSave(step));
@@ -289,6 +302,16 @@ absl::Status RunCheckpoints::Done() {
     kernels::Log(kernels::Severity::kWarning, std::string(removed.message()));
   }
   return absl::OkStatus();
+}
+
+// On rank 0. Of snapshots in memory only the first one is told of.
+void RunCheckpoints::PutOff(const char* where, int64_t step, const CheckpointFacts& in_flight,
+                            double seconds) const {
+  kernels::Log(
+      kernels::Severity::kWarning,
+      absl::StrFormat("%s%s is due, but %s is still being written, after %.1f s: training goes on "
+                      "and saves at the first step that finds it ended",
+                      where, CheckpointName(step), CheckpointName(in_flight.step), seconds));
 }
 
 // On rank 0. Snapshots in memory come often, so only the first one is told of.

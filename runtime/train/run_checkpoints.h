@@ -41,9 +41,9 @@ class RunCheckpoints {
 
   // Whether AfterStep may save.
   bool IsDue(int64_t step) const { return IsDueInMemory(step) || IsDueOnDisk(step); }
-  // After `step`, of which `skipped_steps` so far made no update: saves if it is time. Collective
-  // then if the save before is still in flight, or `before_save` is. A disk that fails is logged,
-  // not an error; a state that is not finite is, once its save has ended: a RollBackError.
+  // After `step`, of which `skipped_steps` so far made no update: saves if it is time and the save
+  // before has ended. Collective then if `before_save` is. A disk that fails, or is slow, is
+  // logged, not an error; a state that is not finite is, once its save has ended: a RollBackError.
   absl::Status AfterStep(int64_t step, int64_t skipped_steps);
   // After `step`'s update, if its save (AfterStep) has to wait for the step's facts: until then,
   // work on the compute stream may only read the state.
@@ -80,6 +80,8 @@ class RunCheckpoints {
   static absl::Status CheckLast(const Checkpointer& saver);
   void SaveEnded(const SaveReport& report);
   void MemorySaveEnded(const SaveReport& report);
+  void PutOff(const char* where, int64_t step, const CheckpointFacts& in_flight,
+              double seconds) const;
   CheckpointEvent EventOf(CheckpointAct act, int64_t step, int64_t bytes) const;
 
   const ResolvedJob& job_;
@@ -93,6 +95,7 @@ class RunCheckpoints {
   std::unique_ptr<MemorySite> site_;               // null without the tier in memory, as its saver
   std::unique_ptr<Checkpointer> memory_saver_;
   bool memory_announced_ = false;  // rank 0's writer thread: the first snapshot is in the log
+  bool memory_late_ = false;       // the first snapshot that was put off is in the log
 };
 
 }  // namespace muster::runtime

@@ -42,12 +42,20 @@ train flip 76 'embedding.weight, replicas dp_cp@0: rank 2 against the others' --
 train preempt 75 'planned fault, step 3: preempt' --set "faults.plan=preempt rank=1 step=3"
 train disk 0 'Input/output error \(planned fault\)' --set checkpoint.every_steps=2 \
   --set "faults.plan=disk_error rank=1 call=2"
+train slow_disk 0 'is due, but step-[0-9]+ is still being written' --set train.steps=20 \
+  --set checkpoint.every_steps=1 --set "faults.plan=disk_slow rank=1 seconds=0.2 steps=18"
+python3 - "$scratch/slow_disk/metrics.jsonl" <<'PY'
+import json, sys
+steps = [json.loads(line) for line in open(sys.argv[1])]
+stalls = [step["breakdown"]["checkpoint"] for step in steps]
+assert len(steps) == 20 and max(stalls) < 0.2, stalls  # a save takes eight such disk calls
+PY
 train config 2 'train.seed: 1234 on rank 0, 2, 3; 7 on rank 1' \
   --set "faults.plan=config rank=1 set=train.seed=7"
 
 # A supervisor goes back to the checkpoint before the damage, whatever it is.
 check roll_back 0 'numerics: ' "$muster" launch "${job[@]}" --ranks 4 --set checkpoint.every_steps=1 \
-  --set safety.max_consecutive_skips=1 \
+  --set checkpoint.asynchronous=false --set safety.max_consecutive_skips=1 \
   --set "faults.plan=nan rank=3 step=3,disk_exit rank=0 step=4 on=rename call=2 code=7"
 "$muster" report "$scratch/roll_back" --json >"$scratch/report.json"
 python3 - "$scratch/report.json" <<'PY'

@@ -28,7 +28,7 @@ class CkptCommand : public ::testing::Test {
     auto tensor = *kernels::Tensor::Allocate(kernels::DType::kFloat32, {40, 10});
     auto checkpointer = *runtime::Checkpointer::Create(
         run_, {{"weight/a", runtime::LogicalRange::Whole({40, 10}), tensor.view()}}, *world,
-        stream.view(), {.every_steps = 10});
+        stream.view(), {.every_steps = 10, .asynchronous = false});
     for (const int64_t step : {10, 20}) {
       MUSTER_CHECK_OK(checkpointer->MaybeSave({.step = step, .mesh = "dp1"}).status());
     }

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <set>
@@ -72,9 +73,59 @@ TEST(Checkpoint, ASlowDiskDoesNotStallTraining) {
   EXPECT_LT(save.stall_seconds, 0.15);  // less than one sync
 }
 
+// The disk stands still until it is let go: however long that lasts, no call waits for it.
+TEST(Checkpoint, ASaveThatIsDueBehindOneInFlightComesAtTheFirstStepThatFindsItEnded) {
+  const ScratchDirectory scratch;
+  std::atomic<bool> stands{true};
+  const DiskHook hook = [&](const std::string&, const std::string&) {
+    while (stands) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return absl::OkStatus();
+  };
+  std::vector<std::pair<int64_t, int64_t>> put_off;  // the step that was due, that in flight
+  ToyRun run(scratch.path(),
+             {.every_steps = 3,
+              .keep = 9,
+              .overlap_copy = true,
+              .put_off =
+                  [&](int64_t step, const CheckpointFacts& in_flight, double seconds) {
+                    EXPECT_GE(seconds, 0);
+                    put_off.emplace_back(step, in_flight.step);
+                  },
+              .hook = hook},
+             kernels::StreamMode::kQueue);
+  std::vector<int64_t> saved;
+  const auto step = [&](int64_t number) {
+    run.checkpointer->BeforeUpdate();
+    run.Become(number);
+    ASSERT_TRUE(run.checkpointer->Hear({run.checkpointer->Progress()}).ok());
+    if (run.checkpointer->IsDue(number)) run.checkpointer->Mark();
+    const auto saves = run.checkpointer->MaybeSave(ToyRun::FactsOf(number));
+    ASSERT_TRUE(saves.ok()) << saves.status();
+    if (*saves) saved.push_back(number);
+  };
+  for (int64_t number = 1; number <= 10; ++number) step(number);
+  EXPECT_EQ(saved, (std::vector<int64_t>{3}));
+  EXPECT_EQ(put_off, (std::vector<std::pair<int64_t, int64_t>>{{6, 3}, {9, 3}}));
+  stands = false;
+  while (run.checkpointer->Progress() == "busy") std::this_thread::yield();
+  step(11);  // once for both that were put off
+  EXPECT_EQ(saved, (std::vector<int64_t>{3, 11}));
+  while (run.checkpointer->Progress() == "busy") std::this_thread::yield();
+  for (int64_t number = 12; number <= 14; ++number) step(number);
+  EXPECT_EQ(saved, (std::vector<int64_t>{3, 11, 12}));  // the next multiple is due as ever
+  run.Save(14);                                         // the end waits
+  ASSERT_TRUE(run.checkpointer->Finish().ok());
+  EXPECT_EQ(run.checkpointer->num_put_off(), 2);
+  EXPECT_EQ(*ListCheckpoints(run.checkpoints()), (std::vector<int64_t>{14, 12, 11, 3}));
+  for (const int64_t number : {14, 12, 11, 3}) {
+    EXPECT_EQ(LoadedStep(run), number);
+    fs::remove_all(run.Path(number));
+  }
+}
+
 TEST(Checkpoint, SavesAtMultiplesOfEverySteps) {
   const ScratchDirectory scratch;
-  ToyRun run(scratch.path(), {.every_steps = 3, .keep = 9});
+  ToyRun run(scratch.path(), {.every_steps = 3, .keep = 9, .asynchronous = false});
   for (int64_t step = 1; step <= 10; ++step) {
     run.Become(step);
     ASSERT_TRUE(run.checkpointer->MaybeSave(ToyRun::FactsOf(step)).ok());

@@ -33,7 +33,9 @@ class GuardedRun {
                                     "communication.bucket_megabytes=0.02",
                                     "evaluate.sequences=4",
                                     "model.moe.expert_ffn_hidden=24"};
-    if (with_checkpoints) all.push_back("checkpoint.every_steps=1");
+    if (with_checkpoints) {  // of every step, however slow the disk is
+      all.insert(all.end(), {"checkpoint.every_steps=1", "checkpoint.asynchronous=false"});
+    }
     all.insert(all.end(), overrides.begin(), overrides.end());
     std::vector<ConfigProblem> problems;
     MUSTER_CHECK(LoadJob(path, all, TestWorld().size(), &job_, &problems))

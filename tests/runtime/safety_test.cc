@@ -30,7 +30,7 @@ TEST(FaultPlan, ReadsEveryKind) {
         "preempt at=updated", "skip group=dp step=2", "slow share=0.1 steps=0",
         "slow_data seconds=0.2", "nan tensor=embedding.weight", "flip bit=22", "disk_error call=3",
         "disk_crash call=2 on=rename", "disk_exit on=fsync code=7",
-        "config rank=1 set=train.seed=7"}) {
+        "disk_slow seconds=0.2 on=write steps=0", "config rank=1 set=train.seed=7"}) {
     EXPECT_TRUE(ProblemsOf(plan).empty()) << plan << ": " << ProblemsOf(plan).front();
   }
   std::vector<std::string> problems;
@@ -53,6 +53,7 @@ TEST(FaultPlan, NamesEverythingThatIsWrongAtOnce) {
   EXPECT_NE(ProblemsOf("crsh")[0].find("did you mean crash?"), std::string::npos);
   EXPECT_NE(ProblemsOf("slow")[0].find("wants share="), std::string::npos);
   EXPECT_NE(ProblemsOf("slow_data")[0].find("wants seconds="), std::string::npos);
+  EXPECT_NE(ProblemsOf("disk_slow")[0].find("wants seconds="), std::string::npos);
   EXPECT_NE(ProblemsOf("config set=seed")[0].find("wants set=key=value"), std::string::npos);
   EXPECT_EQ(ProblemsOf("").size(), 1u);
 }
