@@ -6,8 +6,10 @@
 namespace muster::launch {
 
 constexpr int kExitDone = 0;
-constexpr int kExitFailure = 1;   // anything that no other code names
-constexpr int kExitUsage = 2;     // the command line or a config is wrong: starting again is vain
+constexpr int kExitFailure = 1;  // anything that no other code names
+constexpr int kExitUsage = 2;    // the command line or a config is wrong: starting again is vain
+// Trained, or stopped as asked, but the disk did not take the state: start again (EX_IOERR).
+constexpr int kExitNotSaved = 74;
 constexpr int kExitRequeue = 75;  // stopped early, all is well: start again (EX_TEMPFAIL)
 // The state is not to be trusted (numbers that are not finite, a loss spike, replicas that differ):
 // start again from a checkpoint.
@@ -30,6 +32,7 @@ constexpr ExitCodeText kExitCodeTexts[] = {
     {kExitDone, "done"},
     {kExitFailure, "anything else"},
     {kExitUsage, "wrong usage or config"},
+    {kExitNotSaved, "the state is not saved: start again"},
     {kExitRequeue, "requeue me"},
     {kExitRollBack, "start again from a checkpoint"},
     {kExitDoNotRequeue, "do not requeue"},

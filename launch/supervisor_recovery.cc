@@ -47,8 +47,10 @@ Decision Supervisor::Judge(const Failure& failure) {
   best_step_ = best;
   Decision decision = Decide(failure, history_, options_.recovery);
   if (stop_signals_ > 0 && !Ends(decision)) {
-    decision = {
-        .action = Action::kStop, .exit_code = kExitRequeue, .reason = "asked to stop: no restart"};
+    const bool lost = failure.exit_code == kExitNotSaved;
+    decision = {.action = Action::kStop,
+                .exit_code = lost ? kExitNotSaved : kExitRequeue,
+                .reason = "asked to stop: no restart"};
   }
   return decision;
 }

@@ -17,7 +17,11 @@ CheckFailure::~CheckFailure() {
 
 absl::Status Annotate(const absl::Status& status, const std::string& where) {
   if (status.ok()) return status;
-  return absl::Status(status.code(), where + ": " + std::string(status.message()));
+  absl::Status annotated(status.code(), where + ": " + std::string(status.message()));
+  status.ForEachPayload([&annotated](absl::string_view kind, const absl::Cord& payload) {
+    annotated.SetPayload(kind, payload);
+  });
+  return annotated;
 }
 
 }  // namespace muster::kernels

@@ -217,6 +217,7 @@ class TrainCommand : public Command {
       pulse_->Leave(code);
       world.Abort(code);  // the other ranks would wait for this one
     }
+    if (*end == runtime::TrainEnd::kNotSaved) return kExitNotSaved;
     return *end == runtime::TrainEnd::kStopped ? kExitRequeue : kExitDone;
   }
 

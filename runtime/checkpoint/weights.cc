@@ -1,6 +1,7 @@
 #include "runtime/checkpoint/weights.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <filesystem>
 #include <map>
@@ -10,10 +11,13 @@
 #include "kernels/base/error.h"
 #include "kernels/device/memory.h"
 #include "parallel/comm/collectives.h"
+#include "runtime/checkpoint/agreement.h"
 #include "runtime/checkpoint/commit.h"
+#include "runtime/checkpoint/not_saved.h"
 #include "runtime/checkpoint/ranges.h"
 #include "runtime/checkpoint/safetensors.h"
 #include "runtime/job/atomic_file.h"
+#include "runtime/job/file_error.h"
 
 namespace muster::runtime {
 namespace {
@@ -202,17 +206,10 @@ absl::Status CollectOwned(const parallel::ParameterList& parameters,
   return compute.Synchronize();
 }
 
-// Ok on every rank, or the first rank's error on every rank.
-absl::Status Agree(const absl::Status& mine, parallel::World& world) {
-  ASSIGN_OR_RETURN(const std::vector<std::string> all,
-                   world.GatherText(mine.ok() ? "" : mine.ToString()));
-  RETURN_IF_ERROR(mine);
-  for (size_t rank = 0; rank < all.size(); ++rank) {
-    if (!all[rank].empty()) {
-      return absl::UnavailableError("rank " + std::to_string(rank) + " failed: " + all[rank]);
-    }
-  }
-  return absl::OkStatus();
+// OK on every rank, or a rank's error on every rank.
+absl::Status AgreeOnDisk(const absl::Status& mine, parallel::World& world) {
+  ASSIGN_OR_RETURN(const std::vector<std::string> all, world.GatherText(StatusText(mine)));
+  return NotSavedError(FirstError(all));
 }
 
 std::string FileName(size_t index, size_t count) {
@@ -223,11 +220,8 @@ std::string FileName(size_t index, size_t count) {
 
 absl::Status CreateDirectory(const std::string& directory) {
   std::error_code error;
-  if (!std::filesystem::create_directory(directory, error)) {
-    return absl::FailedPreconditionError("cannot create " + directory + ": " +
-                                         (error ? error.message() : "it exists"));
-  }
-  return absl::OkStatus();
+  const bool made = std::filesystem::create_directory(directory, error);
+  return made ? absl::OkStatus() : FileError("create " + directory, error ? error.value() : EEXIST);
 }
 
 absl::Status PublishIndex(const std::vector<std::string>& lists,
@@ -261,7 +255,7 @@ absl::Status SaveWeights(const std::string& directory, const parallel::Parameter
     std::filesystem::remove_all(temporary, ignored);  // of an attempt that died here
     status = CreateDirectory(temporary);
   }
-  RETURN_IF_ERROR(Agree(status, world));
+  RETURN_IF_ERROR(AgreeOnDisk(status, world));
 
   OwnedTensors owned(parameters.mesh().device(), compute);
   RETURN_IF_ERROR(CollectOwned(parameters, buffers, world.rank() == 0, compute, hooks, &owned));
@@ -279,9 +273,9 @@ absl::Status SaveWeights(const std::string& directory, const parallel::Parameter
   if (!mine.empty()) {
     status = WriteSafetensors(temporary + "/" + mine, entries, {{"format", "muster"}});
   }
-  RETURN_IF_ERROR(Agree(status, world));
+  RETURN_IF_ERROR(AgreeOnDisk(status, world));
   if (world.rank() == 0) status = PublishIndex(lists, files, temporary, directory);
-  return Agree(status, world);
+  return AgreeOnDisk(status, world);
 }
 
 absl::Status LoadWeights(const std::string& directory, const parallel::ParameterList& parameters,

@@ -20,7 +20,7 @@ struct NamedBuffer {
 
 // Collective over the world; all replicas hold current weights, or `hooks` brings each when it is
 // used (ZeRO 3). `directory` appears whole, by a rename, and replaces an older one in one step.
-// Errors (on every rank): it cannot be written.
+// Errors (equal on all ranks): it cannot be written: a NotSavedError.
 absl::Status SaveWeights(const std::string& directory, const parallel::ParameterList& parameters,
                          const std::vector<NamedBuffer>& buffers, parallel::World& world,
                          kernels::StreamView compute, parallel::ParameterHooks* hooks = nullptr);

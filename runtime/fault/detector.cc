@@ -15,7 +15,8 @@ constexpr int64_t kMissedBeatsNs = 1'000'000'000;  // several, of a rank that be
 // A host is silent for so long that what others report may well come of its loss.
 constexpr int64_t kSilentHostNs = 2'000'000'000;
 // The codes of launch/exit_codes.h, which is above this folder; a test there compares them.
-constexpr int kDone = 0, kError = 1, kUsage = 2, kRequeue = 75, kRollBack = 76, kDoNotRequeue = 93;
+constexpr int kDone = 0, kError = 1, kUsage = 2, kNotSaved = 74, kRequeue = 75, kRollBack = 76,
+              kDoNotRequeue = 93;
 
 int64_t Ns(double seconds) { return static_cast<int64_t>(seconds * 1e9); }
 
@@ -32,6 +33,7 @@ FailureKind KindOfExit(int status) {
     case kDoNotRequeue:
       return FailureKind::kHopeless;
     case kError:
+    case kNotSaved:
       return FailureKind::kError;
     default:
       return FailureKind::kCrash;

@@ -1,6 +1,8 @@
 #include "runtime/train/run_checkpoints.h"
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -12,6 +14,7 @@
 #include "runtime/checkpoint/agreement.h"
 #include "runtime/checkpoint/memory_restore.h"
 #include "runtime/checkpoint/memory_store.h"
+#include "runtime/checkpoint/not_saved.h"
 #include "runtime/checkpoint/retention.h"
 #include "runtime/job/run_lock.h"
 #include "runtime/train/checkpoint_pieces.h"
@@ -19,6 +22,9 @@
 
 namespace muster::runtime {
 namespace {
+
+// In front of each try to save the last state. Short, since an allocation may be about to end.
+constexpr int64_t kLastSavePausesNs[] = {0, 1'000'000'000, 2'000'000'000};
 
 double Since(int64_t begin_ns) {
   return static_cast<double>(kernels::MonotonicNs() - begin_ns) * 1e-9;
@@ -271,8 +277,24 @@ absl::Status RunCheckpoints::AtEnd(int64_t step, int64_t skipped_steps, bool sto
   if (saver_ == nullptr) RETURN_IF_ERROR(MakeSaver());
   RETURN_IF_ERROR(saver_->Finish());
   RETURN_IF_ERROR(CheckLast(*saver_));
-  if (step <= std::max(saver_->committed_step(), last_on_disk_)) return absl::OkStatus();
+  const int64_t newest = std::max(saver_->committed_step(), last_on_disk_);
+  if (step <= newest) return absl::OkStatus();
   RETURN_IF_ERROR(BeforeSave(step));
+  for (const int64_t pause_ns : kLastSavePausesNs) {
+    for (const int64_t end = kernels::MonotonicNs() + pause_ns; kernels::MonotonicNs() < end;) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      ledger_.Heartbeat();
+    }
+    RETURN_IF_ERROR(SaveLast(step, skipped_steps));
+    if (saver_->last().status.ok()) return absl::OkStatus();
+  }
+  return NotSavedError(kernels::Annotate(
+      saver_->last().status,
+      absl::StrCat("the state after step ", step, " is not saved; started again, the run goes on ",
+                   newest > 0 ? absl::StrCat("from ", CheckpointName(newest)) : "from its start")));
+}
+
+absl::Status RunCheckpoints::SaveLast(int64_t step, int64_t skipped_steps) {
   RETURN_IF_ERROR(saver_->Save(FactsOf(step, skipped_steps)));
   ledger_.Checkpoint(EventOf(CheckpointAct::kSnapshot, step, snapshot_bytes_));
   RETURN_IF_ERROR(saver_->Finish());

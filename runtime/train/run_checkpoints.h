@@ -55,7 +55,8 @@ class RunCheckpoints {
   // Before the state changes again: the copy of a save runs behind the forward and backward.
   void BeforeUpdate();
   // No more steps come. Saves the last one if the job saves at all; one that was asked to stop
-  // always does, since it is to go on. Waits for the commit.
+  // always does, since it is to go on. Waits for the commit; a disk that fails is tried three
+  // times, then it is an error here: a NotSavedError, equal on all ranks.
   absl::Status AtEnd(int64_t step, int64_t skipped_steps, bool stopped);
   // The run is at its end and what it leaves is on the disk: frees the hosts' memory.
   absl::Status Done();
@@ -77,6 +78,7 @@ class RunCheckpoints {
   absl::Status MakeMemorySaver();
   CheckpointFacts FactsOf(int64_t step, int64_t skipped_steps) const;
   absl::Status BeforeSave(int64_t step) const;
+  absl::Status SaveLast(int64_t step, int64_t skipped_steps);
   static absl::Status CheckLast(const Checkpointer& saver);
   void SaveEnded(const SaveReport& report);
   void MemorySaveEnded(const SaveReport& report);

@@ -12,6 +12,7 @@
 #include "kernels/device/span.h"
 #include "models/uneven_work.h"
 #include "parallel/comm/collectives.h"
+#include "runtime/checkpoint/not_saved.h"
 #include "runtime/checkpoint/weights.h"
 #include "runtime/goodput/ledger_record.h"
 #include "runtime/goodput/rank_progress.h"
@@ -96,12 +97,21 @@ absl::StatusOr<TrainEnd> Trainer::Run() {
     if (evaluates && !stop_agreed_) RETURN_IF_ERROR(EvaluateAt(evaluated = step));
   }
   RETURN_IF_ERROR(Settle());
-  RETURN_IF_ERROR(checkpoints_->AtEnd(step, skipped_steps_, stop_agreed_));
+  RETURN_IF_ERROR(Note(checkpoints_->AtEnd(step, skipped_steps_, stop_agreed_)));
   if (validation_ != nullptr && !stop_agreed_ && evaluated != step) {
     RETURN_IF_ERROR(EvaluateAt(step));
   }
   RETURN_IF_ERROR(End());
+  if (not_saved_) return TrainEnd::kNotSaved;
   return stop_agreed_ ? TrainEnd::kStopped : TrainEnd::kDone;
+}
+
+// What can still be kept is kept; the end of the run tells that something is missing.
+absl::Status Trainer::Note(const absl::Status& saved) {
+  if (saved.ok() || !IsNotSaved(saved)) return saved;
+  not_saved_ = true;
+  if (world_.rank() == 0) kernels::Log(kernels::Severity::kError, std::string(saved.message()));
+  return absl::OkStatus();
 }
 
 void Trainer::GiveUp() {
@@ -112,12 +122,14 @@ absl::Status Trainer::End() {
   ledger_->Enter(State::kCheckpointStall);
   state_->gather->Finish(state_->compute());
   RETURN_IF_ERROR(guard_->BeforeSave(result_.steps));
-  RETURN_IF_ERROR(SaveWeights(options_.run_directory + "/weights", *state_->parameters,
-                              state_->Buffers(), world_, state_->compute(), state_->hooks.get()));
+  RETURN_IF_ERROR(Note(kernels::Annotate(
+      SaveWeights(options_.run_directory + "/weights", *state_->parameters, state_->Buffers(),
+                  world_, state_->compute(), state_->hooks.get()),
+      "the final weights are not saved")));
   RETURN_IF_ERROR(checkpoints_->Done());
   ledger_->Enter(stop_agreed_ ? State::kDrain : State::kTeardown);
   books_closed_ = true;
-  ledger_->End(stop_agreed_ ? 75 : 0);
+  ledger_->End(not_saved_ ? 74 : stop_agreed_ ? 75 : 0);  // as launch/exit_codes.h has them
   return absl::OkStatus();
 }
 

@@ -45,7 +45,8 @@ struct TrainResult {
   double unigram_entropy = std::numeric_limits<double>::quiet_NaN();
 };
 
-enum class TrainEnd { kDone, kStopped };  // all steps or max_seconds; asked to stop
+// All steps or max_seconds; asked to stop; either, but the disk did not take what is left.
+enum class TrainEnd { kDone, kStopped, kNotSaved };
 
 class Trainer : private parallel::MicrobatchObserver {
  public:
@@ -94,6 +95,7 @@ class Trainer : private parallel::MicrobatchObserver {
   absl::Status Collect(int64_t step);
   absl::Status EvaluateAt(int64_t step);
   absl::Status End();
+  absl::Status Note(const absl::Status& saved);
   bool OverTime() const;
 
   const ResolvedJob& job_;
@@ -115,7 +117,7 @@ class Trainer : private parallel::MicrobatchObserver {
   int64_t unsaved_step_ = 0;  // whose save waits for them; 0: none
   int64_t skipped_steps_ = 0, train_start_ns_ = 0;
   bool read_late_ = false;  // the step that is not read yet, or was read last
-  bool stop_agreed_ = false, over_time_ = false, books_closed_ = false;
+  bool stop_agreed_ = false, over_time_ = false, books_closed_ = false, not_saved_ = false;
   bool trained_ = false, evaluated_ = false;  // at least once, by this process
 };
 

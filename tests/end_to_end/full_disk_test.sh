@@ -85,6 +85,24 @@ report = json.load(open(sys.argv[1]))
 assert report["steps_kept"] == int(sys.argv[2]), report["steps_kept"]' "$scratch/report.json" $steps
 echo "full from step 22 on, freed at step $freed"
 
+# A run that is stopped, or ends, without its state saved says so; what is on the disk stays good.
+mpirun --oversubscribe --bind-to none --mca mpi_yield_when_idle 1 -np 2 "$muster" train \
+  configs/jobs/tiny-dense.textproto --set train.steps=100000 \
+  --set log.tensorboard=false --run "$run" >"$scratch/log" 2>&1 &
+job=$!
+until_step $((steps + 3))
+fill
+kill -USR1 "$job"
+code=0
+wait "$job" || code=$?
+((code == 74)) || fail "exit code $code of a run that was stopped on a full disk, wanted 74"
+(($(count "ERROR.*the state after step [0-9]+ is not saved; started again, the run goes on from step-$steps") == 1)) ||
+  fail "it does not say that its state is lost"
+(($(count 'ERROR.*the final weights are not saved') == 1)) || fail "nothing of the weights"
+"$muster" ckpt verify "$run" >"$scratch/verified" || fail "$(cat "$scratch/verified")"
+$mounted && free
+echo "and a stop without a save ends with 74"
+
 # A start that finds no room is no wrong config: it may be tried again.
 $mounted || exit 0
 more=(configs/jobs/tiny-dense.textproto --set train.steps=$((steps + 5)) --set log.tensorboard=false)

@@ -106,14 +106,17 @@ last=$(tail -1 "$scratch/live/metrics.jsonl" | grep -oE '"step":[0-9]+' | grep -
   --run "$scratch/live" >"$scratch/live.log" 2>&1 || fail "$(tail -3 "$scratch/live.log")"
 grep -q "goes on at step $((last + 1))" "$scratch/live.log" || fail "$(cat "$scratch/live.log")"
 
-echo "a disk that takes no more: training goes on, the old checkpoints stay good"
+echo "a disk that takes no more: training goes on, the old checkpoints stay good, the end tells"
 train 1 full --set train.steps=4
 before=$(ls "$scratch/full/checkpoints")
+code=0
 (
   trap '' XFSZ
   ulimit -f 3000  # KiB; a shard has 8 MB, the weights are 2.7 MB
   train 1 full --set log.tensorboard=false
-) || fail "a full disk ended the job: $(tail -5 "$scratch/full.log")"
+) || code=$?
+((code == 74)) || fail "exit code $code, wanted 74: $(tail -5 "$scratch/full.log")"
+grep -q "trained    8 steps" "$scratch/full.log" || fail "a full disk ended the job"
 grep -qE "step-6 failed; training goes on.*File too large" "$scratch/full.log" ||
   fail "$(cat "$scratch/full.log")"
 [[ $(ls "$scratch/full/checkpoints") == "$before" ]] || fail "$(ls "$scratch/full/checkpoints")"

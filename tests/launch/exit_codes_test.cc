@@ -49,6 +49,10 @@ TEST(ExitCodes, AStartThatAPersonHasToCorrectIsNot) {
   }
 }
 
+TEST(ExitCodes, ARunWhoseStateIsNotSavedIsTrainedAgain) {
+  EXPECT_EQ(After(kExitNotSaved).action, Action::kRestart);
+}
+
 TEST(ExitCodes, ARunThatAnotherJobHoldsIsNotRequeued) {
   const absl::Status held = absl::AbortedError("x");
   for (const int code : {ExitCodeOf(held), ExitCodeOfStart(held)}) {

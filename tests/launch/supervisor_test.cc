@@ -222,6 +222,17 @@ TEST_F(SupervisorTest, ARequestToStopIsPassedOnAndEndsWithRequeue) {
   ExpectFirstFailure(FailureKind::kPreempted, {});
 }
 
+TEST_F(SupervisorTest, ARequestToStopThatCostsTheStateIsNotCalledWell) {
+  const pid_t helper = SignalMeIn(600, SIGTERM);
+  EXPECT_EQ(Run([](const ForkedRank& rank) {
+              for (int64_t step = 1; !rank.asked_to_stop(); ++step) rank.Steps(step, step, 1);
+              return kExitNotSaved;
+            }),
+            kExitNotSaved);
+  waitpid(helper, nullptr, 0);
+  EXPECT_EQ(attempts_.size(), 1u) << said_.str();
+}
+
 TEST_F(SupervisorTest, RanksThatDoNotStopAreEnded) {
   SupervisorOptions options = Options();
   options.stop_grace_seconds = 0.5;
