@@ -41,6 +41,25 @@ bool EndDirect(int fd) {
 
 absl::Status Failed(const std::string& what) { return FileError(what, errno); }
 
+bool Exists(const std::string& path) {
+  std::error_code error;
+  return fs::exists(fs::symlink_status(path, error));
+}
+
+// In two steps.
+absl::Status Replace(const Disk& disk, const std::string& parent, const std::string& from,
+                     const std::string& to) {
+  const std::string old = to + kReplaced;
+  RETURN_IF_ERROR(disk.Rename(to, old));
+  const absl::Status renamed = disk.Rename(from, to);
+  if (!renamed.ok()) {  // a later attempt has taken `from` away
+    disk.Rename(old, to).IgnoreError();
+    return renamed;
+  }
+  RETURN_IF_ERROR(disk.SyncDirectory(parent));
+  return disk.RemoveDirectory(old);
+}
+
 }  // namespace
 
 absl::Status Disk::Announce(const char* call, const std::string& path) const {
@@ -185,24 +204,26 @@ absl::Status Disk::RemoveDirectory(const std::string& path) const {
 
 absl::Status Publish(const Disk& disk, const std::string& parent, const std::string& temporary,
                      const std::string& final) {
-  RETURN_IF_ERROR(disk.SyncDirectory(parent + "/" + temporary));
-  std::error_code error;
-  if (!fs::exists(fs::symlink_status(parent + "/" + final, error))) {
-    RETURN_IF_ERROR(disk.Rename(parent + "/" + temporary, parent + "/" + final));
+  const std::string to = parent + "/" + final, from = parent + "/" + temporary;
+  RETURN_IF_ERROR(disk.SyncDirectory(from));
+  RETURN_IF_ERROR(BringBack(disk, parent, final));
+  if (!Exists(to)) {
+    RETURN_IF_ERROR(disk.Rename(from, to));
     return disk.SyncDirectory(parent);
   }
-  const absl::Status exchanged = disk.Exchange(parent + "/" + temporary, parent + "/" + final);
-  if (absl::IsUnimplemented(exchanged)) {
-    const std::string old = parent + "/" + final + ".removed";
-    RETURN_IF_ERROR(disk.RemoveDirectory(old));
-    RETURN_IF_ERROR(disk.Rename(parent + "/" + final, old));
-    RETURN_IF_ERROR(disk.Rename(parent + "/" + temporary, parent + "/" + final));
-    RETURN_IF_ERROR(disk.SyncDirectory(parent));
-    return disk.RemoveDirectory(old);
-  }
+  const absl::Status exchanged = disk.Exchange(from, to);
+  if (absl::IsUnimplemented(exchanged)) return Replace(disk, parent, from, to);
   RETURN_IF_ERROR(exchanged);
   RETURN_IF_ERROR(disk.SyncDirectory(parent));
-  return disk.RemoveDirectory(parent + "/" + temporary);
+  return disk.RemoveDirectory(from);
+}
+
+absl::Status BringBack(const Disk& disk, const std::string& parent, const std::string& final) {
+  const std::string name = parent + "/" + final, replaced = name + kReplaced;
+  if (!Exists(replaced)) return absl::OkStatus();
+  if (Exists(name)) return disk.RemoveDirectory(replaced);
+  RETURN_IF_ERROR(disk.Rename(replaced, name));
+  return disk.SyncDirectory(parent);
 }
 
 }  // namespace muster::runtime

@@ -56,9 +56,16 @@ class Disk {
 };
 
 // Makes `temporary` (whose files are written and synced) visible as `final`, both in `parent`. If
-// `final` exists it is replaced in one step and then removed: there is never a moment without one,
-// but on file systems that cannot exchange names, where it is first renamed to <final>.removed.
+// `final` exists it is replaced in one step and then removed: there is never a moment without one.
+// File systems that cannot exchange names (NFS) have such a moment: there it is first renamed to
+// <final>.replaced, which is whole, and is `final` again by a rename back (BringBack) should this
+// process die then.
 absl::Status Publish(const Disk& disk, const std::string& parent, const std::string& temporary,
                      const std::string& final);
+
+constexpr char kReplaced[] = ".replaced";
+// After a Publish of `final` that did not get to its end: `final` is what it was before if it had
+// gone, and what it replaced is removed if it had not.
+absl::Status BringBack(const Disk& disk, const std::string& parent, const std::string& final);
 
 }  // namespace muster::runtime

@@ -109,6 +109,10 @@ absl::StatusOr<int> LastSetAside(const std::string& directory) {
 absl::Status RemoveLeftovers(const Disk& disk, const std::string& directory, int attempt) {
   ASSIGN_OR_RETURN(const std::vector<std::string> names, DirectoriesIn(directory));
   for (const std::string& name : names) {
+    absl::string_view checkpoint = name;
+    if (absl::ConsumeSuffix(&checkpoint, kReplaced) && StepOfName(std::string(checkpoint)) >= 0) {
+      RETURN_IF_ERROR(BringBack(disk, directory, std::string(checkpoint)));
+    }
     const std::optional<Leftover> leftover = ParseLeftover(name);
     if (!leftover || leftover->attempt > attempt) continue;
     std::string path = directory + "/" + name;

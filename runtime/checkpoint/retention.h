@@ -3,6 +3,7 @@
 //   step-<n>             committed
 //   step-<n>.attempt-<a>.partial     a save in flight, or one that died
 //   step-<n>.removed                 on its way out
+//   step-<n>.replaced                see Publish
 //   step-<n>.set_aside.attempt-<a>   what attempt <a> and later ones shall not go on from: it stays
 //                                    until a person has looked at it
 // and nothing else is touched.
@@ -33,9 +34,10 @@ absl::StatusOr<std::string> SetNewestAside(const Disk& disk, const std::string& 
 // The newest attempt for which a checkpoint was set aside; -1: there is none.
 absl::StatusOr<int> LastSetAside(const std::string& directory);
 
-// Removes what saves of this and earlier attempts, and removals, have left. Nobody else of this
-// attempt may be saving. A save's directory is renamed first: if an orphan of an earlier attempt is
-// about to publish it, there is nothing any more that it could rename.
+// Removes what saves of this and earlier attempts, and removals, have left; a checkpoint that one of
+// them was about to replace comes back. Nobody else of this attempt may be saving. A save's
+// directory is renamed first: if an orphan of an earlier attempt is about to publish it, there is
+// nothing any more that it could rename.
 absl::Status RemoveLeftovers(const Disk& disk, const std::string& directory, int attempt);
 
 }  // namespace muster::runtime

@@ -100,6 +100,69 @@ TEST(CrashPoints, EverySystemCallOfARunLeavesACommittedStateAndALaterAttempt) {
   EXPECT_EQ(last_number, 2);
 }
 
+// A disk whose names cannot be exchanged (NFS), and a run that keeps one checkpoint: its only one
+// is replaced, twice.
+TEST(CrashPoints, WithoutExchangeTheOnlyCheckpointOutlivesItsReplacement) {
+  const DiskHook no_exchange = [](const std::string& call, const std::string& path) {
+    return call == "exchange" ? absl::UnimplementedError(path) : absl::OkStatus();
+  };
+  const auto saves = [&](const std::string& directory) {
+    ToyRun run(directory, {.keep = 1, .asynchronous = false, .hook = no_exchange});
+    for (int i = 0; i < 3; ++i) {
+      run.Save(4);
+      if (!run.checkpointer->last().status.ok()) return 1;
+    }
+    return 0;
+  };
+  const ScratchDirectory counting(FastParent());
+  const CrashOutcome whole = RunUntilCall(INT64_MAX, [&] { return saves(counting.path()); });
+  if (!whole.traced) GTEST_SKIP() << "this host does not let processes be traced";
+  ASSERT_EQ(whole.exit_code, 0);
+  bool committed = false;
+  int came_back = 0;
+  for (int64_t call = 0; call < whole.calls; ++call) {
+    SCOPED_TRACE("killed before call " + std::to_string(call));
+    const ScratchDirectory scratch(FastParent());
+    ASSERT_TRUE(RunUntilCall(call, [&] { return saves(scratch.path()); }).crashed);
+    ToyRun run(scratch.path(), {.keep = 1, .asynchronous = false, .hook = no_exchange});
+    came_back += fs::exists(run.Path(4)) || !committed ? 0 : 1;
+    MUSTER_CHECK_OK(RemoveLeftovers(Disk(), run.checkpoints(), 0));
+    const auto state = run.Load();
+    ASSERT_TRUE(state.ok()) << state.status();
+    ASSERT_TRUE(state->has_value() || !committed);  // a later crash loses nothing
+    committed = state->has_value();
+    ASSERT_TRUE(!committed || run.Is(4));
+    run.Save(5);
+    ASSERT_TRUE(run.checkpointer->last().status.ok()) << run.checkpointer->last().status;
+    ASSERT_EQ(std::distance(fs::directory_iterator(run.checkpoints()), {}), 1);
+  }
+  EXPECT_TRUE(committed);
+  EXPECT_GE(came_back, 2);  // the moment between two renames was hit in each replacement
+}
+
+// An attempt that was replaced in that moment puts the name back, or the one after it does.
+TEST(CrashPoints, WithoutExchangeAnAttemptThatWasTakenOverLeavesTheCheckpoint) {
+  const ScratchDirectory scratch(FastParent());
+  for (const bool takes_over : {false, true}) {
+    ToyRun run(scratch.path(),
+               {.keep = 1,
+                .asynchronous = false,
+                .hook = [&](const std::string& call, const std::string& path) -> absl::Status {
+                  if (call == "exchange") return absl::UnimplementedError(path);
+                  if (takes_over && call == "rename" && path.ends_with("/step-4")) {
+                    fs::remove_all(path + ".attempt-0.partial");
+                  }
+                  return absl::OkStatus();
+                }});
+    run.Save(4);
+    EXPECT_EQ(run.checkpointer->last().status.ok(), !takes_over);
+    EXPECT_EQ(*ListCheckpoints(run.checkpoints()), std::vector<int64_t>{4});
+    const auto state = run.Load();
+    ASSERT_TRUE(state.ok() && state->has_value()) << state.status();
+    EXPECT_TRUE(run.Is(4));
+  }
+}
+
 // Saves three snapshots into memory; returns what a restart finds.
 int64_t NewestInMemory(const std::string& directory, int64_t saves) {
   const auto alone = parallel::World::Alone();
