@@ -1,9 +1,7 @@
 #include "launch/supervisor.h"
 
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/file.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -11,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <filesystem>
 #include <system_error>
@@ -24,7 +23,6 @@
 #include "launch/process_space.h"
 #include "runtime/fault/pulse.h"
 #include "runtime/job/file_error.h"
-#include "runtime/job/run_lock.h"
 
 namespace muster::launch {
 
@@ -36,6 +34,7 @@ using runtime::FailureKind;
 
 namespace {
 
+constexpr std::chrono::milliseconds kLockPatience{1000};  // for a supervisor that is about to end
 constexpr int kLookEveryMs = 50;
 
 int64_t Ns(double seconds) { return static_cast<int64_t>(seconds * 1e9); }
@@ -78,7 +77,6 @@ Supervisor::~Supervisor() {
     kill(-starter_, SIGKILL);
     waitpid(starter_, nullptr, 0);
   }
-  if (lock_ >= 0) close(lock_);
 }
 
 absl::StatusOr<std::unique_ptr<Supervisor>> Supervisor::Create(SupervisorOptions options,
@@ -99,14 +97,9 @@ absl::Status Supervisor::Open() {
   if (error) {
     return runtime::FileError("make the run directory " + options_.run_directory, error.value());
   }
-  const std::string path = options_.run_directory + "/launch.lock";
-  lock_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-  if (lock_ < 0) return runtime::FileError("open " + path, errno);
-  if (flock(lock_, LOCK_EX | LOCK_NB) != 0) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(options_.run_directory, " has a supervisor already (it holds ", path,
-                     "); wait for its end, or choose another --run directory"));
-  }
+  ASSIGN_OR_RETURN(
+      lock_, runtime::RunLock::Take(options_.run_directory, kLockPatience,
+                                    /*start=*/std::nullopt, runtime::RunLock::Of::kSupervisor));
   ASSIGN_OR_RETURN(
       server_, runtime::HeartbeatServer::Listen(options_.interface, runtime::RunSecret::Draw()));
   ASSIGN_OR_RETURN(const int next_epoch, runtime::NextEpoch(options_.run_directory));
@@ -154,6 +147,7 @@ Failure Supervisor::RunAttempt() {
   }
   for (const runtime::AttemptHost& host : hosts) ledger_->Host(attempt_, host);
   for (const std::string& spare : std::exchange(spares_in_, {})) ledger_->SpareIn(attempt_, spare);
+  lock_->SignAttempt(attempt_);
   server_->Expect(attempt_, num_ranks);
   runtime::DetectorOptions detector = options_.detector;
   detector.host_of_rank = PlaceRanks(options_.hosts.in_use(), num_ranks);

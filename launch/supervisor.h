@@ -22,6 +22,7 @@
 #include "runtime/fault/heartbeat_server.h"
 #include "runtime/fault/policy.h"
 #include "runtime/goodput/supervisor_ledger.h"
+#include "runtime/job/run_lock.h"
 
 namespace muster::launch {
 
@@ -88,7 +89,7 @@ class Supervisor {
   HostStart& start_;
   std::ostream& say_;
   uint64_t process_space_ = 0;
-  int lock_ = -1;
+  std::unique_ptr<runtime::RunLock> lock_;
   std::unique_ptr<SignalGuard> signals_;
   std::unique_ptr<runtime::HeartbeatServer> server_;
   std::unique_ptr<runtime::SupervisorLedger> ledger_;

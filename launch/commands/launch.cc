@@ -15,6 +15,7 @@
 #include "launch/help.h"
 #include "launch/job_options.h"
 #include "launch/rank_env.h"
+#include "launch/reach.h"
 #include "launch/supervisor.h"
 #include "parallel/mesh/mesh.h"
 #include "runtime/job/config.h"
@@ -141,6 +142,7 @@ class Launch : public Command {
       ASSIGN_OR_RETURN(const std::string text, ReadWhole(hosts_file_));
       absl::StatusOr<std::vector<HostSlots>> hosts = ParseHosts(text);
       if (!hosts.ok()) return kernels::Annotate(hosts.status(), "--hosts " + hosts_file_);
+      RETURN_IF_ERROR(kernels::Annotate(CheckReach(*hosts, interface_), "--hosts " + hosts_file_));
       ASSIGN_OR_RETURN(options.hosts, HostPool::Make(*std::move(hosts), spares_, num_ranks));
     } else if (spares_ > 0) {
       return absl::InvalidArgumentError("--spares wants --hosts: a spare is a host");

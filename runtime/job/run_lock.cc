@@ -65,10 +65,8 @@ int NewestLedger(const std::string& run_directory) {
   return newest;
 }
 
-std::string PathOf(const std::string& run_directory) { return run_directory + "/run.lock"; }
-
-// "node17, process 4711, since 2026-03-01 12:00:00, Slurm job 99, attempt 3 of muster launch 0"
-std::string Signature(std::optional<int> attempt, const std::optional<SupervisedStart>& start) {
+// "node17, process 4711, since 2026-03-01 12:00:00, Slurm job 99"
+std::string Signature() {
   char host[256] = "unknown host";
   gethostname(host, sizeof(host) - 1);
   const std::time_t now = std::time(nullptr);
@@ -78,11 +76,6 @@ std::string Signature(std::optional<int> attempt, const std::optional<Supervised
   std::strftime(stamp, sizeof(stamp), "%Y-%m-%d %H:%M:%S", &local);
   std::string text = absl::StrCat(host, ", process ", getpid(), ", since ", stamp);
   if (const char* job = std::getenv("SLURM_JOB_ID")) absl::StrAppend(&text, ", Slurm job ", job);
-  if (start) {
-    absl::StrAppend(&text, kAttempt, start->attempt, kOfLaunch, start->supervisor);
-  } else if (attempt) {
-    absl::StrAppend(&text, kAttempt, *attempt);
-  }
   return text;
 }
 
@@ -124,8 +117,9 @@ std::optional<SupervisedStart> StartOf(absl::string_view signature) {
 
 absl::StatusOr<std::unique_ptr<RunLock>> RunLock::Take(const std::string& run_directory,
                                                        std::chrono::milliseconds patience,
-                                                       std::optional<SupervisedStart> start) {
-  std::unique_ptr<RunLock> lock(new RunLock(run_directory, start));
+                                                       std::optional<SupervisedStart> start,
+                                                       Of of) {
+  std::unique_ptr<RunLock> lock(new RunLock(run_directory, start, of));
   const auto deadline = std::chrono::steady_clock::now() + patience;
   while (true) {
     RETURN_IF_ERROR(lock->Open());
@@ -135,7 +129,7 @@ absl::StatusOr<std::unique_ptr<RunLock>> RunLock::Take(const std::string& run_di
     }
     if (errno != EAGAIN && errno != EACCES && errno != EINTR) {
       kernels::Log(kernels::Severity::kWarning,
-                   absl::StrCat("cannot lock ", PathOf(run_directory), ": ", std::strerror(errno),
+                   absl::StrCat("cannot lock ", lock->path_, ": ", std::strerror(errno),
                                 "; that no other job writes this run is only checked when a "
                                 "checkpoint is committed"));
       break;
@@ -150,16 +144,23 @@ absl::StatusOr<std::unique_ptr<RunLock>> RunLock::Take(const std::string& run_di
         break;
       }
       return absl::AbortedError(absl::StrCat(
-          run_directory, " is written by another job: ", holder,
+          run_directory,
+          of == Of::kJob ? " is written by another job: " : " has a supervisor already: ", holder,
           "; wait for it, end it, or choose another --run directory (if that host is gone for "
           "good, remove ",
-          PathOf(run_directory), ")"));
+          lock->path_, ")"));
     }
     std::this_thread::sleep_for(kTryAgain);
   }
-  lock->Sign(Signature(std::nullopt, start));
+  lock->Sign(std::nullopt);
   return lock;
 }
+
+RunLock::RunLock(const std::string& run_directory, std::optional<SupervisedStart> start, Of of)
+    : run_directory_(run_directory),
+      path_(run_directory + (of == Of::kJob ? "/run.lock" : "/launch.lock")),
+      signature_(Signature()),
+      start_(start) {}
 
 RunLock::~RunLock() {
   if (file_ >= 0) close(file_);
@@ -168,15 +169,14 @@ RunLock::~RunLock() {
 // The file that has the name now.
 absl::Status RunLock::Open() {
   if (file_ >= 0) close(file_);
-  const std::string path = PathOf(run_directory_);
-  file_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-  return file_ >= 0 ? absl::OkStatus() : FileError("open " + path, errno);
+  file_ = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+  return file_ >= 0 ? absl::OkStatus() : FileError("open " + path_, errno);
 }
 
 bool RunLock::IsNamed() const {
   struct stat named {
   }, held{};
-  return stat(PathOf(run_directory_).c_str(), &named) == 0 && fstat(file_, &held) == 0 &&
+  return stat(path_.c_str(), &named) == 0 && fstat(file_, &held) == 0 &&
          named.st_dev == held.st_dev && named.st_ino == held.st_ino;
 }
 
@@ -187,23 +187,30 @@ bool RunLock::IsHeldByAnOrphan() const {
 
 // A locked and signed file takes the name in one step, so nobody finds it free in between.
 absl::Status RunLock::TakeOver() {
-  const std::string path = PathOf(run_directory_), mine = absl::StrCat(path, ".partial-", getpid());
+  const std::string mine = absl::StrCat(path_, ".partial-", getpid());
   unlink(mine.c_str());
   close(file_);
   file_ = open(mine.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (file_ >= 0 && TryLock(file_)) {
-    Sign(Signature(std::nullopt, start_));
-    if (rename(mine.c_str(), path.c_str()) == 0) return absl::OkStatus();
+    Sign(std::nullopt);
+    if (rename(mine.c_str(), path_.c_str()) == 0) return absl::OkStatus();
   }
-  return FileError("replace " + path, errno);
+  return FileError("replace " + path_, errno);
 }
 
-// For people: the lock itself does not need it, so a disk that is full does no harm.
-void RunLock::Sign(const std::string& text) const {
-  const std::string line = text + "\n";
-  if (ftruncate(file_, 0) != 0 || pwrite(file_, line.data(), line.size(), 0) < 0) {
-    kernels::Log(kernels::Severity::kWarning,
-                 "cannot sign " + run_directory_ + "/run.lock: " + std::strerror(errno));
+// For people: the lock itself does not need it, so a disk that is full does no harm. Written over
+// and then cut, so that whoever looks meanwhile finds a name.
+void RunLock::Sign(std::optional<int> attempt) const {
+  std::string line = signature_;
+  if (start_) {
+    absl::StrAppend(&line, kAttempt, start_->attempt, kOfLaunch, start_->supervisor);
+  } else if (attempt) {
+    absl::StrAppend(&line, kAttempt, *attempt);
+  }
+  line += "\n";
+  if (pwrite(file_, line.data(), line.size(), 0) < 0 ||
+      ftruncate(file_, static_cast<off_t>(line.size())) != 0) {
+    kernels::Log(kernels::Severity::kWarning, "cannot sign " + path_ + ": " + std::strerror(errno));
   }
 }
 
@@ -221,7 +228,7 @@ absl::StatusOr<int> RunLock::BeginAttempt() {
                                            " has begun, by another job"));
   }
   RETURN_IF_ERROR(WriteFileAtomically(EpochPath(run_directory_), absl::StrCat(attempt, "\n")));
-  Sign(Signature(attempt, start_));
+  Sign(attempt);
   return attempt;
 }
 

@@ -34,13 +34,17 @@ struct SupervisedStart {
 
 class RunLock {
  public:
+  enum class Of {
+    kJob,         // run.lock, of rank 0
+    kSupervisor,  // launch.lock, in the same way
+  };
   // The directory exists. Waits up to `patience` for a holder that is about to end.
   // `start`: by a supervisor; nullopt: there is none. Errors: Aborted, with the holder's host,
   // process and attempt; the file cannot be made.
   static absl::StatusOr<std::unique_ptr<RunLock>> Take(
       const std::string& run_directory,
       std::chrono::milliseconds patience = std::chrono::milliseconds(1500),
-      std::optional<SupervisedStart> start = std::nullopt);
+      std::optional<SupervisedStart> start = std::nullopt, Of of = Of::kJob);
   ~RunLock();  // gives it back
   RunLock(const RunLock&) = delete;
   RunLock& operator=(const RunLock&) = delete;
@@ -49,16 +53,17 @@ class RunLock {
   // is one. From now on earlier ones fail CheckEpoch. Durable when it returns. Errors: Aborted if a
   // later attempt than the supervisor's has begun.
   absl::StatusOr<int> BeginAttempt();
+  // Of a supervisor: what those who are refused are told besides host and process.
+  void SignAttempt(int attempt) const { Sign(attempt); }
 
  private:
-  RunLock(std::string run_directory, std::optional<SupervisedStart> start)
-      : run_directory_(std::move(run_directory)), start_(start) {}
+  RunLock(const std::string& run_directory, std::optional<SupervisedStart> start, Of of);
   absl::Status Open();
   bool IsNamed() const;
   bool IsHeldByAnOrphan() const;
   absl::Status TakeOver();
-  void Sign(const std::string& text) const;
-  const std::string run_directory_;
+  void Sign(std::optional<int> attempt) const;
+  const std::string run_directory_, path_, signature_;
   const std::optional<SupervisedStart> start_;
   int file_ = -1;
 };

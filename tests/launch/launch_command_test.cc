@@ -1,7 +1,11 @@
 // muster launch with a stand-in for mpirun, which writes down how it was called.
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -46,14 +50,22 @@ class LaunchCommandTest : public ::testing::Test {
     std::vector<std::unique_ptr<Command>> commands;
     commands.push_back(MakeLaunch());
     std::ostringstream out, err;
-    const int code =
-        RunCommandLine({"launch", kConfig, "--ranks", "2", "--run", run_, "--resume", resume},
-                       std::move(commands), {out, err});
+    std::vector<std::string> arguments = {"launch", kConfig, "--ranks",  "2",
+                                          "--run",  run_,    "--resume", resume};
+    arguments.insert(arguments.end(), extra_.begin(), extra_.end());
+    const int code = RunCommandLine(arguments, std::move(commands), {out, err});
     err_ = err.str();
     return code;
   }
 
+  static std::string OwnName() {
+    char name[256] = "";
+    gethostname(name, sizeof(name) - 1);
+    return name;
+  }
+
   const std::string path_before_;
+  std::vector<std::string> extra_;  // arguments
   std::string directory_, run_, err_;
 };
 
@@ -80,6 +92,45 @@ TEST_F(LaunchCommandTest, ARunThatIsThereIsRefusedUnlessItShallGoOn) {
   EXPECT_FALSE(fs::exists(run_ + "/ledger")) << "a refused launch leaves nothing in a run";
   EXPECT_EQ(Launch("auto"), kExitDone) << err_;
   EXPECT_EQ(calls().size(), 1u);
+}
+
+TEST_F(LaunchCommandTest, ASecondLauncherIsRefusedWithinTwoSecondsAndToldWhoHoldsTheRun) {
+  MakeMpirun("exec sleep 60\n");
+  const pid_t child = fork();
+  if (child == 0) _exit(Launch("auto"));
+  const auto signature = [this] {
+    std::ifstream file(run_ + "/launch.lock");
+    std::string line;
+    std::getline(file, line);
+    return line;
+  };
+  for (int i = 0; i < 600 && signature().find("attempt 0") == std::string::npos; ++i)
+    usleep(50'000);
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(Launch("auto"), kExitDoNotRequeue);
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+  EXPECT_LE(took.count(), 3);  // 1.1 s on a calm host
+  for (const std::string& part :
+       {std::string("has a supervisor already"), "process " + std::to_string(child), OwnName(),
+        std::string("attempt 0")}) {
+    EXPECT_NE(err_.find(part), std::string::npos) << part << " in: " << err_;
+  }
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+  MakeMpirun("exit 0\n");
+  EXPECT_EQ(Launch("auto"), kExitDone) << err_;  // the lock ended with its holder
+}
+
+TEST_F(LaunchCommandTest, HostsThatCannotReachTheSupervisorAreRefusedAtOnce) {
+  MakeMpirun("exit 0\n");
+  std::ofstream(directory_ + "/hosts") << OwnName() << " slots=2\nelsewhere slots=2\n";
+  extra_ = {"--hosts", directory_ + "/hosts"};
+  EXPECT_EQ(Launch("auto"), kExitUsage);
+  EXPECT_NE(err_.find("ranks on elsewhere cannot reach this supervisor at 127.0.0.1"),
+            std::string::npos)
+      << err_;
+  EXPECT_TRUE(calls().empty());
+  EXPECT_FALSE(fs::exists(run_));
 }
 
 }  // namespace
