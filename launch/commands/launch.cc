@@ -106,6 +106,11 @@ class Launch : public Command {
       console.err << "muster launch: " << options.status().message() << "\n";
       return kExitUsage;
     }
+    if (geteuid() == 0) {
+      console.err << "muster launch: this is root: mpirun is told to run all the same "
+                     "(--allow-run-as-root), and ranks have root's rights; on a host that others "
+                     "use, too, start it as a user\n";
+    }
     MpirunStart mpirun;
     const auto supervisor = Supervisor::Create(*std::move(options), mpirun, console.err);
     if (!supervisor.ok()) {

@@ -134,6 +134,10 @@ absl::Status WriteNewRun(const fs::path& path, const RunDirectoryOptions& option
     std::error_code error;
     fs::copy_file(job.job.data().tokenizer(), path / "tokenizer.model",
                   fs::copy_options::overwrite_existing, error);
+    if (!error) {  // a copy has the permissions of what it was made from
+      fs::permissions(path / "tokenizer.model", fs::perms::owner_read | fs::perms::owner_write,
+                      error);
+    }
     if (error) return FileError("copy " + job.job.data().tokenizer(), error.value());
   }
   if (options.resume == ResumeMode::kFrom) {

@@ -6,6 +6,7 @@ set -euo pipefail
 muster=$1
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
+umask 022
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 mpi=(mpirun --oversubscribe --bind-to none --mca mpi_yield_when_idle 1)
 fail() { echo "FAILED: $*" >&2; exit 1; }
@@ -92,6 +93,10 @@ for name in nmae train.steps seqence_length mesh.ep zero.level fp31 h2000 global
   grep -q "$name" "$scratch/out" "$scratch/err" || fail "$name is not named"
 done
 
+private() { [[ -z $(find "$1" -not -type l -perm /077 | tee "$scratch/open") ]] ||
+  fail "others may read $(cat "$scratch/open")"; }
+private "$scratch/run"
+
 echo "real text: prepare, train, sample; then a damaged token file"
 seq 1 40000 | sed 's/$/ tokens of a little text that repeats itself/' >"$scratch/text.txt"
 "$muster" data prepare "$scratch/text.txt" --out "$scratch/data" --vocab-size 300 \
@@ -105,7 +110,13 @@ data {
 }
 train { steps: 2 global_batch_sequences: 4 }
 TEXT
-"$muster" train "$scratch/real.textproto" --run "$scratch/real" >"$scratch/log"
+"$muster" train "$scratch/real.textproto" --run "$scratch/real" --set checkpoint.every_steps=1 \
+  --set log.trace_step=2 >"$scratch/log"
+for part in checkpoints/step-2 trace.step-2.json tokenizer.model; do
+  [[ -e $scratch/real/$part ]] || fail "no $part"
+done
+private "$scratch/real"
+private "$scratch/data"
 "$muster" sample "$scratch/real" --prompt "12 tokens" --tokens 5 >"$scratch/log"
 truncate -s -10 "$scratch/data/train.tokens"
 expect_exit 1 "train.tokens" "$muster" train "$scratch/real.textproto" --run "$scratch/damaged"

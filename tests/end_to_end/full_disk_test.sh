@@ -111,7 +111,8 @@ code=0
 "$muster" train "${more[@]}" --run "$run" >"$scratch/log" 2>&1 || code=$?
 ((code == 1)) || fail "exit code $code of a start on a full disk"
 (($(count "cannot write $run/.*: No space left on device") >= 1)) || fail "it does not say why"
-"$muster" launch "${more[@]}" --ranks 2 --run "$run" >"$scratch/log" 2>&1 &
+umask 022
+"$muster" launch "${more[@]}" --ranks 2 --run "$run" --step-times "$run/times.csv" >"$scratch/log" 2>&1 &
 job=$!
 for _ in $(seq 600); do
   (($(count "left with exit code 1|ended with exit code 1") >= 1)) && break
@@ -120,4 +121,6 @@ done
 rm "$disk/filler"
 wait "$job" || fail "exit code $? under a supervisor"
 (($(count "trained    $((steps + 5)) steps") == 1)) || fail "it did not go on"
+(($(wc -l <"$run/times.csv") > 1)) || fail "no times of steps"
+[[ -z $(find "$run" -not -type l -perm /077 | tee "$scratch/log") ]] || fail "others may read these"
 echo "and a start on a full disk is tried again"
