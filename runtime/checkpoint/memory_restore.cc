@@ -19,6 +19,7 @@
 #include "runtime/checkpoint/reader.h"
 #include "runtime/checkpoint/retention.h"
 #include "runtime/checkpoint/writer.h"
+#include "runtime/job/mapped_file.h"
 
 namespace muster::runtime {
 namespace {

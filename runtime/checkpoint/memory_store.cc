@@ -10,6 +10,7 @@
 #include "kernels/device/span.h"
 #include "runtime/checkpoint/reader.h"
 #include "runtime/checkpoint/retention.h"
+#include "runtime/job/mapped_file.h"
 
 namespace muster::runtime {
 namespace {

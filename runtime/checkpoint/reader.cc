@@ -12,14 +12,21 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t kMaxManifestBytes = size_t{1} << 30;
+// What a million tensors in two pieces each need, at about 100 bytes a tensor and 230 a piece, with
+// names of 60 characters.
+constexpr int64_t kMaxManifestBytes = int64_t{512} << 20;
+// A block stays in the cache from the read to the hash; the disk works on the next ones meanwhile.
+constexpr int64_t kBlockBytes = int64_t{1} << 20, kReadAheadBytes = int64_t{16} << 20;
+constexpr int64_t kWindowBytes = int64_t{256} << 10;
 
-absl::StatusOr<MappedFile> MapPlainFile(const std::string& path) {
-  std::error_code error;
-  if (fs::is_symlink(fs::symlink_status(path, error))) {
-    return absl::DataLossError(path + " is a symlink, which is not followed");
+absl::StatusOr<Manifest> ReadManifestIn(const ReadDirectory& directory, const std::string& name) {
+  ASSIGN_OR_RETURN(const ReadFile file, directory.OpenFile(name));
+  if (file.size() > kMaxManifestBytes) {
+    return absl::DataLossError(file.path() + " is larger than any manifest");
   }
-  return MappedFile::Open(path);
+  std::string text(static_cast<size_t>(file.size()), '\0');
+  RETURN_IF_ERROR(file.Read(0, text.data(), file.size()));
+  return ParseManifest(text, file.path());
 }
 
 std::string Differs(uint64_t wanted, uint64_t found) {
@@ -29,12 +36,8 @@ std::string Differs(uint64_t wanted, uint64_t found) {
 }  // namespace
 
 absl::StatusOr<Manifest> ReadManifest(const std::string& directory, const std::string& name) {
-  const std::string path = directory + "/" + name;
-  ASSIGN_OR_RETURN(const MappedFile file, MapPlainFile(path));
-  if (file.size() > kMaxManifestBytes) {
-    return absl::DataLossError(path + " is larger than any manifest");
-  }
-  return ParseManifest(std::string(file.bytes()), path);
+  ASSIGN_OR_RETURN(const ReadDirectory opened, ReadDirectory::Open(directory));
+  return ReadManifestIn(opened, name);
 }
 
 absl::Status CheckCoverage(const Manifest& manifest) {
@@ -65,26 +68,23 @@ absl::Status CheckCoverage(const Manifest& manifest) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<CheckpointReader>> CheckpointReader::Map(
+absl::StatusOr<std::unique_ptr<CheckpointReader>> CheckpointReader::OpenWith(
     const std::string& directory, const std::string& manifest_name) {
-  std::error_code error;
-  if (!fs::is_directory(fs::symlink_status(directory, error))) {
-    return absl::DataLossError(directory + " is no directory (symlinks are not followed)");
-  }
-  std::unique_ptr<CheckpointReader> reader(new CheckpointReader);
-  reader->directory_ = directory;
-  absl::StatusOr<Manifest> manifest = ReadManifest(directory, manifest_name);
+  absl::StatusOr<ReadDirectory> opened = ReadDirectory::Open(directory);
+  if (!opened.ok()) return absl::DataLossError(opened.status().message());
+  std::unique_ptr<CheckpointReader> reader(new CheckpointReader(*std::move(opened)));
+  absl::StatusOr<Manifest> manifest = ReadManifestIn(reader->directory_, manifest_name);
   if (!manifest.ok()) return absl::DataLossError(manifest.status().message());
   reader->manifest_ = *std::move(manifest);
   for (const StoredShard& shard : reader->manifest_.shards) {
-    RETURN_IF_ERROR(reader->MapShard(shard));
+    RETURN_IF_ERROR(reader->CheckShard(shard));
   }
   return reader;
 }
 
 absl::StatusOr<std::unique_ptr<CheckpointReader>> CheckpointReader::Open(
     const std::string& directory) {
-  ASSIGN_OR_RETURN(std::unique_ptr<CheckpointReader> reader, Map(directory, kManifestName));
+  ASSIGN_OR_RETURN(std::unique_ptr<CheckpointReader> reader, OpenWith(directory, kManifestName));
   const int64_t step = StepOfName(fs::path(directory).filename().string());
   if (step >= 0 && step != reader->manifest_.facts.step) {
     return absl::DataLossError(directory + "/" + kManifestName + " is of step " +
@@ -98,7 +98,7 @@ absl::StatusOr<std::unique_ptr<CheckpointReader>> CheckpointReader::Open(
 
 absl::StatusOr<std::unique_ptr<CheckpointReader>> CheckpointReader::OpenPart(
     const std::string& directory, const std::string& record) {
-  ASSIGN_OR_RETURN(std::unique_ptr<CheckpointReader> reader, Map(directory, record));
+  ASSIGN_OR_RETURN(std::unique_ptr<CheckpointReader> reader, OpenWith(directory, record));
   if (reader->manifest_.shards.size() != 1) {
     return absl::DataLossError(directory + "/" + record + ": wanted one shard, found " +
                                std::to_string(reader->manifest_.shards.size()));
@@ -107,15 +107,14 @@ absl::StatusOr<std::unique_ptr<CheckpointReader>> CheckpointReader::OpenPart(
   return reader;
 }
 
-absl::Status CheckpointReader::MapShard(const StoredShard& shard) {
-  const std::string path = directory_ + "/" + shard.file;
-  absl::StatusOr<MappedFile> file = MapPlainFile(path);
+absl::Status CheckpointReader::CheckShard(const StoredShard& shard) const {
+  const absl::StatusOr<ReadFile> file = directory_.OpenFile(shard.file);
   if (!file.ok()) {
     const std::string first = shard.pieces.empty() ? "nothing" : shard.pieces.front().tensor;
     return absl::DataLossError(std::string(file.status().message()) + "; it holds tensor " + first +
                                " and " + std::to_string(shard.pieces.size()) + " pieces in all");
   }
-  const int64_t found = static_cast<int64_t>(file->size());
+  const int64_t found = file->size();
   if (found != shard.bytes) {
     std::string cut = "no tensor";
     for (auto piece = shard.pieces.rbegin(); piece != shard.pieces.rend(); ++piece) {
@@ -125,24 +124,69 @@ absl::Status CheckpointReader::MapShard(const StoredShard& shard) {
         cut = "tensor " + piece->tensor;
       }
     }
-    return absl::DataLossError(path + ": wanted " + std::to_string(shard.bytes) + " bytes, found " +
-                               std::to_string(found) + "; " + cut + " is the first that is cut");
+    return absl::DataLossError(file->path() + ": wanted " + std::to_string(shard.bytes) +
+                               " bytes, found " + std::to_string(found) + "; " + cut +
+                               " is the first that is cut");
   }
-  shards_.push_back(*std::move(file));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<const ReadFile*> CheckpointReader::Shard(int index) {
+  const auto found = open_.find(index);
+  if (found != open_.end()) return &found->second;
+  if (open_.size() == kMostOpenFiles) open_.clear();
+  absl::StatusOr<ReadFile> file =
+      directory_.OpenFile(manifest_.shards[static_cast<size_t>(index)].file);
+  if (!file.ok()) return absl::DataLossError(file.status().message());
+  return &open_.emplace(index, *std::move(file)).first->second;
+}
+
+absl::StatusOr<uint64_t> CheckpointReader::HashOf(int shard, int64_t offset, int64_t bytes) {
+  ASSIGN_OR_RETURN(const ReadFile* file, Shard(shard));
+  block_.resize(static_cast<size_t>(kBlockBytes));
+  kernels::Hasher64 hasher;
+  for (int64_t done = 0; done < bytes;) {
+    if (done % kReadAheadBytes == 0) {
+      file->Announce(offset + done, std::min(2 * kReadAheadBytes, bytes - done));
+    }
+    const int64_t part = std::min(kBlockBytes, bytes - done);
+    RETURN_IF_ERROR(file->Read(offset + done, block_.data(), part));
+    hasher.Update(block_.data(), static_cast<size_t>(part));
+    done += part;
+  }
+  return hasher.Digest();
+}
+
+absl::Status CheckpointReader::ReadShard(int shard, int64_t offset, int64_t bytes, char* out) {
+  if (bytes >= kWindowBytes) {
+    ASSIGN_OR_RETURN(const ReadFile* file, Shard(shard));
+    return file->Read(offset, out, bytes);
+  }
+  Window& window = windows_[static_cast<size_t>(shard) % kNumWindows];
+  const int64_t end = window.begin + static_cast<int64_t>(window.bytes.size());
+  if (window.shard != shard || offset < window.begin || offset + bytes > end) {
+    ASSIGN_OR_RETURN(const ReadFile* file, Shard(shard));
+    window.shard = -1;  // until it is filled
+    window.begin = offset;
+    window.bytes.resize(static_cast<size_t>(std::min(kWindowBytes, file->size() - offset)));
+    RETURN_IF_ERROR(
+        file->Read(offset, window.bytes.data(), static_cast<int64_t>(window.bytes.size())));
+    window.shard = shard;
+  }
+  std::memcpy(out, window.bytes.data() + (offset - window.begin), static_cast<size_t>(bytes));
   return absl::OkStatus();
 }
 
 void CheckpointReader::IndexRuns() {
-  for (size_t s = 0; s < shards_.size(); ++s) {
+  for (size_t s = 0; s < manifest_.shards.size(); ++s) {
     const std::vector<StoredPiece>& stored = manifest_.shards[s].pieces;
     first_piece_.push_back(pieces_.size());
     for (size_t i = 0; i < stored.size(); ++i) {
       const StoredPiece& piece = stored[i];
       const int64_t size = kernels::SizeOf(manifest_.tensors.at(piece.tensor).dtype);
       for (const ElementRun& run : RunsOf(piece.range)) {
-        runs_[piece.tensor].push_back({run.global, run.count,
-                                       shards_[s].data() + piece.offset + run.local * size,
-                                       pieces_.size()});
+        runs_[piece.tensor].push_back(
+            {run.global, run.count, piece.offset + run.local * size, pieces_.size()});
       }
       pieces_.push_back({static_cast<int>(s), static_cast<int>(i)});
     }
@@ -155,15 +199,15 @@ void CheckpointReader::IndexRuns() {
 
 absl::Status CheckpointReader::VerifyPiece(size_t piece) {
   if (pieces_[piece].verified) return absl::OkStatus();
-  const size_t shard = static_cast<size_t>(pieces_[piece].shard);
-  const StoredPiece& stored =
-      manifest_.shards[shard].pieces[static_cast<size_t>(pieces_[piece].index)];
+  const StoredShard& shard = manifest_.shards[static_cast<size_t>(pieces_[piece].shard)];
+  const StoredPiece& stored = shard.pieces[static_cast<size_t>(pieces_[piece].index)];
   const int64_t size = kernels::SizeOf(manifest_.tensors.at(stored.tensor).dtype);
-  const uint64_t found = kernels::Hash64(shards_[shard].data() + stored.offset,
-                                         static_cast<size_t>(stored.range.count * size));
-  if (found != stored.hash) {
-    return absl::DataLossError(directory_ + "/" + manifest_.shards[shard].file + ": tensor " +
-                               stored.tensor + " is damaged: " + Differs(stored.hash, found));
+  const absl::StatusOr<uint64_t> found =
+      HashOf(pieces_[piece].shard, stored.offset, stored.range.count * size);
+  if (!found.ok()) return kernels::Annotate(found.status(), "tensor " + stored.tensor);
+  if (*found != stored.hash) {
+    return absl::DataLossError(directory() + "/" + shard.file + ": tensor " + stored.tensor +
+                               " is damaged: " + Differs(stored.hash, *found));
   }
   pieces_[piece].verified = true;
   return absl::OkStatus();
@@ -172,10 +216,9 @@ absl::Status CheckpointReader::VerifyPiece(size_t piece) {
 absl::Status CheckpointReader::VerifyShard(int index) {
   const size_t shard = static_cast<size_t>(index);
   const StoredShard& stored = manifest_.shards[shard];
-  const uint64_t header =
-      kernels::Hash64(shards_[shard].data(), static_cast<size_t>(stored.header_bytes));
+  ASSIGN_OR_RETURN(const uint64_t header, HashOf(index, 0, stored.header_bytes));
   if (header != stored.header_hash) {
-    return absl::DataLossError(directory_ + "/" + stored.file +
+    return absl::DataLossError(directory() + "/" + stored.file +
                                ": its header, which names tensor " +
                                (stored.pieces.empty() ? "" : stored.pieces.front().tensor) +
                                " and others, is damaged: " + Differs(stored.header_hash, header));
@@ -216,29 +259,30 @@ absl::Status CheckpointReader::Verify(const std::string& tensor, kernels::DType 
                                       const LogicalRange& range) {
   const auto stored = manifest_.tensors.find(tensor);
   if (stored == manifest_.tensors.end()) {
-    return absl::FailedPreconditionError("tensor " + tensor + " is not in " + directory_ +
+    return absl::FailedPreconditionError("tensor " + tensor + " is not in " + directory() +
                                          ": it was saved by another model");
   }
   if (stored->second.dtype != dtype || !(stored->second.shape == range.global_shape)) {
     return absl::FailedPreconditionError(
-        "tensor " + tensor + " of " + directory_ + " does not fit: wanted " + kernels::Name(dtype) +
-        range.global_shape.ToString() + ", found " + kernels::Name(stored->second.dtype) +
-        stored->second.shape.ToString());
+        "tensor " + tensor + " of " + directory() + " does not fit: wanted " +
+        kernels::Name(dtype) + range.global_shape.ToString() + ", found " +
+        kernels::Name(stored->second.dtype) + stored->second.shape.ToString());
   }
   return ForEachPart(tensor, range, [&](const StoredRun& run, int64_t, int64_t, int64_t) {
     return VerifyPiece(run.piece);
   });
 }
 
-void CheckpointReader::Read(const std::string& tensor, const LogicalRange& range, void* out) const {
+absl::Status CheckpointReader::Read(const std::string& tensor, const LogicalRange& range,
+                                    void* out) {
   const int64_t size = kernels::SizeOf(manifest_.tensors.at(tensor).dtype);
   char* bytes = static_cast<char*>(out);
-  MUSTER_CHECK_OK(ForEachPart(
+  return ForEachPart(
       tensor, range, [&](const StoredRun& run, int64_t within, int64_t to, int64_t count) {
         MUSTER_CHECK(pieces_[run.piece].verified) << tensor << " is read before it is verified";
-        std::memcpy(bytes + to * size, run.data + within * size, static_cast<size_t>(count * size));
-        return absl::OkStatus();
-      }));
+        return ReadShard(pieces_[run.piece].shard, run.offset + within * size, count * size,
+                         bytes + to * size);
+      });
 }
 
 }  // namespace muster::runtime

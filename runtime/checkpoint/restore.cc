@@ -58,12 +58,12 @@ absl::Status CheckAllWanted(const CheckpointReader& reader, const std::vector<Wa
 
 // One buffer after the other, so that host memory stays small; each is in use until the stream has
 // copied it.
-absl::Status CopyIn(const CheckpointReader& reader, const std::vector<WantedPiece>& wanted,
+absl::Status CopyIn(CheckpointReader& reader, const std::vector<WantedPiece>& wanted,
                     kernels::StreamView compute) {
   std::vector<char> bytes, rounded;
   for (const WantedPiece& piece : wanted) {
     bytes.resize(static_cast<size_t>(piece.range.count * kernels::SizeOf(piece.stored)));
-    reader.Read(piece.tensor, piece.range, bytes.data());
+    RETURN_IF_ERROR(reader.Read(piece.tensor, piece.range, bytes.data()));
     const void* source = bytes.data();
     if (piece.data.dtype != piece.stored) {
       rounded.resize(static_cast<size_t>(piece.data.bytes()));
@@ -134,19 +134,20 @@ absl::StatusOr<std::optional<RestoredState>> Restore(const RestoreSource& source
   for (const int64_t step : steps) {
     const std::string name = CheckpointName(step);
     const auto reader = OpenVerified(directory + "/" + name, wanted, world);
-    ASSIGN_OR_RETURN(const absl::Status good, Agree(reader.status(), world));
-    if (absl::IsDataLoss(good)) {
-      passed_by.push_back(name + ": " + std::string(good.message()));
-      if (world.rank() == 0) {
-        kernels::Log(kernels::Severity::kError, "checkpoint passed by: " + passed_by.back());
-      }
-      continue;
+    ASSIGN_OR_RETURN(absl::Status good, Agree(reader.status(), world));
+    if (good.ok()) {
+      RETURN_IF_ERROR(CheckAllWanted(**reader, wanted, world));
+      ASSIGN_OR_RETURN(good, Agree(CopyIn(**reader, wanted, compute), world));
     }
-    RETURN_IF_ERROR(good);
-    RETURN_IF_ERROR(CheckAllWanted(**reader, wanted, world));
-    ASSIGN_OR_RETURN(const absl::Status copied, Agree(CopyIn(**reader, wanted, compute), world));
-    RETURN_IF_ERROR(copied);
-    return RestoredState{(*reader)->manifest().facts, name, BytesOf(wanted), std::move(passed_by)};
+    if (good.ok()) {
+      return RestoredState{(*reader)->manifest().facts, name, BytesOf(wanted),
+                           std::move(passed_by)};
+    }
+    if (!absl::IsDataLoss(good)) return good;
+    passed_by.push_back(name + ": " + std::string(good.message()));
+    if (world.rank() == 0) {
+      kernels::Log(kernels::Severity::kError, "checkpoint passed by: " + passed_by.back());
+    }
   }
   if (passed_by.empty()) return std::optional<RestoredState>();
   return absl::DataLossError("no good checkpoint is left in " + directory + ":\n  " +

@@ -42,10 +42,11 @@ struct RestoredState {
 
 // Collective. Tries the checkpoints of `source` from the newest on: every rank verifies the hash of
 // all that it reads, the ranks between them that of every byte, and only when all agree that it is
-// good is anything written to `wanted`. A damaged one is logged and passed by. Empty: there is
-// none. Errors, equal on all ranks: DataLoss if all are damaged (a run must not silently begin
-// anew); FailedPrecondition if a good one is of another model or dtype, with the tensor's name;
-// NotFound if source.step is not there.
+// good is anything written to `wanted`. One that is damaged, or that the disk cannot read, is
+// logged and passed by; the one before it fills all of `wanted`. Empty: there is none. Errors,
+// equal on all ranks: DataLoss if all are damaged (a run must not silently begin anew; `wanted` may
+// have been written to); FailedPrecondition if a good one is of another model or dtype, with the
+// tensor's name; NotFound if source.step is not there.
 absl::StatusOr<std::optional<RestoredState>> Restore(const RestoreSource& source,
                                                      const std::vector<WantedPiece>& wanted,
                                                      parallel::World& world,

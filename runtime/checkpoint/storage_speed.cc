@@ -131,7 +131,7 @@ absl::Status MeasureLoad(const std::string& parent, std::vector<float>* values,
                    CheckpointReader::Open(directory));
   RETURN_IF_ERROR(reader->VerifyAll());
   RETURN_IF_ERROR(reader->Verify("weight/w", kernels::DType::kFloat32, all));
-  reader->Read("weight/w", all, values->data());
+  RETURN_IF_ERROR(reader->Read("weight/w", all, values->data()));
   speed->load = static_cast<double>(speed->bytes) / Since(begin_ns);
   return absl::OkStatus();
 }

@@ -1,8 +1,10 @@
 // 1,000 flipped bits and a cut at every 4 KiB of a checkpoint of several shards: each is found,
 // with the file, and the tensor where a tensor is hit. And whoever was replaced cannot commit.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
+#include <functional>
 #include <random>
 
 #include "kernels/base/error.h"
@@ -23,6 +25,7 @@ constexpr int64_t kCount = 30'000;  // elements of a tensor; each rank stores a 
 
 // Commits step 7 as three ranks would; returns its directory.
 std::string WriteThreeShards(const std::string& parent) {
+  fs::create_directories(parent);
   const Disk disk;
   const CheckpointFacts facts{.step = 7, .samples = 70, .mesh = "dp3"};
   std::vector<float> values(kCount);
@@ -102,6 +105,69 @@ TEST(CheckpointDamage, ACutAtEvery4KiBIsFound) {
   }
   EXPECT_GT(cuts, 80);
   EXPECT_TRUE(VerifyAll(directory).ok());
+}
+
+// Between the check of its hashes and its use: the disk loses a part of the file.
+TEST(CheckpointDamage, AShardThatIsCutWhileItIsReadIsAnErrorNotASignal) {
+  const ScratchDirectory scratch(FastParent());
+  const std::string directory = WriteThreeShards(scratch.path());
+  const LogicalRange all = LogicalRange::Whole({kCount});
+  std::vector<float> values(kCount);
+  auto reader = *CheckpointReader::Open(directory);
+  ASSERT_TRUE(reader->Verify("moment1/w", kernels::DType::kFloat32, all).ok());
+  ASSERT_TRUE(reader->Read("moment1/w", all, values.data()).ok());
+  for (size_t i = 0; i < values.size(); ++i) ASSERT_EQ(values[i], static_cast<float>(i));
+  reader = *CheckpointReader::Open(directory);
+  ASSERT_TRUE(reader->Verify("moment2/w", kernels::DType::kFloat32, all).ok());
+  const std::string shard = directory + "/" + ShardName(1, kRanks);
+  fs::resize_file(shard, 4096);
+  const absl::Status cut = reader->Read("moment2/w", all, values.data());
+  EXPECT_TRUE(absl::IsDataLoss(cut)) << cut;
+  EXPECT_NE(cut.message().find(shard + ": wanted"), std::string::npos) << cut;
+  EXPECT_TRUE(absl::IsDataLoss(reader->VerifyAll()));
+}
+
+// A world of one whose ranks' `meeting`-th exchange something happens in front of.
+class WorldWithEvent final : public parallel::World {
+ public:
+  WorldWithEvent(int meeting, std::function<void()> event)
+      : alone_(parallel::World::Alone()), left_(meeting), event_(std::move(event)) {}
+  absl::StatusOr<std::unique_ptr<parallel::ProcessGroup>> NewGroup(
+      std::string name, std::vector<int> ranks, parallel::TimeCategory category,
+      kernels::Device device) override {
+    return alone_->NewGroup(std::move(name), std::move(ranks), category, device);
+  }
+  absl::StatusOr<std::vector<std::string>> GatherText(const std::string& text) override {
+    if (--left_ == 0) event_();
+    return alone_->GatherText(text);
+  }
+  [[noreturn]] void Abort(int exit_code) override { _exit(exit_code); }
+  int meetings_left() const { return left_; }
+
+ private:
+  const std::unique_ptr<parallel::World> alone_;
+  int left_;
+  const std::function<void()> event_;
+};
+
+TEST(CheckpointDamage, ARestoreThatLosesACheckpointHalfwayGoesBackToTheOneBefore) {
+  int fell_back = 0;
+  for (int meeting = 1;; ++meeting) {
+    SCOPED_TRACE("cut in front of meeting " + std::to_string(meeting));
+    const ScratchDirectory scratch(FastParent());
+    ToyRun run(scratch.path(), {.asynchronous = false});
+    run.Save(1);
+    run.Save(2);
+    WorldWithEvent world(meeting, [&] { fs::resize_file(run.ShardPath(2), 500); });
+    testing::internal::CaptureStderr();
+    const auto state = run.Load(&world);
+    testing::internal::GetCapturedStderr();
+    ASSERT_TRUE(state.ok() && state->has_value()) << state.status();
+    ASSERT_TRUE(run.Is((*state)->facts.step));
+    if (world.meetings_left() > 0) break;  // it was over before
+    fell_back += (*state)->facts.step == 1 ? 1 : 0;
+  }
+  EXPECT_GE(fell_back, 3);  // before it is opened, before it is verified, before it is copied
 }
 
 // Large files take another path through the system than small ones: in blocks, past the page cache.

@@ -44,13 +44,13 @@ class ToyRun {
     Become(step);
     MUSTER_CHECK_OK(checkpointer->Save(FactsOf(step)));
   }
-  absl::StatusOr<std::optional<RestoredState>> Load() {
+  absl::StatusOr<std::optional<RestoredState>> Load(parallel::World* world = nullptr) {
     Become(-1);
     return Restore(SourceOf(directory_),
                    {{"weight/a", LogicalRange::Whole({5, 7}), kernels::DType::kFloat32, a_.view()},
                     {"weight/b", LogicalRange::Whole({64}), kernels::DType::kFloat32, b_.view()},
                     {"buffer/c", LogicalRange::Whole({3}), kernels::DType::kInt64, c_.view()}},
-                   *world_, stream_.view());
+                   world == nullptr ? *world_ : *world, stream_.view());
   }
   // Whether every element is that of `step`.
   bool Is(int64_t step) {
