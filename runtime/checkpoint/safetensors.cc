@@ -1,13 +1,9 @@
 #include "runtime/checkpoint/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "kernels/base/error.h"
 #include "runtime/job/atomic_file.h"
@@ -19,6 +15,7 @@ using kernels::DType;
 using nlohmann::json;
 
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the format's own bound
+constexpr uint64_t kLengthBytes = 8;               // of the header, in front of it
 constexpr std::pair<const char*, DType> kDTypes[] = {
     {"F32", DType::kFloat32}, {"BF16", DType::kBFloat16}, {"F64", DType::kFloat64},
     {"I32", DType::kInt32},   {"I64", DType::kInt64},     {"U8", DType::kUInt8}};
@@ -51,17 +48,9 @@ class DuplicateKeyFinder : public nlohmann::json_sax<json> {
     return true;
   }
   bool key(string_t& name) override {
-    if (std::find(keys_.back().begin(), keys_.back().end(), name) != keys_.back().end() &&
-        keys_.size() > 1) {
-      duplicate = name;
-      return false;
-    }
-    if (keys_.size() == 1 && !top_.emplace(name, 0).second) {
-      duplicate = name;
-      return false;
-    }
-    if (keys_.size() > 1) keys_.back().push_back(name);
-    return true;
+    if (keys_.back().insert(name).second) return true;
+    duplicate = name;
+    return false;
   }
   bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception&) override {
     return false;
@@ -69,9 +58,8 @@ class DuplicateKeyFinder : public nlohmann::json_sax<json> {
   std::string duplicate;
 
  private:
-  static constexpr size_t kMaxDepth = 2;  // header -> tensor
-  std::vector<std::vector<std::string>> keys_;
-  std::map<std::string, int> top_;
+  static constexpr size_t kMaxDepth = 2;     // header -> tensor
+  std::vector<std::set<std::string>> keys_;  // of the open objects
   int arrays_ = 0;
 };
 
@@ -124,49 +112,38 @@ bool ParseEntry(const json& value, uint64_t data_bytes, SafetensorsEntry* entry,
 
 }  // namespace
 
-SafetensorsFile::~SafetensorsFile() {
-  if (map_ != nullptr) munmap(map_, map_bytes_);
-}
-
 absl::StatusOr<std::unique_ptr<SafetensorsFile>> SafetensorsFile::Open(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-  if (fd < 0) return absl::NotFoundError("cannot open " + path + ": " + std::strerror(errno));
-  struct stat info {};
-  std::unique_ptr<SafetensorsFile> file(new SafetensorsFile);
-  if (fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_size >= 8) {
-    file->map_bytes_ = static_cast<size_t>(info.st_size);
-    void* map = mmap(nullptr, file->map_bytes_, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (map != MAP_FAILED) file->map_ = map;
-  }
-  close(fd);
-  if (file->map_ == nullptr) {
-    return Invalid(path, "wanted a regular file of at least 8 bytes that can be mapped");
-  }
-  RETURN_IF_ERROR(file->ParseHeader(path));
+  ASSIGN_OR_RETURN(ReadFile opened, ReadFile::Open(path));
+  std::unique_ptr<SafetensorsFile> file(new SafetensorsFile(std::move(opened)));
+  RETURN_IF_ERROR(file->ReadHeader());
   return file;
 }
 
-absl::Status SafetensorsFile::ParseHeader(const std::string& path) {
+absl::Status SafetensorsFile::ReadHeader() {
+  const std::string& path = file_.path();
+  const auto size = static_cast<uint64_t>(file_.size());
+  if (size < kLengthBytes) return Invalid(path, "wanted at least 8 bytes");
   uint64_t header_bytes = 0;
-  std::memcpy(&header_bytes, map_, 8);
-  if (header_bytes > kMaxHeaderBytes || header_bytes > map_bytes_ - 8) {
+  RETURN_IF_ERROR(file_.Read(0, &header_bytes, kLengthBytes));
+  if (header_bytes > kMaxHeaderBytes || header_bytes > size - kLengthBytes) {
     return Invalid(path, "its header of " + std::to_string(header_bytes) +
                              " bytes exceeds the file or the format's bound");
   }
-  const char* header = static_cast<const char*>(map_) + 8;
-  const char* data = header + header_bytes;
-  const uint64_t data_bytes = map_bytes_ - 8 - header_bytes;
-  if (header_bytes == 0 || header[0] != '{') return Invalid(path, "its header is no JSON object");
+  std::string header(header_bytes, '\0');
+  RETURN_IF_ERROR(file_.Read(kLengthBytes, header.data(), static_cast<int64_t>(header_bytes)));
+  if (header.empty() || header[0] != '{') return Invalid(path, "its header is no JSON object");
+  const uint64_t data_bytes = size - kLengthBytes - header_bytes;
   DuplicateKeyFinder duplicates;
-  if (!json::sax_parse(header, data, &duplicates)) {
+  if (!json::sax_parse(header, &duplicates)) {
     return Invalid(path, duplicates.duplicate.empty()
                              ? "its header is no JSON of the wanted depth"
                              : "key " + duplicates.duplicate.substr(0, 80) + " stands twice");
   }
-  const json root = json::parse(header, data, nullptr, /*allow_exceptions=*/false);
+  const json root = json::parse(header, nullptr, /*allow_exceptions=*/false);
   std::vector<std::pair<uint64_t, uint64_t>> ranges;
   for (const auto& [name, value] : root.items()) {
     if (name == "__metadata__") {
+      if (!value.is_object()) return Invalid(path, "__metadata__ is no object");
       for (const auto& [key, text] : value.items()) {
         if (!text.is_string()) return Invalid(path, "__metadata__ maps to something but text");
         metadata_[key] = text;
@@ -179,7 +156,7 @@ absl::Status SafetensorsFile::ParseHeader(const std::string& path) {
     if (!ParseEntry(value, data_bytes, &entry, &begin, &reason)) {
       return Invalid(path, "tensor " + name.substr(0, 200) + ": " + reason);
     }
-    entry.data = data + begin;
+    entry.offset = static_cast<int64_t>(kLengthBytes + header_bytes + begin);
     ranges.emplace_back(begin, begin + static_cast<uint64_t>(entry.bytes));
     tensors_[name] = std::move(entry);
   }

@@ -2,7 +2,7 @@
 // Reads and writes safetensors files (Hugging Face's format: 8-byte little-endian header length, a
 // JSON header, raw little-endian data). The reader takes a file for hostile: it checks the header's
 // bound, names, dtypes, shape x dtype with overflow, and that the tensors cover the data without
-// gap or overlap, before it hands out a pointer. The writer writes a temporary beside the target,
+// gap or overlap, before it hands out a byte. The writer writes a temporary beside the target,
 // syncs it and renames it, so that a file that exists is whole.
 #include <cstdint>
 #include <map>
@@ -13,32 +13,35 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/base/dtype.h"
+#include "runtime/job/read_file.h"
 
 namespace muster::runtime {
 
 struct SafetensorsEntry {
   kernels::DType dtype = kernels::DType::kFloat32;  // F32, BF16, F64, I32, I64, U8
   std::vector<int64_t> shape;
-  const void* data = nullptr;  // host memory
+  const void* data = nullptr;  // host memory, of one that is to be written
   int64_t bytes = 0;
+  int64_t offset = 0;  // in the file, of one that is read
 };
 
 class SafetensorsFile {
  public:
-  // Memory-maps and validates. Errors name the file, the tensor and the broken rule.
+  // Reads and validates the header. Errors name the file, the tensor and the broken rule.
   static absl::StatusOr<std::unique_ptr<SafetensorsFile>> Open(const std::string& path);
-  ~SafetensorsFile();
-  SafetensorsFile(const SafetensorsFile&) = delete;
-  SafetensorsFile& operator=(const SafetensorsFile&) = delete;
 
+  // bytes [begin, begin + bytes) of the tensor. Errors: see ReadFile.
+  absl::Status Read(const SafetensorsEntry& tensor, int64_t begin, void* out, int64_t bytes) const {
+    return file_.Read(tensor.offset + begin, out, bytes);
+  }
+  const std::string& path() const { return file_.path(); }
   const std::map<std::string, SafetensorsEntry>& tensors() const { return tensors_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
  private:
-  SafetensorsFile() = default;
-  absl::Status ParseHeader(const std::string& path);
-  void* map_ = nullptr;
-  size_t map_bytes_ = 0;
+  explicit SafetensorsFile(ReadFile file) : file_(std::move(file)) {}
+  absl::Status ReadHeader();
+  const ReadFile file_;
   std::map<std::string, SafetensorsEntry> tensors_;
   std::map<std::string, std::string> metadata_;
 };

@@ -280,7 +280,7 @@ absl::Status SaveWeights(const std::string& directory, const parallel::Parameter
 
 absl::Status LoadWeights(const std::string& directory, const parallel::ParameterList& parameters,
                          const std::vector<NamedBuffer>& buffers, kernels::StreamView compute) {
-  std::map<std::string, std::pair<SafetensorsEntry, std::string>> stored;  // with file name
+  std::map<std::string, std::pair<SafetensorsEntry, const SafetensorsFile*>> stored;
   std::vector<std::unique_ptr<SafetensorsFile>> files;
   std::error_code error;
   for (const auto& item : std::filesystem::directory_iterator(directory, error)) {
@@ -288,7 +288,7 @@ absl::Status LoadWeights(const std::string& directory, const parallel::Parameter
     ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsFile> file,
                      SafetensorsFile::Open(item.path().string()));
     for (const auto& [name, entry] : file->tensors()) {
-      if (!stored.emplace(name, std::pair(entry, item.path().string())).second) {
+      if (!stored.emplace(name, std::pair(entry, file.get())).second) {
         return absl::DataLossError("tensor " + name + " stands in two files of " + directory);
       }
     }
@@ -318,17 +318,19 @@ absl::Status LoadWeights(const std::string& directory, const parallel::Parameter
     }
     const auto& [entry, file] = found->second;
     if (entry.shape != Dims(piece.shape) || entry.dtype != piece.dtype) {
-      return absl::FailedPreconditionError("tensor " + piece.name + " of " + file +
+      return absl::FailedPreconditionError("tensor " + piece.name + " of " + file->path() +
                                            " does not match the model: wanted " +
                                            kernels::Name(piece.dtype) + piece.shape.ToString());
     }
     const int64_t size = kernels::SizeOf(piece.dtype);
     for (const Piece::Part& part : piece.parts) {
+      std::vector<char> bytes(static_cast<size_t>(part.range.count * size));
       for (const ElementRun& run : RunsOf(part.range)) {
-        kernels::CopyAsync(static_cast<char*>(part.memory.data) + run.local * size,
-                           static_cast<const char*>(entry.data) + run.global * size,
-                           run.count * size, compute);
+        RETURN_IF_ERROR(file->Read(entry, run.global * size, bytes.data() + run.local * size,
+                                   run.count * size));
       }
+      kernels::CopyAsync(part.memory.data, bytes.data(), part.range.count * size, compute);
+      RETURN_IF_ERROR(compute.Synchronize());
     }
     read.insert(piece.name);
   }
@@ -336,7 +338,7 @@ absl::Status LoadWeights(const std::string& directory, const parallel::Parameter
   if (parameters.mesh().Group(Axis::kWorld).size() == 1 && read.size() != stored.size()) {
     for (const auto& [name, where] : stored) {
       if (!read.contains(name)) {
-        return absl::FailedPreconditionError("tensor " + name + " of " + where.second +
+        return absl::FailedPreconditionError("tensor " + name + " of " + where.second->path() +
                                              " belongs to no parameter of the model");
       }
     }

@@ -14,8 +14,9 @@ int Safetensors(std::string_view bytes) {
   unsigned sum = 0;
   int64_t data_bytes = 0;
   for (const auto& [name, entry] : (*file)->tensors()) {
-    const auto* data = static_cast<const unsigned char*>(entry.data);
-    for (int64_t i = 0; i < entry.bytes; ++i) sum += data[i];
+    std::string data(static_cast<size_t>(entry.bytes), '\0');
+    MUSTER_CHECK_OK((*file)->Read(entry, 0, data.data(), entry.bytes));
+    for (const char byte : data) sum += static_cast<unsigned char>(byte);
     data_bytes += entry.bytes;
   }
   MUSTER_CHECK(data_bytes <= static_cast<int64_t>(bytes.size())) << sum;
