@@ -3,6 +3,7 @@
 #include <array>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "kernels/base/error.h"
@@ -168,33 +169,25 @@ StoredTensor ParseTensor(const json& object, const std::string& name, std::strin
   return tensor;
 }
 
-StoredPiece ParsePiece(const json& object, const std::string& file, const Manifest& manifest,
-                       int64_t* end, std::string* problem) {
-  Fields fields(object, "a piece in " + file, problem);
+// Without what the tensor has to say: see Settle.
+StoredPiece ParsePiece(const json& object, std::string* problem) {
+  Fields fields(object, "a piece", problem);
   StoredPiece piece;
   piece.tensor = fields.Text("tensor");
-  const auto tensor = manifest.tensors.find(piece.tensor);
-  if (tensor == manifest.tensors.end()) {
-    fields.Fail("tensor", "one of the manifest's, not " + piece.tensor.substr(0, 200));
-    return piece;
-  }
   const auto [begin, size] = fields.Pair("slice");
   const auto [first, count] = fields.Pair("elements");
-  piece.range = {tensor->second.shape, fields.Dims(begin, "slice"), fields.Dims(size, "slice"),
+  piece.range = {kernels::Shape{}, fields.Dims(begin, "slice"), fields.Dims(size, "slice"),
                  fields.ToCount(first, "elements"), fields.ToCount(count, "elements")};
   piece.offset = fields.Count("offset");
   piece.hash = fields.Hash("hash");
-  if (!problem->empty()) return piece;
-  const std::string broken = piece.range.Problem();
-  if (!broken.empty()) fields.Fail("elements", "within the tensor, but " + broken);
-  if (piece.offset != *end) fields.Fail("offset", "the end of the piece before");
-  *end += piece.range.count * kernels::SizeOf(tensor->second.dtype);
   return piece;
 }
 
-StoredShard ParseShard(const json& object, const Manifest& manifest, std::string* problem) {
+// `pieces` have been taken out of the object.
+StoredShard ParseShard(const json& object, std::vector<StoredPiece> pieces, std::string* problem) {
   Fields fields(object, "a shard", problem);
   StoredShard shard;
+  shard.pieces = std::move(pieces);
   shard.file = fields.Text("file");
   if (!IsBasename(shard.file) || shard.file == kManifestName) {
     fields.Fail("file", "a basename in the checkpoint's directory");
@@ -202,14 +195,81 @@ StoredShard ParseShard(const json& object, const Manifest& manifest, std::string
   shard.bytes = fields.Count("bytes");
   shard.header_bytes = fields.Count("header_bytes");
   shard.header_hash = fields.Hash("header_hash");
-  int64_t end = shard.header_bytes;
-  for (const json& piece : fields.Get("pieces", &json::is_array, "a list")) {
-    shard.pieces.push_back(ParsePiece(piece, shard.file, manifest, &end, problem));
-    if (!problem->empty()) return shard;
-  }
-  if (end != shard.bytes) fields.Fail("bytes", "the end of its last piece");
+  if (!fields.Get("pieces", &json::is_array, "a list").empty()) fields.Fail("pieces", "objects");
   if (fields.Hash("hash") != shard.Hash()) fields.Fail("hash", "that of header and pieces");
   return shard;
+}
+
+// A manifest may be large, and its JSON many times as large in memory. So each tensor, piece and
+// shard is read and dropped as soon as its text ends.
+class PartReader {
+ public:
+  PartReader(Manifest* manifest, std::string* problem) : manifest_(*manifest), problem_(*problem) {}
+
+  // nlohmann's parser_callback_t; false: the value is dropped.
+  bool Keep(int depth, json::parse_event_t event, const json& value) {
+    using Event = json::parse_event_t;
+    if (depth > kMaxDepth || ++kept_ > kMaxKept) Fail("no manifest is as deep, or has such parts");
+    if (!problem_.empty()) return false;
+    if (event == Event::key && depth >= 1 && depth <= 3) {
+      keys_[static_cast<size_t>(depth)] = value.get<std::string>();
+    }
+    return event != Event::object_end || !Take(depth, value);
+  }
+
+ private:
+  static constexpr int kMaxDepth = 8, kMaxKept = 1000;  // about 30 events are of a piece
+
+  // An object that has ended; its depth and the keys above it say what it is.
+  bool Take(int depth, const json& object) {
+    const auto& [unused, section, name, part] = keys_;
+    if (depth == 2 && section == "tensors") {
+      manifest_.tensors[name] = ParseTensor(object, name, &problem_);
+    } else if (depth == 2 && section == "shards") {
+      manifest_.shards.push_back(ParseShard(object, std::exchange(pieces_, {}), &problem_));
+    } else if (depth == 4 && section == "shards" && part == "pieces") {
+      pieces_.push_back(ParsePiece(object, &problem_));
+    } else {
+      return false;
+    }
+    kept_ = 0;
+    return true;
+  }
+  void Fail(const char* problem) {
+    if (problem_.empty()) problem_ = problem;
+  }
+
+  Manifest& manifest_;
+  std::string& problem_;
+  std::array<std::string, 4> keys_;  // that are open, by depth
+  std::vector<StoredPiece> pieces_;  // of the shard under way
+  int kept_ = 0;                     // events since the last part was dropped
+};
+
+// Gives each piece its tensor's shape. Returns what is wrong: a piece outside its tensor or file, a
+// file named twice.
+std::string Settle(Manifest* manifest) {
+  std::set<std::string> files;
+  for (StoredShard& shard : manifest->shards) {
+    if (!files.insert(shard.file).second) {
+      return "wanted different files, but two shards are " + shard.file;
+    }
+    int64_t end = shard.header_bytes;
+    for (StoredPiece& piece : shard.pieces) {
+      const std::string where = "a piece in " + shard.file + ": wanted ";
+      const auto tensor = manifest->tensors.find(piece.tensor);
+      if (tensor == manifest->tensors.end()) {
+        return where + "a tensor of the manifest, found " + piece.tensor.substr(0, 200);
+      }
+      piece.range.global_shape = tensor->second.shape;
+      const std::string broken = piece.range.Problem();
+      if (!broken.empty()) return where + "elements within the tensor, but " + broken;
+      if (piece.offset != end) return where + "offset to be the end of the piece before";
+      end += piece.range.count * kernels::SizeOf(tensor->second.dtype);
+    }
+    if (end != shard.bytes) return shard.file + ": wanted bytes to be the end of its last piece";
+  }
+  return "";
 }
 
 // `path` and the problem as an error.
@@ -246,29 +306,29 @@ absl::StatusOr<Manifest> ParseManifest(const std::string& text, const std::strin
       text.compare(kHashAt + 16, sizeof(kAfter) - 1, kAfter) != 0) {
     return Damaged(path, "wanted it to begin with its hash");
   }
-  const std::string body = text.substr(kBodyAt);
   const std::string wanted = text.substr(kHashAt, 16),
-                    found = kernels::HexDigits(kernels::Hash64(body));
+                    found = kernels::HexDigits(
+                        kernels::Hash64(text.data() + kBodyAt, text.size() - kBodyAt));
   if (wanted != found) return Damaged(path, "wanted hash " + wanted + ", found " + found);
-  const json root = json::parse("{" + body, nullptr, /*allow_exceptions=*/false);
-  if (!root.is_object()) return Damaged(path, "it is no JSON object");
-
   std::string problem;
+  Manifest manifest;
+  PartReader parts(&manifest, &problem);
+  const json root = json::parse(
+      text.begin(), text.end(),
+      [&parts](int depth, json::parse_event_t event, json& value) {
+        return parts.Keep(depth, event, value);
+      },
+      /*allow_exceptions=*/false);
+  if (!problem.empty()) return Damaged(path, problem);
+  if (!root.is_object()) return Damaged(path, "it is no JSON object");
   Fields fields(root, "manifest", &problem);
   if (fields.Text("format") != kFormat) fields.Fail("format", kFormat);
-  Manifest manifest;
   manifest.facts = ParseFacts(fields.Get("facts", &json::is_object, "an object"), &problem);
   const json& tensors = fields.Get("tensors", &json::is_object, "an object");
-  for (const auto& [name, tensor] : tensors.items()) {
-    manifest.tensors[name] = ParseTensor(tensor, name, &problem);
-  }
-  std::set<std::string> files;
-  for (const json& shard : fields.Get("shards", &json::is_array, "a list")) {
-    if (!problem.empty()) break;
-    manifest.shards.push_back(ParseShard(shard, manifest, &problem));
-    const std::string& file = manifest.shards.back().file;
-    if (!files.insert(file).second) fields.Fail("shards", "different files, but two are " + file);
-  }
+  if (!tensors.empty()) fields.Fail("tensors", "objects by name");
+  const json& shards = fields.Get("shards", &json::is_array, "a list");
+  if (!shards.empty()) fields.Fail("shards", "objects");
+  if (problem.empty()) problem = Settle(&manifest);
   if (!problem.empty()) return Damaged(path, problem);
   return manifest;
 }
