@@ -6,11 +6,7 @@
 #include <cstdint>
 #include <string_view>
 
-#ifdef __CUDACC__
-#define MUSTER_HOST_DEVICE __host__ __device__
-#else
-#define MUSTER_HOST_DEVICE
-#endif
+#include "kernels/base/host_device.h"
 
 namespace muster::kernels {
 

@@ -5,6 +5,7 @@
 #include "kernels/ops/cast.h"
 #include "kernels/ops/check_args.h"
 #include "kernels/ops/cross_entropy.h"
+#include "kernels/ops/digest.h"
 #include "kernels/ops/embedding.h"
 #include "kernels/ops/gelu.h"
 #include "kernels/ops/layer_norm.h"
@@ -31,6 +32,7 @@ void CheckArgs(const AdamWArgs& args) {
   const char* op = "AdamW";
   CheckRangeTable(op, args.table, sizeof(AdamWRange));
   CheckTensor(op, "grad_scale", args.grad_scale, AccumulatorDType(args.weight_dtype), {1});
+  CheckOptional(op, "digests", args.digests, DType::kInt64, {args.table.num_ranges, 2});
   MUSTER_CHECK(args.step >= 1) << op << ": step counts from 1, found " << args.step;
 }
 
@@ -97,6 +99,12 @@ void CheckArgs(const CrossEntropyBackwardArgs& args) {
   CheckTensor("CrossEntropyBackward", "targets", args.targets, kIndex, {num_tokens});
   CheckTensor("CrossEntropyBackward", "stats", args.stats, AccumulatorDType(args.logits.dtype),
               {num_tokens, 3});
+}
+
+void CheckArgs(const DigestArgs& args) {
+  CheckFloating("Digest", "x", args.x, 1);
+  CheckRangeTable("Digest", args.table, sizeof(DigestRange));
+  CheckTensor("Digest", "out", args.out, DType::kInt64, {args.table.num_ranges});
 }
 
 void CheckArgs(const EmbeddingForwardArgs& args) {

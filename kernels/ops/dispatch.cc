@@ -9,6 +9,7 @@
 #include "kernels/ops/cast.h"
 #include "kernels/ops/copy_rows.h"
 #include "kernels/ops/cross_entropy.h"
+#include "kernels/ops/digest.h"
 #include "kernels/ops/embedding.h"
 #include "kernels/ops/gelu.h"
 #include "kernels/ops/grouped_matmul.h"
@@ -76,6 +77,7 @@ MUSTER_DISPATCH(CrossEntropyStats)
 MUSTER_DISPATCH(CrossEntropyMergeStats)
 MUSTER_DISPATCH(CrossEntropyLoss)
 MUSTER_DISPATCH(CrossEntropyBackward)
+MUSTER_DISPATCH(Digest)
 MUSTER_DISPATCH(EmbeddingForward)
 MUSTER_DISPATCH(EmbeddingBackward)
 MUSTER_DISPATCH(GeluForward)

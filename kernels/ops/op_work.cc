@@ -66,6 +66,10 @@ TracedWork WorkOf(const CrossEntropyBackwardArgs& args) {
   return Moves({&args.logits, &args.logits}, args.logits);
 }
 TracedWork WorkOf(const CrossEntropyStatsArgs& args) { return Moves({&args.logits}, args.logits); }
+TracedWork WorkOf(const DigestArgs& args) {
+  return {.bytes = static_cast<double>(args.table.num_elements * SizeOf(args.x.dtype)),
+          .detail = Ranges(args.table)};
+}
 TracedWork WorkOf(const EmbeddingForwardArgs& args) {
   return Moves({&args.out, &args.out}, args.out);
 }

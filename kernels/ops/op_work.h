@@ -9,6 +9,7 @@
 #include "kernels/ops/attention.h"
 #include "kernels/ops/cast.h"
 #include "kernels/ops/cross_entropy.h"
+#include "kernels/ops/digest.h"
 #include "kernels/ops/embedding.h"
 #include "kernels/ops/gelu.h"
 #include "kernels/ops/layer_norm.h"
@@ -32,6 +33,7 @@ TracedWork WorkOf(const CastArgs& args);
 TracedWork WorkOf(const ColumnSumArgs& args);
 TracedWork WorkOf(const CrossEntropyBackwardArgs& args);
 TracedWork WorkOf(const CrossEntropyStatsArgs& args);
+TracedWork WorkOf(const DigestArgs& args);
 TracedWork WorkOf(const EmbeddingForwardArgs& args);
 TracedWork WorkOf(const EmbeddingBackwardArgs& args);
 TracedWork WorkOf(const GeluForwardArgs& args);

@@ -239,6 +239,26 @@ void Flat(Bench& bench, int64_t size) {
              .learning_rate = 1e-4f},
             stream);
     });
+    const auto digests_of = static_cast<int64_t>(ends.size()) - 1;
+    const TensorView digests = bench.Zeroed(DType::kInt64, {digests_of, 2});
+    bench.Measure("AdamW fp32+bf16 with digests" + shape + cut, 32 * n, [&] {
+      AdamW({.table = ranges.table,
+             .weight_dtype = kBF16,
+             .grad_scale = scale,
+             .learning_rate = 1e-4f,
+             .digests = digests},
+            stream);
+    });
+    std::vector<DigestRange> parts;
+    for (size_t i = 0; i + 1 < ends.size(); ++i) parts.push_back({ends[i], ends[i + 1] - ends[i]});
+    const OwnedTable<DigestRange> to_digest(parts, stream);
+    const TensorView sums = bench.Zeroed(DType::kInt64, {digests_of});
+    for (const TensorView& x : {weight, grad}) {
+      bench.Measure(std::string("Digest ") + Name(x.dtype) + shape + cut,
+                    static_cast<double>(x.bytes()), [&] {
+                      Digest({x, to_digest.table, sums}, stream);
+                    });
+    }
     bench.Measure("SumOfSquares fp32" + shape + cut, 4 * n, [&] {
       SumOfSquares({squares.table, kF32, sum}, stream);
     });

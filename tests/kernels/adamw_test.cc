@@ -31,7 +31,7 @@ struct State {
   }
   void Update() const { Update(Tensors(), {0, kSize}, {0.25f}); }
   void Update(const AdamWTensors& tensors, const std::vector<int64_t>& ends,
-              const std::vector<float>& weight_decays) const {
+              const std::vector<float>& weight_decays, const TensorView& digests = {}) const {
     const auto stream = Stream::Create({}, StreamMode::kInline, "test");
     MUSTER_CHECK_OK(stream.status());
     const OwnedTable<AdamWRange> owned(tensors.Ranges(ends, weight_decays), stream->view());
@@ -42,7 +42,15 @@ struct State {
                 .beta1 = 0.875f,
                 .beta2 = 0.9375f,
                 .epsilon = 1e-3f,
-                .step = 3});
+                .step = 3,
+                .digests = digests});
+  }
+  // Of the state read and left by an update in three ranges.
+  std::vector<int64_t> Digests(const AdamWTensors& tensors) const {
+    const Tensor digests = MakeTensor(DType::kInt64, {3, 2});
+    Update(tensors, {0, 701, 702, kSize}, {0.25f, 0.25f, 0.25f}, digests.view());
+    const auto* found = digests.view().as<int64_t>();
+    return {found, found + 6};
   }
 
   Tensor grad, master, moment1, moment2, weight, grad_scale;
@@ -127,6 +135,55 @@ TEST_P(AdamWMaster, MayBeTheWeight) {
   tensors.weight = tensors.master;
   aliased.Update(tensors, {0, kSize}, {0.25f});
   EXPECT_EQ(Values(tensors.master), Values(apart.weight.view()));
+}
+
+// Columns of the ranges' [3, 2]: 0 as read, 1 as left.
+std::vector<int64_t> Column(const std::vector<int64_t>& digests, size_t column) {
+  return {digests[column], digests[2 + column], digests[4 + column]};
+}
+
+TEST_P(AdamWOf, TheStateLeftHasTheDigestsOfTheStateReadNext) {
+  for (const bool apart : {true, false}) {
+    if (!apart && GetParam() == DType::kBFloat16) continue;
+    const State state(GetParam()), plain(GetParam());
+    AdamWTensors tensors = state.Tensors();
+    if (!apart) tensors.weight = tensors.master;
+    const std::vector<int64_t> first = state.Digests(tensors), second = state.Digests(tensors);
+    EXPECT_EQ(Column(first, 1), Column(second, 0));
+    for (size_t r = 0; r < 3; ++r) EXPECT_NE(Column(first, 0)[r], Column(first, 1)[r]) << r;
+    plain.Update();
+    plain.Update();
+    EXPECT_EQ(Values(plain.master.view()), Values(state.master.view())) << "digests change the sum";
+  }
+}
+
+TEST_P(AdamWOf, AFlippedBitOfAnyPartOfTheStateShowsInTheDigestsRead) {
+  const State state(GetParam());
+  const std::vector<int64_t> left = Column(state.Digests(state.Tensors()), 1);
+  for (const Tensor* part : {&state.master, &state.moment1, &state.moment2, &state.weight}) {
+    for (const int64_t element : {702, 1500, 2099}) {
+      SetValue(state.grad_scale.view(), 0, 0);  // so that the state stays
+      const TensorView& view = part->view();
+      char& byte = static_cast<char*>(view.data)[element * SizeOf(view.dtype)];
+      byte = static_cast<char>(byte ^ 1);
+      const std::vector<int64_t> found = Column(state.Digests(state.Tensors()), 0);
+      byte = static_cast<char>(byte ^ 1);
+      EXPECT_EQ(found[0], left[0]);
+      EXPECT_EQ(found[1], left[1]);
+      EXPECT_NE(found[2], left[2]) << element;
+    }
+  }
+}
+
+TEST_P(AdamWOf, ASkippedUpdateHasTheDigestsOfTheStateTwice) {
+  for (const double scale : {0.0, std::nan("")}) {
+    const State state(GetParam());
+    const std::vector<int64_t> before = Column(state.Digests(state.Tensors()), 1);
+    SetValue(state.grad_scale.view(), 0, scale);
+    const std::vector<int64_t> skipped = state.Digests(state.Tensors());
+    EXPECT_EQ(Column(skipped, 0), before);
+    EXPECT_EQ(Column(skipped, 1), before);
+  }
 }
 
 TEST(AdamW, FirstStepMovesByTheLearningRateAgainstTheSign) {

@@ -9,6 +9,7 @@
 #include "kernels/ops/adamw.h"
 #include "kernels/ops/cast.h"
 #include "kernels/ops/cross_entropy.h"
+#include "kernels/ops/digest.h"
 #include "kernels/ops/embedding.h"
 #include "kernels/ops/gelu.h"
 #include "kernels/ops/layer_norm.h"
@@ -322,6 +323,69 @@ TEST_P(CudaParity, AdamWAndItsSkip) {
     } else {
       ExpectParity(run, {SameBits(master), SameBits(moment1), SameBits(moment2), SameBits(weight)});
     }
+  }
+}
+
+// Digests of the same bits: those that a skipped update reads and leaves. And those of an update
+// are the ones that the next reads.
+TEST_P(CudaParity, DigestsOfAdamW) {
+  for (const bool apart : {true, false}) {
+    const int64_t size = 100003;
+    if (!apart && GetParam() != kF32) continue;
+    const Tensor grad = RandomTensor(kF32, {size}, "grad"),
+                 master = RandomTensor(kF32, {size}, "w");
+    const Tensor moment1 = RandomTensor(kF32, {size}, "m"), moment2 = Positive(kF32, {size}, "v");
+    const Tensor weight = RandomTensor(GetParam(), {size}, "before");
+    const Tensor no_scale = TensorOf(kF32, {1}, {0}), scale = TensorOf(kF32, {1}, {0.5});
+    const Tensor of_skipped = MakeTensor(DType::kInt64, {5, 2}),
+                 first = MakeTensor(DType::kInt64, {5, 2}),
+                 second = MakeTensor(DType::kInt64, {5, 2});
+    std::vector<OwnedTable<AdamWRange>> tables;  // until all runs have ended
+    const auto run = [&](Place& at) {
+      AdamWTensors tensors{at(grad), at(master), at(moment1), at(moment2), at(weight)};
+      if (!apart) tensors.weight = tensors.master;
+      tables.emplace_back(
+          tensors.Ranges({0, 4096, 4097, 4097, 50003, size}, {0.1f, 0.0f, 0.1f, 0.1f, 0.0f}),
+          at.stream());
+      const auto update = [&](const Tensor& by, const Tensor& digests) {
+        AdamW({.table = tables.back().table,
+               .weight_dtype = GetParam(),
+               .grad_scale = at(by),
+               .learning_rate = 0.01f,
+               .step = 3,
+               .digests = at(digests)},
+              at.stream());
+      };
+      update(no_scale, of_skipped);
+      update(scale, first);
+      update(scale, second);
+    };
+    ExpectParity(run, {SameBits(of_skipped), Close(master)});
+    for (const int64_t shift : {0, 1}) {
+      Place cuda(kCuda0, shift);
+      run(cuda);
+      const Tensor one = cuda.Read(first.view()), two = cuda.Read(second.view());
+      for (int64_t r = 0; r < 5; ++r) {
+        EXPECT_EQ(one.view().as<int64_t>()[2 * r + 1], two.view().as<int64_t>()[2 * r]) << r;
+      }
+    }
+  }
+}
+
+TEST_P(CudaParity, Digests) {
+  for (const int64_t size : {1, 1001, 3000017}) {
+    const Tensor x = RandomTensor(GetParam(), {size}, "x");
+    const Tensor out = MakeTensor(DType::kInt64, {4});
+    std::vector<OwnedTable<DigestRange>> tables;  // until all runs have ended
+    ExpectParity(
+        [&](Place& at) {
+          tables.emplace_back(
+              std::vector<DigestRange>{
+                  {0, size / 3}, {size / 3, 1}, {0, 0}, {size / 3, size - size / 3}},
+              at.stream());
+          Digest({.x = at(x), .table = tables.back().table, .out = at(out)}, at.stream());
+        },
+        {SameBits(out)});
   }
 }
 

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernels/ops/adamw.h"
+#include "kernels/ops/digest.h"
 #include "kernels/ops/reduce.h"
 
 namespace muster::kernels {
