@@ -52,6 +52,10 @@ ShardedAdamW::ShardedAdamW(const BucketStorage& storage, const ParameterList& pa
   plan.Add(&table_memory_, "ranges of AdamW", kernels::DType::kUInt8,
            {kernels::RangeTableBytes(sizeof(kernels::AdamWRange), counts)},
            kernels::Lifetime::kPersistent);
+  if (!options.digests) return;
+  plan.Add(&digests_, "digests of the state", kernels::DType::kInt64,
+           {static_cast<int64_t>(counts.size()), 2}, kernels::Lifetime::kPersistent);
+  plan.Add(&no_scale_, "no update", dtype, {1}, kernels::Lifetime::kPersistent);
 }
 
 TensorView ShardedAdamW::OwnedWeights(int bucket) const {
@@ -97,21 +101,32 @@ std::vector<kernels::AdamWRange> ShardedAdamW::Ranges() const {
   return ranges;
 }
 
-void ShardedAdamW::Step(double learning_rate, int64_t update, const GradientFacts& facts,
-                        kernels::StreamView compute) {
+void ShardedAdamW::Update(const kernels::AdamWArgs& args, kernels::StreamView compute) {
   const kernels::Span span(compute, "adamw", kOptimizer);
   if (table_.num_ranges == 0) {
     table_ = kernels::WriteRangeTable(Ranges(), table_memory_, compute);
   }
-  kernels::AdamW({.table = table_,
-                  .weight_dtype = storage_.weight_dtype(),
-                  .grad_scale = facts.scale,
-                  .learning_rate = static_cast<float>(learning_rate),
-                  .beta1 = options_.beta1,
-                  .beta2 = options_.beta2,
-                  .epsilon = options_.epsilon,
-                  .step = update},
-                 compute);
+  if (args.digests) kernels::FillZeroAsync(args.digests, compute);
+  kernels::AdamWArgs whole = args;
+  whole.table = table_;
+  whole.weight_dtype = storage_.weight_dtype();
+  kernels::AdamW(whole, compute);
+}
+
+void ShardedAdamW::Step(double learning_rate, int64_t update, const GradientFacts& facts,
+                        kernels::StreamView compute, bool digests) {
+  Update({.grad_scale = facts.scale,
+          .learning_rate = static_cast<float>(learning_rate),
+          .beta1 = options_.beta1,
+          .beta2 = options_.beta2,
+          .epsilon = options_.epsilon,
+          .step = update,
+          .digests = digests ? digests_ : TensorView()},
+         compute);
+}
+
+void ShardedAdamW::Digest(kernels::StreamView compute) {
+  Update({.grad_scale = no_scale_, .digests = digests_}, compute);
 }
 
 std::vector<OptimizerSlice> ShardedAdamW::Slices() const {

@@ -16,6 +16,7 @@ namespace muster::parallel {
 
 struct AdamWOptions {
   float beta1 = 0.9f, beta2 = 0.95f, epsilon = 1e-8f, weight_decay = 0.1f;
+  bool digests = false;  // makes room for them
 };
 
 // One parameter's (part of a) state on this rank: a logical range for checkpoints and tests.
@@ -31,9 +32,14 @@ class ShardedAdamW {
                AdamWOptions options, kernels::ArenaPlan& plan);
   // Copies the weights into the master copies; after initial weights.
   void ReadWeights(kernels::StreamView compute);
-  // One update with the given rate; `update` counts from 1. Skips if facts.scale is 0.
+  // One update with the given rate; `update` counts from 1. Skips if facts.scale is 0. `digests`:
+  // also takes those of the state that it meets and leaves (AdamWOptions::digests).
   void Step(double learning_rate, int64_t update, const GradientFacts& facts,
-            kernels::StreamView compute);
+            kernels::StreamView compute, bool digests = false);
+  // Digests of the state as it is, in both columns; one pass over it.
+  void Digest(kernels::StreamView compute);
+  // Int64 [Slices(), 2], of the last Step or Digest that took them: of the state met, and left.
+  const kernels::TensorView& digests() const { return digests_; }
   std::vector<OptimizerSlice> Slices() const;
   int zero_level() const { return zero_level_; }
 
@@ -45,6 +51,7 @@ class ShardedAdamW {
   kernels::TensorView OwnedWeights(int bucket) const;
   kernels::TensorView Master(int bucket) const;
   std::vector<kernels::AdamWRange> Ranges() const;
+  void Update(const kernels::AdamWArgs& args, kernels::StreamView compute);
   const BucketStorage& storage_;
   const ParameterList& parameters_;
   const int zero_level_;
@@ -52,6 +59,8 @@ class ShardedAdamW {
   std::vector<State> states_;         // by bucket
   kernels::TensorView table_memory_;  // uint8
   kernels::RangeTable table_;         // of what Step updates; written by the first
+  kernels::TensorView digests_;       // null without AdamWOptions::digests
+  kernels::TensorView no_scale_;      // accumulator dtype [1], 0
 };
 
 }  // namespace muster::parallel

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
@@ -28,14 +29,6 @@ void SleepFor(double seconds) {
   std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
 }
 
-const TensorView* Find(const parallel::ParameterList& parameters, const PlannedFault& plan) {
-  for (const parallel::Parameter& parameter : parameters) {
-    const TensorView& tensor = plan.kind == FaultKind::kNan ? parameter.gradient : parameter.weight;
-    if (plan.tensor.empty() || parameter.global_name == plan.tensor) return &tensor;
-  }
-  return nullptr;
-}
-
 // The bytes of a NaN, little-endian.
 uint64_t NanBits(DType dtype) {
   switch (dtype) {
@@ -46,6 +39,20 @@ uint64_t NanBits(DType dtype) {
     default:
       return 0x7fc00000;
   }
+}
+
+const TensorView& PartOf(const parallel::OptimizerSlice& slice, StatePart part) {
+  switch (part) {
+    case StatePart::kWeight:
+      return slice.weight;
+    case StatePart::kMaster:
+      return slice.master;
+    case StatePart::kMoment1:
+      return slice.moment1;
+    case StatePart::kMoment2:
+      break;
+  }
+  return slice.moment2;
 }
 
 }  // namespace
@@ -67,9 +74,9 @@ absl::StatusOr<std::unique_ptr<FaultInjector>> FaultInjector::Create(Options opt
     MUSTER_CHECK(problems.empty()) << problems.front();
     if (fault.plan.rank != own.rank || fault.plan.kind == FaultKind::kConfig) continue;
     const bool changes = fault.plan.kind == FaultKind::kNan || fault.plan.kind == FaultKind::kFlip;
-    if (changes && Find(*own.parameters, fault.plan) == nullptr) {
+    if (changes && !injector->Holds(fault.plan)) {
       return absl::InvalidArgumentError(absl::StrCat("faults.plan \"", own.plans[i], "\": rank ",
-                                                     own.rank, " holds no tensor ",
+                                                     own.rank, " holds nothing of tensor ",
                                                      fault.plan.tensor));
     }
     injector->faults_.push_back(std::move(fault));
@@ -155,12 +162,45 @@ void FaultInjector::SlowDown(Fault& fault, Instant instant, int64_t step) {
   }
 }
 
+bool FaultInjector::Holds(const PlannedFault& plan) const {
+  const auto is_wanted = [&](parallel::ParameterId id) {
+    return plan.tensor.empty() || (*options_.parameters)[id].global_name == plan.tensor;
+  };
+  if (plan.kind == FaultKind::kFlip && plan.of != StatePart::kWeight) {
+    const std::vector<parallel::OptimizerSlice> slices = options_.optimizer->Slices();
+    return std::any_of(slices.begin(), slices.end(),
+                       [&](const auto& slice) { return is_wanted(slice.parameter); });
+  }
+  for (parallel::ParameterId id = 0; id < options_.parameters->size(); ++id) {
+    if (is_wanted(id)) return true;
+  }
+  return false;
+}
+
+// What the plan changes: a gradient or a weight as a whole if it is there, else what this rank
+// updates of it. Null: it is not here now.
+TensorView FaultInjector::Find(const PlannedFault& plan) const {
+  const bool whole = plan.kind == FaultKind::kNan || plan.of == StatePart::kWeight;
+  for (const parallel::Parameter& parameter : *options_.parameters) {
+    if (!whole || (!plan.tensor.empty() && parameter.global_name != plan.tensor)) continue;
+    const TensorView& tensor = plan.kind == FaultKind::kNan ? parameter.gradient : parameter.weight;
+    if (tensor) return tensor;
+    break;
+  }
+  if (plan.kind == FaultKind::kNan) return {};
+  for (const parallel::OptimizerSlice& slice : options_.optimizer->Slices()) {
+    const std::string& name = (*options_.parameters)[slice.parameter].global_name;
+    if (plan.tensor.empty() || name == plan.tensor) return PartOf(slice, plan.of);
+  }
+  return {};
+}
+
 absl::Status FaultInjector::ChangeTensor(const PlannedFault& plan) {
-  const TensorView& tensor = *Find(*options_.parameters, plan);
+  const TensorView tensor = Find(plan);
   if (!tensor) {
     return absl::FailedPreconditionError(absl::StrCat(
         "planned fault ", Name(plan.kind), " of ", plan.tensor.empty() ? "a tensor" : plan.tensor,
-        ": this rank holds it as a shard just now; use zero.level 0 or 1"));
+        ": this rank holds nothing of it just now"));
   }
   const int64_t bytes = kernels::SizeOf(tensor.dtype);
   uint64_t bits = NanBits(tensor.dtype);

@@ -15,6 +15,7 @@
 #include "kernels/device/stream.h"
 #include "parallel/comm/collective_log.h"
 #include "parallel/mesh/parameter.h"
+#include "parallel/optim/sharded_adamw.h"
 #include "runtime/job/fault_plan.h"
 
 namespace muster::runtime {
@@ -27,6 +28,7 @@ class FaultInjector {
     int rank = 0;
     parallel::CollectiveLog* log = nullptr;
     const parallel::ParameterList* parameters = nullptr;  // all outlive the injector
+    const parallel::ShardedAdamW* optimizer = nullptr;
     kernels::StreamView compute;
   };
   // Errors: the directory of marks cannot be made; a tensor that this rank does not hold.
@@ -49,6 +51,8 @@ class FaultInjector {
   explicit FaultInjector(Options options) : options_(std::move(options)) {}
   bool Mark(Fault& fault, int64_t step);
   absl::Status Fire(Fault& fault, int64_t step);
+  bool Holds(const PlannedFault& plan) const;
+  kernels::TensorView Find(const PlannedFault& plan) const;
   absl::Status ChangeTensor(const PlannedFault& plan);
   void SlowDown(Fault& fault, Instant instant, int64_t step);
   double DiskDelay(Fault& fault, int64_t step);

@@ -28,7 +28,7 @@ const std::array<KindFacts, 15>& Kinds() {
                                                     {"slow", {"share", "steps"}},
                                                     {"slow_data", {"seconds", "steps"}},
                                                     {"nan", {"tensor"}},
-                                                    {"flip", {"tensor", "bit"}},
+                                                    {"flip", {"at", "tensor", "of", "bit"}},
                                                     {"config", {"set"}},
                                                     {"disk_error", {"call", "on"}},
                                                     {"disk_crash", {"call", "on"}},
@@ -41,6 +41,11 @@ const std::vector<std::string>& Instants() {
   static const std::vector<std::string> kInstants = {"begin",   "data",    "backward",
                                                      "reduced", "updated", "evaluate"};
   return kInstants;
+}
+
+const std::vector<std::string>& StateParts() {
+  static const std::vector<std::string> kParts = {"weight", "master", "moment1", "moment2"};
+  return kParts;
 }
 
 std::string DidYouMean(const std::string& name, const std::vector<std::string>& names) {
@@ -72,6 +77,17 @@ class Reader {
     if (absl::SimpleAtod(value, out) && *out > 0 && *out <= high) return;
     Wrong(absl::StrCat(key, " is ", value, ": it must be above 0 and at most ", high));
   }
+  // `names` are those of T's values.
+  template <typename T>
+  void OneOf(const std::string& value, const char* key, const std::vector<std::string>& names,
+             T* out) {
+    const auto name = std::find(names.begin(), names.end(), value);
+    if (name == names.end()) {
+      Wrong(absl::StrCat(key, " is ", value, DidYouMean(value, names)));
+    } else {
+      *out = static_cast<T>(name - names.begin());
+    }
+  }
   void Read(const std::string& key, const std::string& value, PlannedFault* fault) {
     constexpr int64_t kMost = int64_t{1} << 40;
     if (key == "rank") Whole(value, "rank", 0, 1 << 24, &fault->rank);
@@ -86,13 +102,8 @@ class Reader {
     if (key == "tensor") fault->tensor = value;
     if (key == "on") fault->on = value;
     if (key == "set") fault->set = value;
-    if (key != "at") return;
-    const auto at = std::find(Instants().begin(), Instants().end(), value);
-    if (at == Instants().end()) {
-      Wrong(absl::StrCat("at is ", value, DidYouMean(value, Instants())));
-    } else {
-      fault->at = static_cast<Instant>(at - Instants().begin());
-    }
+    if (key == "at") OneOf(value, "at", Instants(), &fault->at);
+    if (key == "of") OneOf(value, "of", StateParts(), &fault->of);
   }
 
  private:

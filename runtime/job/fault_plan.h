@@ -8,15 +8,17 @@
 //   slow share=0.1 [steps=n]      sleeps that share of its own time, for n steps (0: to the end)
 //   slow_data seconds=0.2 [steps=n]  as long more for each batch
 //   nan [tensor=name]             NaN in the first element of a gradient, before it is reduced
-//   flip [tensor=name] [bit=12]   one bit of the first element of a weight, after the update
+//   flip [tensor=name] [of=weight] [bit=12]  one bit of the first element that the rank holds of a
+//                                 weight, its master, moment1 or moment2; by default after the
+//                                 update
 //   config set=train.seed=7       the rank has another config, in every start
 //   disk_error [call=k] [on=write]   the k-th disk call of the rank's save fails with EIO
 //   disk_crash [call=k] [on=rename]  SIGKILL in front of it
 //   disk_exit [call=k] [on=fsync]    _exit(code) in front of it
 //   disk_slow seconds=0.2 [on=write] [steps=n]  each disk call of its saves takes as long more
 // All take rank= (of the world, default 0) and step= (default 1; disk kinds: calls are counted from
-// that step on). at= is the instant, for the first six: begin, data, backward, reduced, updated;
-// evaluate, a round of the evaluation behind the step.
+// that step on). at= is the instant, for the first six and flip: begin, data, backward, reduced,
+// updated; evaluate, a round of the evaluation behind the step.
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -42,6 +44,8 @@ enum class FaultKind : uint8_t {
   kDiskExit,
   kDiskSlow,
 };
+// What an optimizer keeps of a parameter; a master is the weight itself unless weights are bf16.
+enum class StatePart : uint8_t { kWeight, kMaster, kMoment1, kMoment2 };
 // Where in a step.
 enum class Instant : uint8_t { kBegin, kData, kBackward, kReduced, kUpdated, kEvaluate };
 
@@ -50,6 +54,7 @@ struct PlannedFault {
   int rank = 0;
   int64_t step = 1;
   Instant at = Instant::kBegin;
+  StatePart of = StatePart::kWeight;
   int64_t steps = 1, call = 1;
   int code = 1, bit = 12;
   double seconds = 0, share = 0;

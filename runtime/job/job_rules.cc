@@ -72,6 +72,7 @@ constexpr Bounds kBounds[] = {
     {.path = "safety.loss_spike_factor", .low = 0},
     {.path = "safety.loss_window", .low = 1, .high = 100000},
     {.path = "safety.replica_check_every", .low = 0},
+    {.path = "safety.state_check_every", .low = 0},
     {.path = "log.trace_step", .low = 0},
 };
 
@@ -397,7 +398,7 @@ void Checker::CheckFaults(int world_size) {
       !AnyBroken({"zero.level", "safety.replica_check_every"})) {
     Broken("safety.replica_check_every",
            "safety.replica_check_every is given beside zero.level 3, which keeps no replicas of "
-           "weights to compare; use 0");
+           "weights to compare; use 0, and safety.state_check_every");
   }
   std::vector<std::string> sentences;
   for (const std::string& plan : job_.faults().plan()) {

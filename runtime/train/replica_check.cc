@@ -7,60 +7,40 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "kernels/base/error.h"
 #include "kernels/base/hash.h"
-#include "runtime/train/host_copy.h"
+#include "kernels/device/memory.h"
 #include "runtime/train/roll_back.h"
 
 namespace muster::runtime {
 namespace {
 
 using parallel::Bucket;
-using parallel::BucketSlice;
+
+bool HasReplicas(const Bucket& bucket) { return bucket.group_size * bucket.copies > 1; }
 
 std::string SetOf(const Bucket& bucket, const parallel::Mesh& mesh) {
   const parallel::ProcessGroup& group = mesh.Group(bucket.replica_axis);
   return absl::StrCat(group.name(), "@", group.world_ranks().front());
 }
 
-// This rank's hashes: one a set of replicas, or, if `by_tensor`, one a tensor.
-absl::StatusOr<std::vector<ReplicaHash>> HashReplicas(const parallel::BucketStorage& storage,
-                                                      const parallel::ParameterList& parameters,
-                                                      const parallel::Mesh& mesh, bool by_tensor,
-                                                      kernels::StreamView compute) {
-  std::map<std::string, uint64_t> hashes;
-  std::vector<char> buffer;
-  for (const Bucket& bucket : storage.layout().buckets) {
-    if (bucket.group_size == 1) continue;
-    const std::string set = SetOf(bucket, mesh);
-    for (const BucketSlice& slice : bucket.slices) {
-      const parallel::Parameter& parameter = parameters[slice.parameter];
-      if (!parameter.weight) continue;
-      ASSIGN_OR_RETURN(const void* data, OnHost(parameter.weight, compute, &buffer));
-      uint64_t& hash = hashes[by_tensor ? set + "/" + parameter.global_name : set];
-      hash = kernels::Hash64(data, static_cast<size_t>(parameter.weight.bytes()), hash);
-    }
+std::string NoteOf(const std::vector<ReplicaHash>& hashes) {
+  std::string note;
+  for (const ReplicaHash& each : hashes) {
+    absl::StrAppend(&note, note.empty() ? "" : " ", each.replicas, " ",
+                    kernels::HexDigits(each.hash));
   }
-  std::vector<ReplicaHash> result;
-  for (const auto& [set, hash] : hashes) result.push_back({set, hash});
-  return result;
+  return note;
 }
 
-// Every rank's hashes, and the disputes among them.
-absl::StatusOr<std::vector<ReplicaDispute>> Exchange(const std::vector<ReplicaHash>& mine,
-                                                     parallel::World& world) {
-  std::string text;
-  for (const ReplicaHash& each : mine) {
-    absl::StrAppend(&text, each.replicas, " ", kernels::HexDigits(each.hash), "\n");
-  }
-  ASSIGN_OR_RETURN(const std::vector<std::string> texts, world.GatherText(text));
+std::vector<ReplicaDispute> DisputesIn(const std::vector<std::string>& notes) {
   std::vector<std::vector<ReplicaHash>> by_rank;
-  for (const std::string& each : texts) {
+  for (const std::string& note : notes) {
     by_rank.emplace_back();
-    for (const absl::string_view line : absl::StrSplit(each, '\n', absl::SkipEmpty())) {
-      const std::vector<std::string> words = absl::StrSplit(line, ' ');
+    const std::vector<std::string> words = absl::StrSplit(note, ' ', absl::SkipEmpty());
+    for (size_t i = 0; i + 1 < words.size(); i += 2) {
       uint64_t hash = 0;
-      if (words.size() != 2 || !absl::SimpleHexAtoi(words[1], &hash)) continue;
-      by_rank.back().push_back({words[0], hash});
+      if (absl::SimpleHexAtoi(words[i + 1], &hash)) by_rank.back().push_back({words[i], hash});
     }
   }
   return CompareReplicas(by_rank);
@@ -93,16 +73,53 @@ std::vector<ReplicaDispute> CompareReplicas(const std::vector<std::vector<Replic
   return disputes;
 }
 
-absl::Status CheckReplicas(const parallel::BucketStorage& storage,
-                           const parallel::ParameterList& parameters, const parallel::Mesh& mesh,
-                           kernels::StreamView compute, parallel::World& world) {
-  ASSIGN_OR_RETURN(const std::vector<ReplicaHash> hashes,
-                   HashReplicas(storage, parameters, mesh, /*by_tensor=*/false, compute));
-  ASSIGN_OR_RETURN(const std::vector<ReplicaDispute> disputes, Exchange(hashes, world));
-  if (disputes.empty()) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const std::vector<ReplicaHash> tensors,
-                   HashReplicas(storage, parameters, mesh, /*by_tensor=*/true, compute));
-  ASSIGN_OR_RETURN(const std::vector<ReplicaDispute> details, Exchange(tensors, world));
+absl::StatusOr<std::unique_ptr<ReplicaCheck>> ReplicaCheck::Create(const TrainingState& state,
+                                                                   parallel::World& world,
+                                                                   int64_t every) {
+  std::unique_ptr<ReplicaCheck> check(new ReplicaCheck(state, world, every));
+  if (every == 0) return check;
+  ASSIGN_OR_RETURN(check->host_, kernels::DeviceBuffer::AllocateHost(
+                                     state.device, state.digests->sums().bytes()));
+  return check;
+}
+
+void ReplicaCheck::Take() {
+  const kernels::StreamView compute = state_.compute();
+  state_.gather->Finish(compute);
+  state_.digests->Clear(compute);
+  for (int b = 0; b < static_cast<int>(state_.layout.buckets.size()); ++b) {
+    if (!HasReplicas(state_.layout.buckets[static_cast<size_t>(b)])) continue;
+    state_.digests->Add(b, state_.buckets->weights(b), compute);
+  }
+  const kernels::TensorView& sums = state_.digests->sums();
+  kernels::CopyAsync(host_.data(), sums.data, sums.bytes(), compute);
+}
+
+std::vector<ReplicaHash> ReplicaCheck::Hashes(bool by_tensor) const {
+  std::map<std::string, uint64_t> hashes;
+  for (int b = 0; b < static_cast<int>(state_.layout.buckets.size()); ++b) {
+    const Bucket& bucket = state_.layout.buckets[static_cast<size_t>(b)];
+    if (!HasReplicas(bucket)) continue;
+    const std::string set = SetOf(bucket, *state_.mesh);
+    const auto* sums = static_cast<const int64_t*>(host_.data()) + state_.digests->first(b);
+    for (size_t i = 0; i < bucket.slices.size(); ++i) {
+      const std::string& name = (*state_.parameters)[bucket.slices[i].parameter].global_name;
+      uint64_t& hash = hashes[by_tensor ? set + "/" + name : set];
+      hash = kernels::Hash64(&sums[i], sizeof(sums[i]), hash);
+    }
+  }
+  std::vector<ReplicaHash> result;
+  for (const auto& [set, hash] : hashes) result.push_back({set, hash});
+  return result;
+}
+
+std::string ReplicaCheck::Note() const { return NoteOf(Hashes(/*by_tensor=*/false)); }
+
+absl::Status ReplicaCheck::Hear(const std::vector<std::string>& notes) const {
+  if (DisputesIn(notes).empty()) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const std::vector<std::string> tensors,
+                   world_.GatherText(NoteOf(Hashes(/*by_tensor=*/true))));
+  const std::vector<ReplicaDispute> details = DisputesIn(tensors);
   std::string text = "replicas of weights differ between ranks:";
   constexpr size_t kMostNamed = 8;
   for (size_t i = 0; i < std::min(details.size(), kMostNamed); ++i) {
@@ -116,6 +133,13 @@ absl::Status CheckReplicas(const parallel::BucketStorage& storage,
     absl::StrAppend(&text, "\n  and ", details.size() - kMostNamed, " more");
   }
   return RollBackError(text);
+}
+
+absl::Status ReplicaCheck::Check() {
+  Take();
+  RETURN_IF_ERROR(state_.compute().Synchronize());
+  ASSIGN_OR_RETURN(const std::vector<std::string> notes, world_.GatherText(Note()));
+  return Hear(notes);
 }
 
 }  // namespace muster::runtime

@@ -1,17 +1,38 @@
 #include "runtime/train/run_guard.h"
 
 #include <cmath>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
 #include "kernels/device/memory.h"
 #include "parallel/comm/collectives.h"
 #include "runtime/train/non_finite.h"
-#include "runtime/train/replica_check.h"
 #include "runtime/train/roll_back.h"
 
 namespace muster::runtime {
+namespace {
+
+// What a line of a note begins with.
+constexpr absl::string_view kChanged = "changed ", kReplicas = "replicas ";
+
+// Of each rank's note the line that begins so, without its begin; empty if it has none.
+std::vector<std::string> LinesOf(const std::vector<std::string>& notes, absl::string_view begin) {
+  std::vector<std::string> lines;
+  for (const std::string& note : notes) {
+    lines.emplace_back();
+    for (absl::string_view line : absl::StrSplit(note, '\n')) {
+      if (absl::ConsumePrefix(&line, begin)) lines.back() = std::string(line);
+    }
+  }
+  return lines;
+}
+
+}  // namespace
 
 RunGuard::RunGuard(const ResolvedJob& job, parallel::World& world, TrainingState& state)
     : job_(job),
@@ -33,7 +54,12 @@ absl::StatusOr<std::unique_ptr<RunGuard>> RunGuard::Create(const ResolvedJob& jo
                                                             .rank = world.rank(),
                                                             .log = &world.log(),
                                                             .parameters = state.parameters.get(),
+                                                            .optimizer = state.optimizer.get(),
                                                             .compute = state.compute()}));
+  const Safety& safety = job.job.safety();
+  ASSIGN_OR_RETURN(guard->state_check_, StateCheck::Create(state, safety.state_check_every()));
+  ASSIGN_OR_RETURN(guard->replicas_,
+                   ReplicaCheck::Create(state, world, safety.replica_check_every()));
   return guard;
 }
 
@@ -45,7 +71,7 @@ std::function<absl::Status(const std::string& call, const std::string& path)> Ru
 }
 
 absl::Status RunGuard::At(Instant instant, int64_t step) {
-  if (step >= 0) step_ = step;
+  if (step >= 0 && std::exchange(step_, step) == 0) RETURN_IF_ERROR(state_check_->Begin(step));
   if (injector_->idle()) return absl::OkStatus();
   // A flip while new weights are still on their way would be written over.
   if (instant == Instant::kUpdated) state_.gather->Finish(state_.compute());
@@ -70,6 +96,7 @@ absl::StatusOr<double> RunGuard::ShareLoss() {
 }
 
 absl::Status RunGuard::BeforeUpdate() {
+  if (replicas_->IsDue(step_)) replicas_->Take();
   spike_.clear();
   if (!steps_.WantsLossBeforeUpdate()) return absl::OkStatus();
   ASSIGN_OR_RETURN(const double loss, ShareLoss());
@@ -80,7 +107,32 @@ absl::Status RunGuard::BeforeUpdate() {
   return absl::OkStatus();
 }
 
-absl::Status RunGuard::AfterStep(const StepMetrics& metrics, bool has_gradient) {
+void RunGuard::Updated(int64_t step) { state_check_->Updated(step); }
+
+std::string RunGuard::Note(int64_t step) {
+  std::string note;
+  const std::string changed = state_check_->ChangedBefore(step);
+  if (!changed.empty()) absl::StrAppend(&note, kChanged, changed, "\n");
+  if (replicas_->IsDue(step)) absl::StrAppend(&note, kReplicas, replicas_->Note(), "\n");
+  return note;
+}
+
+absl::Status RunGuard::Judge(const std::vector<std::string>& notes) const {
+  std::string changed;
+  const std::vector<std::string> changes = LinesOf(notes, kChanged);
+  for (size_t rank = 0; rank < changes.size(); ++rank) {
+    if (changes[rank].empty()) continue;
+    absl::StrAppend(&changed, "\n  rank ", rank, ": of ", changes[rank]);
+  }
+  if (!changed.empty()) {
+    return RollBackError("weights, master copies or moments changed where no update changed them:" +
+                         changed);
+  }
+  return replicas_->Hear(LinesOf(notes, kReplicas));
+}
+
+absl::Status RunGuard::AfterStep(const StepMetrics& metrics, bool has_gradient,
+                                 const std::vector<std::string>& notes) {
   if (metrics.skipped) {
     std::string why = spike_;
     if (!std::isfinite(metrics.grad_norm) && has_gradient) {
@@ -95,22 +147,23 @@ absl::Status RunGuard::AfterStep(const StepMetrics& metrics, bool has_gradient) 
                    absl::StrCat("step ", metrics.step, " is skipped: ", why));
     }
   }
+  RETURN_IF_ERROR(Judge(notes));
   const std::string why = steps_.After(metrics.step, metrics.loss, metrics.skipped);
-  if (!why.empty()) return RollBackError(why + "; going back to a checkpoint");
-  const int64_t every = job_.job.safety().replica_check_every();
-  return every > 0 && metrics.step % every == 0 ? CompareReplicas(metrics.step) : absl::OkStatus();
-}
-
-absl::Status RunGuard::CompareReplicas(int64_t step) {
-  state_.gather->Finish(state_.compute());
-  replicas_checked_ = step;
-  return CheckReplicas(*state_.buckets, *state_.parameters, *state_.mesh, state_.compute(), world_);
+  return why.empty() ? absl::OkStatus() : RollBackError(why + "; going back to a checkpoint");
 }
 
 absl::Status RunGuard::BeforeSave(int64_t step) {
-  const bool checks = job_.job.safety().replica_check_every() > 0;
-  return checks && step_ > 0 && replicas_checked_ != step ? CompareReplicas(step)
-                                                          : absl::OkStatus();
+  if (step_ == 0 || (!state_check_->on() && !replicas_->on())) return absl::OkStatus();
+  std::string note;
+  ASSIGN_OR_RETURN(const std::string changed, state_check_->ChangedSince(step));
+  if (!changed.empty()) absl::StrAppend(&note, kChanged, changed, "\n");
+  if (replicas_->on()) {
+    replicas_->Take();
+    RETURN_IF_ERROR(state_.compute().Synchronize());
+    absl::StrAppend(&note, kReplicas, replicas_->Note(), "\n");
+  }
+  ASSIGN_OR_RETURN(const std::vector<std::string> notes, world_.GatherText(note));
+  return Judge(notes);
 }
 
 std::function<absl::Status(int64_t step)> RunGuard::SaveHook() {

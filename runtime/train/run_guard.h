@@ -1,10 +1,11 @@
 #pragma once
 // What watches over a run from inside: planned faults (drills), gradients that are not finite, loss
-// spikes, replicas that drift apart. The trainer tells it where it is; an error it returns ends the
-// attempt before anything of the step is saved.
+// spikes, state that changes between updates, replicas that drift apart. The trainer tells it where
+// it is; an error it returns ends the attempt before anything of the step is saved.
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -12,6 +13,8 @@
 #include "runtime/fault/injector.h"
 #include "runtime/job/config.h"
 #include "runtime/train/metrics.h"
+#include "runtime/train/replica_check.h"
+#include "runtime/train/state_check.h"
 #include "runtime/train/step_guard.h"
 #include "runtime/train/training_state.h"
 
@@ -31,13 +34,22 @@ class RunGuard {
   // loss, and takes a step that spikes its update. Collective then.
   absl::Status BeforeUpdate();
   bool skips_update() const { return !spike_.empty(); }  // of this step, for its loss
-  // Once the step's facts are on the host, and before the next update; `has_gradient`: while the
-  // gradient is still its own, so that what is not finite can be named. Collective where something
-  // is found, and every safety.replica_check_every steps. Errors: RollBackError, equal on all
-  // ranks.
-  absl::Status AfterStep(const StepMetrics& metrics, bool has_gradient);
+  // Whether the update of `step` takes digests of the state; `saved`: what it leaves may be.
+  bool TakesDigests(int64_t step, bool saved) const {
+    return state_check_->TakesDigests(step, saved);
+  }
+  // Behind that update.
+  void Updated(int64_t step);
+  // Once the step's facts are on the host, and before the next update: what this rank has to tell
+  // all others, on an exchange that each step makes.
+  std::string Note(int64_t step);
+  // With what all had to tell, by rank; `has_gradient`: while the gradient is still its own, so
+  // that what is not finite can be named. Collective where something is found. Errors:
+  // RollBackError, equal on all ranks.
+  absl::Status AfterStep(const StepMetrics& metrics, bool has_gradient,
+                         const std::vector<std::string>& notes);
   // Before anything of `step`, the last that has updated, is written down for good. Collective if
-  // replicas are compared and those of this step were not. Errors: RollBackError.
+  // the state or replicas are checked. Errors: RollBackError.
   absl::Status BeforeSave(int64_t step);
   std::function<absl::Status(int64_t step)> SaveHook();  // the same; valid while the guard lives
   // For the disk of checkpoints; called on any thread, while the guard lives.
@@ -50,9 +62,11 @@ class RunGuard {
   TrainingState& state_;
   StepGuard steps_;
   std::unique_ptr<FaultInjector> injector_;
+  std::unique_ptr<StateCheck> state_check_;
+  std::unique_ptr<ReplicaCheck> replicas_;
   absl::StatusOr<double> ShareLoss();
-  absl::Status CompareReplicas(int64_t step);
-  int64_t step_ = 0, replicas_checked_ = -1;  // the latter: of which step
+  absl::Status Judge(const std::vector<std::string>& notes) const;
+  int64_t step_ = 0;
   std::string spike_;
 };
 

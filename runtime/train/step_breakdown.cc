@@ -4,6 +4,8 @@
 #include <cstring>
 #include <numeric>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "kernels/base/error.h"
 #include "kernels/device/span.h"
 
@@ -40,19 +42,30 @@ void SeparateImbalance(int world_size, std::vector<int64_t>* all) {
 }
 
 absl::StatusOr<StepBreakdown> ShareBreakdown(const std::vector<int64_t>& mine,
-                                             const std::string& note, parallel::World& world) {
+                                             const std::vector<std::string>& notes,
+                                             parallel::World& world) {
   MUSTER_CHECK_EQ(mine.size(), size_t{kCategories});
   StepBreakdown breakdown;
   breakdown.end_ns = kernels::MonotonicNs();
   const size_t bytes = mine.size() * sizeof(int64_t);
   std::string text(reinterpret_cast<const char*>(mine.data()), bytes);
-  text += note;
+  for (const std::string& note : notes) absl::StrAppend(&text, note.size(), ":", note);
   ASSIGN_OR_RETURN(const std::vector<std::string> texts, world.GatherText(text));
   std::vector<int64_t> all(texts.size() * mine.size());
+  breakdown.notes.resize(notes.size());
   for (size_t rank = 0; rank < texts.size(); ++rank) {
     MUSTER_CHECK(texts[rank].size() >= bytes) << "times of rank " << rank;
     std::memcpy(all.data() + rank * mine.size(), texts[rank].data(), bytes);
-    breakdown.notes.push_back(texts[rank].substr(bytes));
+    size_t begin = bytes;
+    for (std::vector<std::string>& by_rank : breakdown.notes) {
+      const size_t colon = texts[rank].find(':', begin);
+      size_t size = 0;
+      MUSTER_CHECK(colon != std::string::npos &&
+                   absl::SimpleAtoi(texts[rank].substr(begin, colon - begin), &size))
+          << "notes of rank " << rank;
+      by_rank.push_back(texts[rank].substr(colon + 1, size));
+      begin = colon + 1 + size;
+    }
   }
   SeparateImbalance(world.size(), &all);
   for (int rank = 0; rank < world.size(); ++rank) {

@@ -20,7 +20,7 @@ struct StepBreakdown {
   int64_t end_ns = 0;  // when the times were collected here (CLOCK_MONOTONIC)
   Times mine_ns{};     // of this rank
   std::array<double, parallel::kNumTimeCategories> mean_ns{};  // over ranks
-  std::vector<std::string> notes;                              // by rank
+  std::vector<std::vector<std::string>> notes;                 // each note by rank
   // Mean seconds of a step that ends at `now_ns`: what came after end_ns is kOther.
   std::array<double, parallel::kNumTimeCategories> MeanSeconds(int64_t now_ns) const;
 };
@@ -30,9 +30,10 @@ struct StepBreakdown {
 void SeparateImbalance(int world_size, std::vector<int64_t>* all);
 
 // Gathers all ranks' times of a step, from host to host: a device is busy with the next one. Each
-// rank's `note`, what else it has to tell, comes with them. Collective.
+// rank's `notes`, what else it has to tell, come with them; all ranks have as many. Collective.
 absl::StatusOr<StepBreakdown> ShareBreakdown(const std::vector<int64_t>& mine,
-                                             const std::string& note, parallel::World& world);
+                                             const std::vector<std::string>& notes,
+                                             parallel::World& world);
 
 // Max / mean of the global expert load, by MoE layer. Read once the step has ended.
 std::vector<double> ExpertImbalance(const TrainingState& state);

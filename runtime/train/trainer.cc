@@ -159,7 +159,9 @@ absl::Status Trainer::Step(int64_t step) {
     learning_rate_ = LearningRate(job_.job.optimizer(), job_.job.train().steps(), step);
     checkpoints_->BeforeUpdate();
     RETURN_IF_ERROR(guard_->BeforeUpdate());
-    s.optimizer->Step(learning_rate_, step - skipped_steps_, s.clip->facts(), compute);
+    const bool digests = guard_->TakesDigests(step, checkpoints_->IsDue(step));
+    s.optimizer->Step(learning_rate_, step - skipped_steps_, s.clip->facts(), compute, digests);
+    if (digests) guard_->Updated(step);
     RETURN_IF_ERROR(s.gather->Start(compute));
   }
   RETURN_IF_ERROR(guard_->At(Instant::kUpdated));
@@ -298,8 +300,8 @@ absl::Status Trainer::Collect(int64_t step) {
   RETURN_IF_ERROR(s.comm().status());  // a reduction that failed
   RETURN_IF_ERROR(s.channels->status());
   ASSIGN_OR_RETURN(const StepBreakdown breakdown,
-                   ShareBreakdown(mine, checkpoints_->Progress(), world_));
-  const absl::Status saved = checkpoints_->Hear(breakdown.notes);
+                   ShareBreakdown(mine, {checkpoints_->Progress(), guard_->Note(step)}, world_));
+  const absl::Status saved = checkpoints_->Hear(breakdown.notes[0]);
   const auto* sums = static_cast<const double*>(s.host_sums.data());
   StepMetrics& m = last_;
   m.step = result_.steps = step;
@@ -335,7 +337,7 @@ absl::Status Trainer::Collect(int64_t step) {
   const double elapsed = static_cast<double>(now - options_.process_start_ns) * 1e-9;
   m.goodput = useful_flops_ / (elapsed * machine_flops);
   if (metrics_ != nullptr) metrics_->Step(m);
-  RETURN_IF_ERROR(guard_->AfterStep(m, /*has_gradient=*/!read_late_));
+  RETURN_IF_ERROR(guard_->AfterStep(m, /*has_gradient=*/!read_late_, breakdown.notes[1]));
   ledger_->StepEnded({.step = step,
                       .loss_bits = std::bit_cast<uint64_t>(m.loss),
                       .grad_norm_bits = std::bit_cast<uint64_t>(m.grad_norm),

@@ -214,8 +214,12 @@ absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Plan(const Resolve
       parallel::AdamWOptions{.beta1 = static_cast<float>(optimizer.beta1()),
                              .beta2 = static_cast<float>(optimizer.beta2()),
                              .epsilon = static_cast<float>(optimizer.epsilon()),
-                             .weight_decay = static_cast<float>(optimizer.weight_decay())},
+                             .weight_decay = static_cast<float>(optimizer.weight_decay()),
+                             .digests = job.job.safety().state_check_every() > 0},
       plan);
+  if (job.job.safety().replica_check_every() > 0) {
+    state->digests = std::make_unique<parallel::BucketDigests>(state->layout, plan);
+  }
   state->model->PlanMemory(plan);
   state->channels->PlanMemory(plan, {shape.stream_tokens(), config.hidden()}, shape.dtype);
   PlanExchange(shape, *state);

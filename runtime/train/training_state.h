@@ -13,6 +13,7 @@
 #include "models/cost.h"
 #include "models/gpt.h"
 #include "parallel/comm/rendezvous.h"
+#include "parallel/dp/bucket_digests.h"
 #include "parallel/dp/data_parallel.h"
 #include "parallel/dp/tied_weight.h"
 #include "parallel/mesh/mesh.h"
@@ -60,6 +61,7 @@ struct TrainingState {
   std::unique_ptr<parallel::BucketStorage> buckets;
   std::unique_ptr<parallel::GradientClip> clip;
   std::unique_ptr<parallel::ShardedAdamW> optimizer;
+  std::unique_ptr<parallel::BucketDigests> digests;  // null if nothing asks for them
 
   // Device copies of the batch, int32 [microbatches, T] each, cut into microbatches.
   kernels::TensorView tokens, targets, positions;

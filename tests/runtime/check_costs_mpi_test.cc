@@ -50,11 +50,12 @@ TEST(CheckCosts, OfAStepAreWithinTheirBars) {
   std::vector<ConfigProblem> problems;
   const std::string batch =
       "train.global_batch_sequences=" + std::to_string(4 * TestWorld().size());
-  ASSERT_TRUE(LoadJob(path,
-                      {"goodput.peak=0.1", "log.progress=false", "schedule.microbatches=1",
-                       "zero.level=0", "model.hidden=192", "model.ffn_hidden=768", "model.layers=4",
-                       "evaluate.sequences=4", "train.steps=100", batch},
-                      TestWorld().size(), &job, &problems))
+  ASSERT_TRUE(LoadJob(
+      path,
+      {"goodput.peak=0.1", "log.progress=false", "schedule.microbatches=1", "zero.level=0",
+       "model.hidden=192", "model.ffn_hidden=768", "model.layers=4", "evaluate.sequences=4",
+       "train.steps=100", "safety.replica_check_every=100", "safety.state_check_every=100", batch},
+      TestWorld().size(), &job, &problems))
       << Describe(problems, path);
   const std::string directory = SharedTemporaryDirectory(TestWorld());
   auto trainer = Trainer::Create(
@@ -68,25 +69,36 @@ TEST(CheckCosts, OfAStepAreWithinTheirBars) {
   for (const parallel::Parameter& parameter : *s.parameters) {
     weight_bytes += parameter.weight.bytes();
   }
-  const double replicas = OwnSecondsOf(9, [&](int) {
-    MUSTER_CHECK_OK(CheckReplicas(*s.buckets, *s.parameters, *s.mesh, s.compute(), TestWorld()));
-  });
+  const auto check = ReplicaCheck::Create(s, TestWorld(), 100);
+  ASSERT_TRUE(check.ok()) << check.status();
+  const double replicas = OwnSecondsOf(9, [&](int) { MUSTER_CHECK_OK((*check)->Check()); });
+  const auto update = [&](bool digests) {
+    return OwnSecondsOf(9, [&](int) {
+      s.optimizer->Step(/*learning_rate=*/1e-9, /*update=*/100, s.clip->facts(), s.compute(),
+                        digests);
+    });
+  };
+  const double plain = update(false), with_digests = update(true);
+  const double digests = with_digests - plain;
   const double norm = OwnSecondsOf(9, [&](int) { MUSTER_CHECK_OK(s.clip->Measure(s.compute())); });
   const std::vector<int64_t> times(parallel::kNumTimeCategories, 1'000'000);
-  const double exchange = OwnSecondsOf(
-      9, [&](int) { MUSTER_CHECK_OK(ShareBreakdown(times, "", TestWorld()).status()); });
+  const double exchange = OwnSecondsOf(9, [&](int) {
+    MUSTER_CHECK_OK(ShareBreakdown(times, {"", ""}, TestWorld()).status());
+  });
   if (TestWorld().rank() == 0) {
     std::printf(
         "%d ranks, %.1f MB of weights, a step of %.1f ms of the thread's own: a comparison of "
-        "replicas %.3f ms (%.2f %%), the gradient's norm %.3f ms (%.2f %%), the step's exchange "
-        "%.3f ms (%.2f %%)\n",
+        "replicas %.3f ms (%.2f %%), an update %.3f ms, with digests of the state %.3f ms (+%.2f "
+        "%%), the gradient's norm %.3f ms (%.2f %%), the step's exchange %.3f ms (%.2f %%)\n",
         TestWorld().size(), static_cast<double>(weight_bytes) * 1e-6, step * 1e3, replicas * 1e3,
-        100 * replicas / step, norm * 1e3, 100 * norm / step, exchange * 1e3,
-        100 * exchange / step);
+        100 * replicas / step, plain * 1e3, with_digests * 1e3, 100 * digests / step, norm * 1e3,
+        100 * norm / step, exchange * 1e3, 100 * exchange / step);
   }
-  // safety.replica_check_every: 100 costs at most half a percent; the norm, which tells whether all
-  // is finite, reads each gradient once.
+  // safety.replica_check_every: 100 costs at most half a percent, as does safety.state_check_every:
+  // 100, of which two updates take digests; the norm, which tells whether all is finite, reads each
+  // gradient once.
   EXPECT_LE(replicas / 100, 0.005 * step);
+  EXPECT_LE(2 * digests / 100, 0.005 * step);
   EXPECT_LE(norm, 0.05 * step);
   EXPECT_LE(exchange, 0.05 * step);
   trainer->reset();

@@ -2,86 +2,17 @@
 // untouched.
 #include <gtest/gtest.h>
 
-#include <filesystem>
-
 #include "kernels/base/error.h"
-#include "kernels/base/hash.h"
 #include "kernels/device/span.h"
 #include "runtime/job/run_directory.h"
 #include "runtime/train/roll_back.h"
 #include "tests/support/mpi_main.h"
-#include "tests/support/runtime/training_run.h"
+#include "tests/support/runtime/guarded_run.h"
 
 namespace muster::runtime {
 namespace {
 
 using parallel::TestWorld;
-
-// A small MoE job on all ranks, trained step by step.
-class GuardedRun {
- public:
-  explicit GuardedRun(const std::vector<std::string>& overrides, bool with_checkpoints = false)
-      : directory_(SharedTemporaryDirectory(TestWorld())) {
-    const std::string path = std::string(MUSTER_SOURCE_DIR) + "/configs/jobs/tiny-moe.textproto";
-    std::vector<std::string> all = {"train.steps=8",
-                                    "train.global_batch_sequences=12",
-                                    "schedule.microbatches=1",
-                                    "goodput.peak=0.1",
-                                    "train.sequence_length=16",
-                                    "model.layers=2",
-                                    "log.progress=false",
-                                    "communication.bucket_megabytes=0.02",
-                                    "evaluate.sequences=4",
-                                    "model.moe.expert_ffn_hidden=24"};
-    if (with_checkpoints) {  // of every step, however slow the disk is
-      all.insert(all.end(), {"checkpoint.every_steps=1", "checkpoint.asynchronous=false"});
-    }
-    all.insert(all.end(), overrides.begin(), overrides.end());
-    std::vector<ConfigProblem> problems;
-    MUSTER_CHECK(LoadJob(path, all, TestWorld().size(), &job_, &problems))
-        << Describe(problems, path);
-    Start();
-  }
-  ~GuardedRun() {
-    trainer_.reset();
-    MUSTER_CHECK_OK(TestWorld().GatherText("").status());
-    if (TestWorld().rank() == 0) std::filesystem::remove_all(directory_);
-  }
-  // As after a restart, without the checkpoints of the attempt before.
-  void Start() {
-    trainer_.reset();
-    auto trainer = Trainer::Create(job_, TestWorld(),
-                                   {.run_directory = directory_,
-                                    .attempt = attempt_++,
-                                    .process_start_ns = kernels::MonotonicNs()});
-    MUSTER_CHECK_OK(trainer.status());
-    trainer_ = *std::move(trainer);
-  }
-  Trainer& trainer() { return *trainer_; }
-  const StepMetrics& Step(int64_t step) {
-    MUSTER_CHECK_OK(trainer_->Step(step));
-    return trainer_->last_step();
-  }
-  uint64_t WeightsHash() {
-    const TrainingState& state = trainer_->state();
-    state.gather->Finish(state.compute());
-    MUSTER_CHECK_OK(state.compute().Synchronize());
-    uint64_t hash = 0;
-    for (const parallel::Parameter& parameter : *state.parameters) {
-      hash = kernels::Hash64(parameter.weight.data, static_cast<size_t>(parameter.weight.bytes()),
-                             hash);
-    }
-    return hash;
-  }
-
- private:
-  const std::string directory_;
-  ResolvedJob job_;
-  int attempt_ = 0;
-  std::unique_ptr<Trainer> trainer_;
-};
-
-std::string Last() { return std::to_string(TestWorld().size() - 1); }
 
 TEST(RunGuard, ANanInOneGradientOfOneRankSkipsTheStepOnAllAndHappensOnce) {
   GuardedRun run({"faults.plan=nan rank=" + Last() + " step=2"});
@@ -136,38 +67,6 @@ TEST(RunGuard, SpikesThatAreSkippedLeaveStepsWithoutOneAsTheyAre) {
     hashes.push_back(run.WeightsHash());
   }
   EXPECT_EQ(hashes[0], hashes[1]);
-}
-
-TEST(RunGuard, AFlippedBitOfAWeightIsFoundWithinTheIntervalAndItsRankNamed) {
-  const int ranks = TestWorld().size();
-  if (ranks == 1) return;  // no replicas
-  GuardedRun run(
-      {"zero.level=0", "safety.replica_check_every=3", "faults.plan=flip bit=3 rank=1 step=1"});
-  (void)run.Step(1);
-  (void)run.Step(2);
-  const absl::Status ended = run.trainer().Step(3);
-  ASSERT_TRUE(IsRollBack(ended)) << ended;
-  const std::string said(ended.message());
-  EXPECT_NE(said.find(ranks == 2 ? "rank 0, 1 (no majority" : ": rank 1 against the others"),
-            std::string::npos)
-      << said;
-}
-
-TEST(RunGuard, AFlippedBitIsNeverSavedHoweverLongTheInterval) {
-  if (TestWorld().size() == 1) return;
-  GuardedRun run(
-      {"zero.level=0", "safety.replica_check_every=1000", "faults.plan=flip rank=1 step=2"},
-      /*with_checkpoints=*/true);
-  const absl::StatusOr<TrainEnd> end = run.trainer().Run();
-  EXPECT_TRUE(IsRollBack(end.status())) << end.status();
-  EXPECT_EQ(run.trainer().result().steps, 2);  // whose save it was
-}
-
-TEST(RunGuard, HealthyReplicasAgreeAtEveryZeroLevelThatHasThem) {
-  for (const std::string level : {"0", "1", "2"}) {
-    GuardedRun run({"zero.level=" + level, "safety.replica_check_every=1"});
-    for (int64_t step = 1; step <= 3; ++step) (void)run.Step(step);
-  }
 }
 
 TEST(Agreement, OtherConfigsAreNamedFieldByFieldWithinFiveSeconds) {

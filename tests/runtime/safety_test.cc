@@ -28,9 +28,10 @@ TEST(FaultPlan, ReadsEveryKind) {
   for (const char* plan :
        {"crash rank=3 step=5 at=backward", "abort", "exit code=9 at=data", "stop at=reduced",
         "preempt at=updated", "skip group=dp step=2", "slow share=0.1 steps=0",
-        "slow_data seconds=0.2", "nan tensor=embedding.weight", "flip bit=22", "disk_error call=3",
-        "disk_crash call=2 on=rename", "disk_exit on=fsync code=7",
-        "disk_slow seconds=0.2 on=write steps=0", "config rank=1 set=train.seed=7"}) {
+        "slow_data seconds=0.2", "nan tensor=embedding.weight", "flip bit=22",
+        "flip of=moment2 at=begin", "disk_error call=3", "disk_crash call=2 on=rename",
+        "disk_exit on=fsync code=7", "disk_slow seconds=0.2 on=write steps=0",
+        "config rank=1 set=train.seed=7"}) {
     EXPECT_TRUE(ProblemsOf(plan).empty()) << plan << ": " << ProblemsOf(plan).front();
   }
   std::vector<std::string> problems;
@@ -51,6 +52,7 @@ TEST(FaultPlan, NamesEverythingThatIsWrongAtOnce) {
   }
   EXPECT_EQ(problems.size(), 6u) << all;
   EXPECT_NE(ProblemsOf("crsh")[0].find("did you mean crash?"), std::string::npos);
+  EXPECT_NE(ProblemsOf("flip of=moment")[0].find("did you mean moment1?"), std::string::npos);
   EXPECT_NE(ProblemsOf("slow")[0].find("wants share="), std::string::npos);
   EXPECT_NE(ProblemsOf("slow_data")[0].find("wants seconds="), std::string::npos);
   EXPECT_NE(ProblemsOf("disk_slow")[0].find("wants seconds="), std::string::npos);
