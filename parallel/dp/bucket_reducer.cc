@@ -1,6 +1,7 @@
 #include "parallel/dp/bucket_reducer.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "kernels/device/span.h"
 #include "parallel/comm/collectives.h"
@@ -54,6 +55,11 @@ void BucketReducer::ForgetReady() {
   next_ = 0;
 }
 
+void BucketReducer::Observe(GradientObserver observer) {
+  pool_->Observe(observer);
+  observer_ = std::move(observer);
+}
+
 void BucketReducer::BeginStep(StreamView compute) {
   for (int b = 0; b < static_cast<int>(missing_.size()); ++b) {
     if (!storage_.shards_gradients(b)) blank_->Begin(b, storage_.gradients(b), compute);
@@ -88,7 +94,10 @@ absl::Status BucketReducer::Ready(ParameterId id, StreamView compute) {
 absl::Status BucketReducer::ReduceNext(StreamView compute) {
   const int b = next_++;
   const Bucket& bucket = storage_.layout().buckets[static_cast<size_t>(b)];
-  if (!storage_.shards_gradients(b)) blank_->FillRest(b, storage_.gradients(b), compute);
+  if (!storage_.shards_gradients(b)) {
+    blank_->FillRest(b, storage_.gradients(b), compute);
+    if (observer_) RETURN_IF_ERROR(observer_(b, storage_.gradients(b), compute));
+  }
   if (bucket.group_size * bucket.copies == 1) return absl::OkStatus();
   const CollectiveLog::At place(mesh_.Group(bucket.replica_axis).log(), {.bucket = b});
   absl::Status status = ReduceInside(b, compute);

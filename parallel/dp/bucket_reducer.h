@@ -14,6 +14,7 @@
 #include "kernels/device/stream.h"
 #include "parallel/dp/blank_gradients.h"
 #include "parallel/dp/grad_bucket.h"
+#include "parallel/dp/gradient_observer.h"
 #include "parallel/dp/gradient_pool.h"
 #include "parallel/mesh/mesh.h"
 
@@ -30,6 +31,8 @@ class BucketReducer {
                                                                const Mesh& mesh,
                                                                DataParallelOptions options,
                                                                kernels::StreamView comm);
+  // Called before each reduction; of a bucket without replicas, too.
+  void Observe(GradientObserver observer);
   // Gradients have no value from here, and nobody is ready.
   void BeginStep(kernels::StreamView compute);
   // Before work that contributes to a gradient is enqueued: its memory is there, and keeps its
@@ -58,6 +61,7 @@ class BucketReducer {
   const kernels::StreamView comm_;
   const std::unique_ptr<BlankGradients> blank_;
   const std::unique_ptr<GradientPool> pool_;
+  GradientObserver observer_;
   bool last_microbatch_ = true;
   std::vector<bool> ready_;          // by ParameterId
   std::vector<int> missing_;         // by bucket: parameters not yet ready

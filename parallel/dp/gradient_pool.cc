@@ -94,6 +94,7 @@ absl::Status GradientPool::Reduce(int bucket, StreamView compute) {
   const EventView free = free_[static_cast<size_t>(buffer)].view();
   const TensorView whole = storage_.gradient_pool().View(buffer, bucket);
   blank_.FillRest(bucket, whole, compute);
+  if (observer_) RETURN_IF_ERROR(observer_(bucket, whole, compute));
   compute.Record(filled_.view());
   comm_.Wait(filled_.view());
   const TensorView shard = storage_.gradient_shard(bucket);

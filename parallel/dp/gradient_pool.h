@@ -13,12 +13,14 @@
 // no early reduction the sums are those of ZeRO 1, bit for bit; else the order of additions
 // differs: over ranks first, then over microbatches.
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "kernels/device/stream.h"
 #include "parallel/dp/blank_gradients.h"
 #include "parallel/dp/buffer_pool.h"
+#include "parallel/dp/gradient_observer.h"
 #include "parallel/mesh/mesh.h"
 
 namespace muster::parallel {
@@ -29,6 +31,7 @@ class GradientPool {
                                                               const Mesh& mesh, bool overlap,
                                                               kernels::StreamView comm,
                                                               BlankGradients& blank);
+  void Observe(GradientObserver observer) { observer_ = std::move(observer); }
   // Shards have no value from here. Drops what is held: after a step that failed half way.
   void BeginStep();
   // Before work on `compute` that contributes to a gradient of the bucket is enqueued: parameters
@@ -52,6 +55,7 @@ class GradientPool {
   const bool overlap_;
   const kernels::StreamView comm_;
   BlankGradients& blank_;
+  GradientObserver observer_;
   PoolTurns turns_;
   std::vector<bool> seen_;            // by ParameterId: ready since the bucket was complete
   std::vector<int> missing_;          // by bucket: parameters not seen

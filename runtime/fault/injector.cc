@@ -16,43 +16,13 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
-#include "kernels/device/memory.h"
 #include "kernels/device/span.h"
 
 namespace muster::runtime {
 namespace {
 
-using kernels::DType;
-using kernels::TensorView;
-
 void SleepFor(double seconds) {
   std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
-}
-
-// The bytes of a NaN, little-endian.
-uint64_t NanBits(DType dtype) {
-  switch (dtype) {
-    case DType::kBFloat16:
-      return 0x7fc0;
-    case DType::kFloat64:
-      return 0x7ff8000000000000;
-    default:
-      return 0x7fc00000;
-  }
-}
-
-const TensorView& PartOf(const parallel::OptimizerSlice& slice, StatePart part) {
-  switch (part) {
-    case StatePart::kWeight:
-      return slice.weight;
-    case StatePart::kMaster:
-      return slice.master;
-    case StatePart::kMoment1:
-      return slice.moment1;
-    case StatePart::kMoment2:
-      break;
-  }
-  return slice.moment2;
 }
 
 }  // namespace
@@ -73,8 +43,8 @@ absl::StatusOr<std::unique_ptr<FaultInjector>> FaultInjector::Create(Options opt
     Fault fault{.index = static_cast<int>(i), .plan = ParseFaultPlan(own.plans[i], 0, &problems)};
     MUSTER_CHECK(problems.empty()) << problems.front();
     if (fault.plan.rank != own.rank || fault.plan.kind == FaultKind::kConfig) continue;
-    const bool changes = fault.plan.kind == FaultKind::kNan || fault.plan.kind == FaultKind::kFlip;
-    if (changes && !injector->Holds(fault.plan)) {
+    const bool changes = fault.plan.kind == FaultKind::kFlip || HappensInPasses(fault.plan.kind);
+    if (changes && !HasTarget(own.tensors, fault.plan)) {
       return absl::InvalidArgumentError(absl::StrCat("faults.plan \"", own.plans[i], "\": rank ",
                                                      own.rank, " holds nothing of tensor ",
                                                      fault.plan.tensor));
@@ -104,6 +74,7 @@ absl::Status FaultInjector::At(Instant instant, int64_t step) {
   step_ = step;
   std::lock_guard lock(mutex_);
   for (Fault& fault : faults_) {
+    if (HappensInPasses(fault.plan.kind)) continue;
     if (fault.active && !IsDiskFault(fault.plan.kind)) SlowDown(fault, instant, step);
     if (fault.done || IsDiskFault(fault.plan.kind) || fault.plan.at != instant ||
         fault.plan.step != step || !Mark(fault, step)) {
@@ -138,9 +109,11 @@ absl::Status FaultInjector::Fire(Fault& fault, int64_t step) {
       fault.active = true;
       SlowDown(fault, fault.plan.at, step);
       break;
-    case FaultKind::kNan:
     case FaultKind::kFlip:
-      return ChangeTensor(fault.plan);
+      return ChangeTarget(options_.tensors, fault.plan, options_.compute);
+    case FaultKind::kNan:
+    case FaultKind::kFlipGradient:
+    case FaultKind::kFlipActivation:
     case FaultKind::kConfig:
     case FaultKind::kDiskError:
     case FaultKind::kDiskCrash:
@@ -162,56 +135,44 @@ void FaultInjector::SlowDown(Fault& fault, Instant instant, int64_t step) {
   }
 }
 
-bool FaultInjector::Holds(const PlannedFault& plan) const {
-  const auto is_wanted = [&](parallel::ParameterId id) {
-    return plan.tensor.empty() || (*options_.parameters)[id].global_name == plan.tensor;
-  };
-  if (plan.kind == FaultKind::kFlip && plan.of != StatePart::kWeight) {
-    const std::vector<parallel::OptimizerSlice> slices = options_.optimizer->Slices();
-    return std::any_of(slices.begin(), slices.end(),
-                       [&](const auto& slice) { return is_wanted(slice.parameter); });
-  }
-  for (parallel::ParameterId id = 0; id < options_.parameters->size(); ++id) {
-    if (is_wanted(id)) return true;
-  }
-  return false;
+void FaultInjector::BeginPass(int64_t step, int pass) {
+  step_ = step;
+  pass_ = pass;
 }
 
-// What the plan changes: a gradient or a weight as a whole if it is there, else what this rank
-// updates of it. Null: it is not here now.
-TensorView FaultInjector::Find(const PlannedFault& plan) const {
-  const bool whole = plan.kind == FaultKind::kNan || plan.of == StatePart::kWeight;
-  for (const parallel::Parameter& parameter : *options_.parameters) {
-    if (!whole || (!plan.tensor.empty() && parameter.global_name != plan.tensor)) continue;
-    const TensorView& tensor = plan.kind == FaultKind::kNan ? parameter.gradient : parameter.weight;
-    if (tensor) return tensor;
-    break;
+// A fault of several passes is marked in the first one.
+bool FaultInjector::IsDueInPass(Fault& fault) {
+  const PlannedFault& plan = fault.plan;
+  if (plan.step != step_ || (plan.passes > 0 && pass_ >= plan.passes) || fault.last_pass == pass_) {
+    return false;
   }
-  if (plan.kind == FaultKind::kNan) return {};
-  for (const parallel::OptimizerSlice& slice : options_.optimizer->Slices()) {
-    const std::string& name = (*options_.parameters)[slice.parameter].global_name;
-    if (plan.tensor.empty() || name == plan.tensor) return PartOf(slice, plan.of);
-  }
-  return {};
+  if (!fault.active && (fault.done || !Mark(fault, step_))) return false;
+  fault.active = true;
+  fault.last_pass = pass_;
+  return true;
 }
 
-absl::Status FaultInjector::ChangeTensor(const PlannedFault& plan) {
-  const TensorView tensor = Find(plan);
-  if (!tensor) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "planned fault ", Name(plan.kind), " of ", plan.tensor.empty() ? "a tensor" : plan.tensor,
-        ": this rank holds nothing of it just now"));
+absl::Status FaultInjector::AtActivations() {
+  std::lock_guard lock(mutex_);
+  for (Fault& fault : faults_) {
+    if (fault.plan.kind != FaultKind::kFlipActivation || !IsDueInPass(fault)) continue;
+    RETURN_IF_ERROR(ChangeTarget(options_.tensors, fault.plan, options_.compute));
   }
-  const int64_t bytes = kernels::SizeOf(tensor.dtype);
-  uint64_t bits = NanBits(tensor.dtype);
-  if (plan.kind == FaultKind::kFlip) {
-    bits = 0;
-    kernels::CopyAsync(&bits, tensor.data, bytes, options_.compute);
-    RETURN_IF_ERROR(options_.compute.Synchronize());
-    bits ^= uint64_t{1} << (plan.bit % (8 * bytes));
+  return absl::OkStatus();
+}
+
+absl::Status FaultInjector::AtGradients(const std::vector<parallel::BucketSlice>& slices) {
+  std::lock_guard lock(mutex_);
+  for (Fault& fault : faults_) {
+    const FaultKind kind = fault.plan.kind;
+    if (kind != FaultKind::kNan && kind != FaultKind::kFlipGradient) continue;
+    const parallel::ParameterId target = TargetParameter(options_.tensors, fault.plan);
+    const bool here = std::any_of(slices.begin(), slices.end(),
+                                  [&](const auto& slice) { return slice.parameter == target; });
+    if (!here || !IsDueInPass(fault)) continue;
+    RETURN_IF_ERROR(ChangeTarget(options_.tensors, fault.plan, options_.compute));
   }
-  kernels::CopyAsync(tensor.data, &bits, bytes, options_.compute);
-  return options_.compute.Synchronize();
+  return absl::OkStatus();
 }
 
 // Seconds that a slow disk adds to a call.

@@ -14,8 +14,8 @@
 #include "absl/status/statusor.h"
 #include "kernels/device/stream.h"
 #include "parallel/comm/collective_log.h"
-#include "parallel/mesh/parameter.h"
-#include "parallel/optim/sharded_adamw.h"
+#include "parallel/dp/grad_bucket.h"
+#include "runtime/fault/changed_tensor.h"
 #include "runtime/job/fault_plan.h"
 
 namespace muster::runtime {
@@ -26,9 +26,8 @@ class FaultInjector {
     std::string run_directory;
     std::vector<std::string> plans;  // valid ones
     int rank = 0;
-    parallel::CollectiveLog* log = nullptr;
-    const parallel::ParameterList* parameters = nullptr;  // all outlive the injector
-    const parallel::ShardedAdamW* optimizer = nullptr;
+    parallel::CollectiveLog* log = nullptr;  // outlives the injector
+    RankTensors tensors;
     kernels::StreamView compute;
   };
   // Errors: the directory of marks cannot be made; a tensor that this rank does not hold.
@@ -36,6 +35,12 @@ class FaultInjector {
 
   // Everything that is due on this rank. `step` is the update's number.
   absl::Status At(Instant instant, int64_t step);
+  // Before each forward and backward of step `step`: 0, or more where they are run again.
+  void BeginPass(int64_t step, int pass);
+  // Before the last backward of a pass; and before gradients of `parameters`, which are there, are
+  // reduced.
+  absl::Status AtActivations();
+  absl::Status AtGradients(const std::vector<parallel::BucketSlice>& slices);
   // For the disk of checkpoints: the error that a call returns in its own place, after what a slow
   // disk takes for it. Any thread.
   absl::Status AtDiskCall(const std::string& call, const std::string& path);
@@ -45,15 +50,15 @@ class FaultInjector {
   struct Fault {
     int index = 0;
     PlannedFault plan;
-    bool done = false, active = false;  // active: slow ones
+    bool done = false, active = false;  // active: it goes on, for some steps or passes
+    int last_pass = -1;
     int64_t disk_calls = 0;
   };
   explicit FaultInjector(Options options) : options_(std::move(options)) {}
   bool Mark(Fault& fault, int64_t step);
   absl::Status Fire(Fault& fault, int64_t step);
-  bool Holds(const PlannedFault& plan) const;
-  kernels::TensorView Find(const PlannedFault& plan) const;
-  absl::Status ChangeTensor(const PlannedFault& plan);
+  // Whether the fault, of a kind that happens in passes, is to happen in this one.
+  bool IsDueInPass(Fault& fault);
   void SlowDown(Fault& fault, Instant instant, int64_t step);
   double DiskDelay(Fault& fault, int64_t step);
 
@@ -61,6 +66,7 @@ class FaultInjector {
   std::mutex mutex_;  // guards faults_: disk calls come from writer threads
   std::vector<Fault> faults_;
   std::atomic<int64_t> step_{0};
+  int pass_ = 0;
   int64_t last_instant_ns_ = 0;
 };
 

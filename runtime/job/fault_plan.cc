@@ -18,22 +18,25 @@ struct KindFacts {
   std::vector<std::string> keys;  // besides rank and step
 };
 
-const std::array<KindFacts, 15>& Kinds() {
-  static const std::array<KindFacts, 15> kKinds = {{{"crash", {"at"}},
-                                                    {"abort", {"at"}},
-                                                    {"exit", {"at", "code"}},
-                                                    {"stop", {"at"}},
-                                                    {"preempt", {"at"}},
-                                                    {"skip", {"at", "group"}},
-                                                    {"slow", {"share", "steps"}},
-                                                    {"slow_data", {"seconds", "steps"}},
-                                                    {"nan", {"tensor"}},
-                                                    {"flip", {"at", "tensor", "of", "bit"}},
-                                                    {"config", {"set"}},
-                                                    {"disk_error", {"call", "on"}},
-                                                    {"disk_crash", {"call", "on"}},
-                                                    {"disk_exit", {"call", "on", "code"}},
-                                                    {"disk_slow", {"seconds", "on", "steps"}}}};
+const std::array<KindFacts, 17>& Kinds() {
+  static const std::array<KindFacts, 17> kKinds = {
+      {{"crash", {"at"}},
+       {"abort", {"at"}},
+       {"exit", {"at", "code"}},
+       {"stop", {"at"}},
+       {"preempt", {"at"}},
+       {"skip", {"at", "group"}},
+       {"slow", {"share", "steps"}},
+       {"slow_data", {"seconds", "steps"}},
+       {"nan", {"tensor", "passes"}},
+       {"flip_gradient", {"tensor", "bit", "passes"}},
+       {"flip_activation", {"tensor", "bit", "passes"}},
+       {"flip", {"at", "tensor", "of", "bit"}},
+       {"config", {"set"}},
+       {"disk_error", {"call", "on"}},
+       {"disk_crash", {"call", "on"}},
+       {"disk_exit", {"call", "on", "code"}},
+        {"disk_slow", {"seconds", "on", "steps"}}}};
   return kKinds;
 }
 
@@ -94,6 +97,7 @@ class Reader {
     if (key == "step") Whole(value, "step", 1, kMost, &fault->step);
     if (key == "steps") Whole(value, "steps", 0, kMost, &fault->steps);
     if (key == "call") Whole(value, "call", 1, kMost, &fault->call);
+    if (key == "passes") Whole(value, "passes", 0, kMost, &fault->passes);
     if (key == "code") Whole(value, "code", 0, 255, &fault->code);
     if (key == "bit") Whole(value, "bit", 0, 63, &fault->bit);
     if (key == "seconds") Real(value, "seconds", 3600, &fault->seconds);
@@ -115,6 +119,11 @@ class Reader {
 
 bool IsDiskFault(FaultKind kind) { return kind >= FaultKind::kDiskError; }
 
+bool HappensInPasses(FaultKind kind) {
+  return kind == FaultKind::kNan || kind == FaultKind::kFlipGradient ||
+         kind == FaultKind::kFlipActivation;
+}
+
 const char* Name(FaultKind kind) { return Kinds()[static_cast<size_t>(kind)].name; }
 
 PlannedFault ParseFaultPlan(const std::string& plan, int world_size,
@@ -132,7 +141,7 @@ PlannedFault ParseFaultPlan(const std::string& plan, int world_size,
   }
   const auto index = static_cast<size_t>(name - names.begin());
   fault.kind = static_cast<FaultKind>(index);
-  if (fault.kind == FaultKind::kNan) fault.at = Instant::kBackward;
+  if (fault.kind == FaultKind::kNan) fault.passes = 0;
   if (fault.kind == FaultKind::kFlip) fault.at = Instant::kUpdated;
   if (fault.kind == FaultKind::kSlowData) fault.at = Instant::kData;
   std::vector<std::string> keys = Kinds()[index].keys;

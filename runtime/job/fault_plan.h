@@ -7,7 +7,11 @@
 //   skip [group=dp]               leaves out its next collective (of that group)
 //   slow share=0.1 [steps=n]      sleeps that share of its own time, for n steps (0: to the end)
 //   slow_data seconds=0.2 [steps=n]  as long more for each batch
-//   nan [tensor=name]             NaN in the first element of a gradient, before it is reduced
+//   nan [tensor=name] [passes=0]  NaN in the first element of a gradient, before it is reduced, in
+//                                 so many passes of the step (0: in all), if it is run again
+//   flip_gradient [tensor=name] [bit=12] [passes=1]    one bit of that element
+//   flip_activation [tensor=name] [bit=12] [passes=1]  one bit of the first element of what a
+//                                 forward keeps (a block of the memory plan, without its slot)
 //   flip [tensor=name] [of=weight] [bit=12]  one bit of the first element that the rank holds of a
 //                                 weight, its master, moment1 or moment2; by default after the
 //                                 update
@@ -37,6 +41,8 @@ enum class FaultKind : uint8_t {
   kSlow,
   kSlowData,
   kNan,
+  kFlipGradient,
+  kFlipActivation,
   kFlip,
   kConfig,
   kDiskError,
@@ -55,13 +61,14 @@ struct PlannedFault {
   int64_t step = 1;
   Instant at = Instant::kBegin;
   StatePart of = StatePart::kWeight;
-  int64_t steps = 1, call = 1;
+  int64_t steps = 1, call = 1, passes = 1;
   int code = 1, bit = 12;
   double seconds = 0, share = 0;
   std::string group, tensor, on, set;
 };
 
 bool IsDiskFault(FaultKind kind);
+bool HappensInPasses(FaultKind kind);  // of forward and backward: those with passes=
 const char* Name(FaultKind kind);
 // Appends a sentence for each thing that is wrong with the plan; the result is meaningful if none
 // was. `world_size` 0: not known.

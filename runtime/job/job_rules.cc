@@ -73,6 +73,7 @@ constexpr Bounds kBounds[] = {
     {.path = "safety.loss_window", .low = 1, .high = 100000},
     {.path = "safety.replica_check_every", .low = 0},
     {.path = "safety.state_check_every", .low = 0},
+    {.path = "safety.replay_every", .low = 0},
     {.path = "log.trace_step", .low = 0},
 };
 
@@ -399,6 +400,12 @@ void Checker::CheckFaults(int world_size) {
     Broken("safety.replica_check_every",
            "safety.replica_check_every is given beside zero.level 3, which keeps no replicas of "
            "weights to compare; use 0, and safety.state_check_every");
+  }
+  if (job_.safety().replay_every() > 0 && job_.device() == CUDA &&
+      !job_.precision().deterministic_attention()) {
+    Broken("safety.replay_every",
+           "safety.replay_every is given beside precision.deterministic_attention: false, with "
+           "which a step that is repeated has other bits; use true, or replay_every: 0");
   }
   std::vector<std::string> sentences;
   for (const std::string& plan : job_.faults().plan()) {

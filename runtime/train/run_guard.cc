@@ -18,7 +18,7 @@ namespace muster::runtime {
 namespace {
 
 // What a line of a note begins with.
-constexpr absl::string_view kChanged = "changed ", kReplicas = "replicas ";
+constexpr absl::string_view kChanged = "changed ", kReplayed = "replayed ", kReplicas = "replicas ";
 
 // Of each rank's note the line that begins so, without its begin; empty if it has none.
 std::vector<std::string> LinesOf(const std::vector<std::string>& notes, absl::string_view begin) {
@@ -30,6 +30,15 @@ std::vector<std::string> LinesOf(const std::vector<std::string>& notes, absl::st
     }
   }
   return lines;
+}
+
+// A line for each rank that has something.
+std::string ByRank(const std::vector<std::string>& found) {
+  std::string text;
+  for (size_t rank = 0; rank < found.size(); ++rank) {
+    if (!found[rank].empty()) absl::StrAppend(&text, "\n  rank ", rank, ": ", found[rank]);
+  }
+  return text;
 }
 
 }  // namespace
@@ -49,17 +58,19 @@ absl::StatusOr<std::unique_ptr<RunGuard>> RunGuard::Create(const ResolvedJob& jo
                                                            TrainingState& state) {
   std::unique_ptr<RunGuard> guard(new RunGuard(job, world, state));
   const auto& plans = job.job.faults().plan();
-  ASSIGN_OR_RETURN(guard->injector_, FaultInjector::Create({.run_directory = run_directory,
-                                                            .plans = {plans.begin(), plans.end()},
-                                                            .rank = world.rank(),
-                                                            .log = &world.log(),
-                                                            .parameters = state.parameters.get(),
-                                                            .optimizer = state.optimizer.get(),
-                                                            .compute = state.compute()}));
+  ASSIGN_OR_RETURN(guard->injector_,
+                   FaultInjector::Create(
+                       {.run_directory = run_directory,
+                        .plans = {plans.begin(), plans.end()},
+                        .rank = world.rank(),
+                        .log = &world.log(),
+                        .tensors = {state.parameters.get(), state.optimizer.get(), &state.plan},
+                        .compute = state.compute()}));
   const Safety& safety = job.job.safety();
   ASSIGN_OR_RETURN(guard->state_check_, StateCheck::Create(state, safety.state_check_every()));
   ASSIGN_OR_RETURN(guard->replicas_,
                    ReplicaCheck::Create(state, world, safety.replica_check_every()));
+  ASSIGN_OR_RETURN(guard->replay_, ReplayCheck::Create(state, safety.replay_every()));
   return guard;
 }
 
@@ -78,8 +89,35 @@ absl::Status RunGuard::At(Instant instant, int64_t step) {
   return injector_->At(instant, step_);
 }
 
+void RunGuard::BeginPass(int64_t step, int pass) {
+  injector_->BeginPass(step, pass);
+  digests_pass_ = Replays(step);
+  if (digests_pass_) replay_->Begin(state_.compute());
+}
+
+void RunGuard::EndPass(int64_t step, int pass) {
+  if (digests_pass_) replay_->End(step, pass, state_.compute());
+}
+
+parallel::GradientObserver RunGuard::Observer() {
+  return [this](int bucket, const kernels::TensorView& whole, kernels::StreamView compute) {
+    return SeeGradients(bucket, whole, compute);
+  };
+}
+
+absl::Status RunGuard::SeeGradients(int bucket, const kernels::TensorView& whole,
+                                    kernels::StreamView compute) {
+  if (!injector_->idle()) {
+    RETURN_IF_ERROR(
+        injector_->AtGradients(state_.layout.buckets[static_cast<size_t>(bucket)].slices));
+  }
+  if (digests_pass_) replay_->Digest(bucket, whole, compute);
+  return absl::OkStatus();
+}
+
 void RunGuard::BeforeLastBackward() {
-  const absl::Status status = At(Instant::kBackward);
+  absl::Status status = At(Instant::kBackward);
+  if (status.ok() && !injector_->idle()) status = injector_->AtActivations();
   if (!status.ok()) kernels::Log(kernels::Severity::kError, std::string(status.message()));
 }
 
@@ -113,20 +151,24 @@ std::string RunGuard::Note(int64_t step) {
   std::string note;
   const std::string changed = state_check_->ChangedBefore(step);
   if (!changed.empty()) absl::StrAppend(&note, kChanged, changed, "\n");
+  const std::string differing = replay_->Differing(step);
+  if (!differing.empty()) absl::StrAppend(&note, kReplayed, differing, "\n");
   if (replicas_->IsDue(step)) absl::StrAppend(&note, kReplicas, replicas_->Note(), "\n");
   return note;
 }
 
 absl::Status RunGuard::Judge(const std::vector<std::string>& notes) const {
-  std::string changed;
-  const std::vector<std::string> changes = LinesOf(notes, kChanged);
-  for (size_t rank = 0; rank < changes.size(); ++rank) {
-    if (changes[rank].empty()) continue;
-    absl::StrAppend(&changed, "\n  rank ", rank, ": of ", changes[rank]);
-  }
+  const std::string changed = ByRank(LinesOf(notes, kChanged));
   if (!changed.empty()) {
     return RollBackError("weights, master copies or moments changed where no update changed them:" +
                          changed);
+  }
+  const std::string differing = ByRank(LinesOf(notes, kReplayed));
+  if (!differing.empty()) {
+    return RollBackError(
+        "the same forward and backward, run twice, gave different gradients (in the order of the "
+        "backward; of ranks that exchange activations, the cause may be any):" +
+        differing);
   }
   return replicas_->Hear(LinesOf(notes, kReplicas));
 }

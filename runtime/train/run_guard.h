@@ -10,9 +10,11 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "parallel/comm/rendezvous.h"
+#include "parallel/dp/gradient_observer.h"
 #include "runtime/fault/injector.h"
 #include "runtime/job/config.h"
 #include "runtime/train/metrics.h"
+#include "runtime/train/replay_check.h"
 #include "runtime/train/replica_check.h"
 #include "runtime/train/state_check.h"
 #include "runtime/train/step_guard.h"
@@ -29,7 +31,14 @@ class RunGuard {
                                                           TrainingState& state);
   // `step` -1: the step of the last call with one.
   absl::Status At(Instant instant, int64_t step = -1);
+  // Whether the forward and backward of `step` should run twice, passes 0 and 1, to be compared.
+  bool Replays(int64_t step) const { return replay_->IsDue(step); }
+  // Around each of them, and once in it.
+  void BeginPass(int64_t step, int pass);
   void BeforeLastBackward();
+  void EndPass(int64_t step, int pass);
+  // For the reducer; valid while the guard lives.
+  parallel::GradientObserver Observer();
   // Once the step's gradient is measured. Where spikes of the loss are to be skipped, waits for the
   // loss, and takes a step that spikes its update. Collective then.
   absl::Status BeforeUpdate();
@@ -64,9 +73,13 @@ class RunGuard {
   std::unique_ptr<FaultInjector> injector_;
   std::unique_ptr<StateCheck> state_check_;
   std::unique_ptr<ReplicaCheck> replicas_;
+  std::unique_ptr<ReplayCheck> replay_;
+  absl::Status SeeGradients(int bucket, const kernels::TensorView& whole,
+                            kernels::StreamView compute);
   absl::StatusOr<double> ShareLoss();
   absl::Status Judge(const std::vector<std::string>& notes) const;
   int64_t step_ = 0;
+  bool digests_pass_ = false;
   std::string spike_;
 };
 

@@ -54,8 +54,4 @@ class StateCheck {
   std::vector<int64_t> left_;       // these digests, by slice
 };
 
-// Pure: the names whose digests differ, a few of them by name.
-std::string DescribeChanged(const std::vector<std::string>& names,
-                            const std::vector<int64_t>& before, const std::vector<int64_t>& now);
-
 }  // namespace muster::runtime

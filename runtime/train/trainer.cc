@@ -52,6 +52,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const ResolvedJob& job,
   t.ledger_->Enter(State::kInitModel);
   ASSIGN_OR_RETURN(t.state_, TrainingState::Build(job, world, t.options_.compute_mode));
   ASSIGN_OR_RETURN(t.guard_, RunGuard::Create(job, t.options_.run_directory, world, *t.state_));
+  t.state_->reducer->Observe(t.guard_->Observer());
   t.ledger_->Enter(State::kCheckpointLoad);
   ASSIGN_OR_RETURN(t.checkpoints_,
                    RunCheckpoints::Create(job, world,
@@ -143,7 +144,14 @@ absl::Status Trainer::Step(int64_t step) {
     RETURN_IF_ERROR(s.timeline->Collect().status());  // the step's time starts here
   }
   s.timeline->Enter(parallel::kCompute);
-  RETURN_IF_ERROR(ForwardBackward(step));
+  RETURN_IF_ERROR(LoadBatch(step));
+  // A pipeline's first run may take its microbatches in another order than the next.
+  const bool replays = guard_->Replays(step) && (trained_ || job_.mesh.pp == 1);
+  RETURN_IF_ERROR(ForwardBackward(step, /*pass=*/0));
+  if (replays) {
+    s.timeline->Enter(parallel::kOther);
+    RETURN_IF_ERROR(ForwardBackward(step, /*pass=*/1));
+  }
   if (s.tied_weight) {
     RETURN_IF_ERROR(
         s.tied_weight->SumGradients(*s.buckets, s.optimizer->zero_level() == 0, compute));
@@ -176,25 +184,27 @@ absl::Status Trainer::Step(int64_t step) {
   return read_late_ ? absl::OkStatus() : Settle();
 }
 
-absl::Status Trainer::ForwardBackward(int64_t step) {
+absl::Status Trainer::ForwardBackward(int64_t step, int pass) {
   TrainingState& s = *state_;
-  RETURN_IF_ERROR(LoadBatch(step));
+  guard_->BeginPass(step, pass);
   s.model->BeginStep(s.microbatches, batch_.global_valid_tokens, s.compute());
   if (s.passes != nullptr) s.passes->BeginStep(batch_.global_valid_tokens);
   s.reducer->BeginStep(s.compute());
   const parallel::PipelineRun& run = std::exchange(trained_, true) ? s.training : s.first_training;
   RETURN_IF_ERROR(parallel::RunSchedule(run, s.channels.get(), s.stage(), *this, s.compute()));
-  return s.reducer->Finish(s.compute());
+  RETURN_IF_ERROR(s.reducer->Finish(s.compute()));
+  guard_->EndPass(step, pass);
+  return absl::OkStatus();
 }
 
 absl::Status Trainer::WarmUp() {
   TrainingState& s = *state_;
   ledger_->Enter(State::kWarmup);
-  absl::Status status;
+  absl::Status status = LoadBatch(result_.steps + 1);
   // Graphs are recorded in the second run, which takes memory for them.
   const int runs = s.passes != nullptr ? 2 : 1;
   for (int run = 0; run < runs && status.ok(); ++run) {
-    status = ForwardBackward(result_.steps + 1);
+    status = ForwardBackward(result_.steps + 1, /*pass=*/0);
     const absl::Status ran = s.compute().Synchronize();
     if (status.ok()) status = ran;
   }

@@ -87,7 +87,7 @@ class Trainer : private parallel::MicrobatchObserver {
   absl::Status TraceStep(int64_t step);
   bool ReadsLate() const;
   // The step's batch through all stages and back, up to the reduced gradients.
-  absl::Status ForwardBackward(int64_t step);
+  absl::Status ForwardBackward(int64_t step, int pass);
   absl::Status LoadBatch(int64_t step);
   // batch_ to the device, through pinned memory `slot`: free once the copies that used it have run.
   void CopyBatch(const models::MicrobatchTokens& to, size_t slot);

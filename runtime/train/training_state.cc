@@ -217,7 +217,7 @@ absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Plan(const Resolve
                              .weight_decay = static_cast<float>(optimizer.weight_decay()),
                              .digests = job.job.safety().state_check_every() > 0},
       plan);
-  if (job.job.safety().replica_check_every() > 0) {
+  if (job.job.safety().replica_check_every() > 0 || job.job.safety().replay_every() > 0) {
     state->digests = std::make_unique<parallel::BucketDigests>(state->layout, plan);
   }
   state->model->PlanMemory(plan);

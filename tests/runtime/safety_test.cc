@@ -28,10 +28,10 @@ TEST(FaultPlan, ReadsEveryKind) {
   for (const char* plan :
        {"crash rank=3 step=5 at=backward", "abort", "exit code=9 at=data", "stop at=reduced",
         "preempt at=updated", "skip group=dp step=2", "slow share=0.1 steps=0",
-        "slow_data seconds=0.2", "nan tensor=embedding.weight", "flip bit=22",
-        "flip of=moment2 at=begin", "disk_error call=3", "disk_crash call=2 on=rename",
-        "disk_exit on=fsync code=7", "disk_slow seconds=0.2 on=write steps=0",
-        "config rank=1 set=train.seed=7"}) {
+        "slow_data seconds=0.2", "nan tensor=embedding.weight passes=1", "flip bit=22",
+        "flip_gradient bit=30 passes=2", "flip_activation", "flip of=moment2 at=begin",
+        "disk_error call=3", "disk_crash call=2 on=rename", "disk_exit on=fsync code=7",
+        "disk_slow seconds=0.2 on=write steps=0", "config rank=1 set=train.seed=7"}) {
     EXPECT_TRUE(ProblemsOf(plan).empty()) << plan << ": " << ProblemsOf(plan).front();
   }
   std::vector<std::string> problems;

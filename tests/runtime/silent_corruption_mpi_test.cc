@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/base/error.h"
+#include "kernels/base/hash.h"
 #include "runtime/checkpoint/format.h"
 #include "runtime/train/roll_back.h"
 #include "tests/support/mpi_main.h"
@@ -69,17 +70,18 @@ TEST(ReplicaCheck, AFlipOfACopyIsFoundByTheNextUpdateWhenEachIsChecked) {
   }
 }
 
-// One fault plan after the other in steps 1 to 3, of which the last has to end in a roll-back that
-// names the last rank, and no other.
-void ExpectFoundInStepThree(const std::vector<std::string>& overrides) {
+// Step 3 has to end in a roll-back that names the last rank, and no other; returns what of it.
+std::string ExpectFoundInStepThree(const std::vector<std::string>& overrides) {
   GuardedRun run(overrides);
   (void)run.Step(1);
   (void)run.Step(2);
   const absl::Status ended = run.trainer().Step(3);
-  ASSERT_TRUE(IsRollBack(ended)) << ended;
-  const std::string said(ended.message());
-  EXPECT_NE(said.find("\n  rank " + Last() + ": "), std::string::npos) << said;
+  EXPECT_TRUE(IsRollBack(ended)) << ended;
+  const std::string said(ended.message()), rank = "\n  rank " + Last() + ": ";
+  const size_t found = said.find(rank);
+  EXPECT_NE(found, std::string::npos) << said;
   EXPECT_EQ(said.find("\n  rank "), said.rfind("\n  rank ")) << said;
+  return found == std::string::npos ? "" : said.substr(found + rank.size());
 }
 
 TEST(StateCheck, AFlipOfAnyPartIsFoundByTheNextUpdateAtEveryZeroLevel) {
@@ -90,8 +92,9 @@ TEST(StateCheck, AFlipOfAnyPartIsFoundByTheNextUpdateAtEveryZeroLevel) {
     for (const std::string part : {"master", "moment1", "moment2"}) {
       const std::string instant = instants[next++ % instants.size()];
       SCOPED_TRACE("zero.level " + level + ", " + part + ", " + instant);
-      ExpectFoundInStepThree({"zero.level=" + level, "safety.state_check_every=1",
-                              "faults.plan=flip of=" + part + " rank=" + Last() + " " + instant});
+      (void)ExpectFoundInStepThree(
+          {"zero.level=" + level, "safety.state_check_every=1",
+           "faults.plan=flip of=" + part + " rank=" + Last() + " " + instant});
     }
   }
 }
@@ -100,9 +103,9 @@ TEST(StateCheck, ABf16WeightIsCheckedBesideItsMaster) {
   for (const std::string level : {"0", "3"}) {
     for (const std::string part : {"weight", "master"}) {
       SCOPED_TRACE("zero.level " + level + ", " + part);
-      ExpectFoundInStepThree({"zero.level=" + level, "precision.compute=bf16",
-                              "safety.state_check_every=1",
-                              "faults.plan=flip of=" + part + " rank=" + Last() + " step=2"});
+      (void)ExpectFoundInStepThree({"zero.level=" + level, "precision.compute=bf16",
+                                    "safety.state_check_every=1",
+                                    "faults.plan=flip of=" + part + " rank=" + Last() + " step=2"});
     }
   }
 }
@@ -138,6 +141,78 @@ TEST(StateCheck, AFlippedMomentIsNeverSaved) {
   const std::string checkpoints = run.directory() + "/checkpoints/";
   EXPECT_TRUE(std::filesystem::exists(checkpoints + CheckpointName(2)));
   EXPECT_FALSE(std::filesystem::exists(checkpoints + CheckpointName(4)));
+}
+
+// The first execution's value is another one than the second's.
+TEST(Replay, AFlipInOneExecutionIsFoundAndItsRankAndTensorNamed) {
+  const std::string tensor = "layers.1.moe.router.weight";
+  for (const std::string level : {"0", "1", "2", "3"}) {
+    for (const std::string kind :
+         {"flip_gradient tensor=" + tensor, std::string("flip_activation bit=30")}) {
+      SCOPED_TRACE("zero.level " + level + ", " + kind);
+      const std::string named = ExpectFoundInStepThree(
+          {"zero.level=" + level, "safety.replay_every=3", "schedule.microbatches=1",
+           "faults.plan=" + kind + " rank=" + Last() + " step=3"});
+      if (kind.find(tensor) == std::string::npos) continue;
+      EXPECT_EQ(named, tensor);
+    }
+  }
+}
+
+TEST(Replay, AFlipIsFoundInEachMicrobatchAndStage) {
+  if (TestWorld().size() % 2 != 0) return;
+  for (const std::string level : {"0", "2"}) {
+    GuardedRun run({"mesh.pp=2", "zero.level=" + level, "safety.replay_every=1",
+                    "train.global_batch_sequences=24", "schedule.microbatches=2",
+                    "faults.plan=flip_gradient rank=" + Last() + " step=2"});
+    (void)run.Step(1);
+    const absl::Status ended = run.trainer().Step(2);
+    ASSERT_TRUE(IsRollBack(ended)) << ended;
+    EXPECT_NE(ended.message().find("\n  rank " + Last() + ": "), std::string::npos) << ended;
+  }
+}
+
+// What a fault does in both executions alike is not for it to find.
+TEST(Replay, EqualExecutionsAreNoFinding) {
+  GuardedRun run(
+      {"safety.replay_every=1", "faults.plan=flip_gradient passes=2 rank=" + Last() + " step=2"});
+  for (int64_t step = 1; step <= 3; ++step) (void)run.Step(step);
+}
+
+TEST(Replay, LeavesEveryBitAsItIsOnEachLayout) {
+  std::vector<std::vector<std::string>> layouts = {{"zero.level=0"}, {"zero.level=3"}};
+  if (TestWorld().size() % 2 == 0) {
+    layouts.push_back({"mesh.ep=2", "zero.level=2"});
+    layouts.push_back({"mesh.tp=2", "zero.level=1"});
+    layouts.push_back({"mesh.pp=2", "schedule.kind=zb_h1"});
+  }
+  for (std::vector<std::string> overrides : layouts) {
+    SCOPED_TRACE(overrides.front());
+    for (const char* each : {"train.global_batch_sequences=24", "schedule.microbatches=2",
+                             "train.steps=4", "model.moe.bias_update_rate=0.01"}) {
+      overrides.emplace_back(each);
+    }
+    std::vector<uint64_t> hashes;
+    std::vector<StepMetrics> metrics;
+    for (const bool replays : {false, true}) {
+      if (replays) overrides.push_back("safety.replay_every=1");
+      const auto mode = overrides[0].find("zero") == 0 ? kernels::StreamMode::kQueue
+                                                       : kernels::StreamMode::kInline;
+      GuardedRun run(overrides, /*with_checkpoints=*/false, mode);
+      const absl::StatusOr<TrainEnd> end = run.trainer().Run();
+      ASSERT_TRUE(end.ok()) << end.status();
+      hashes.push_back(run.StateHash());
+      for (const NamedBuffer& buffer : run.trainer().state().Buffers()) {
+        hashes.back() = kernels::Hash64(buffer.tensor.data,
+                                        static_cast<size_t>(buffer.tensor.bytes()), hashes.back());
+      }
+      metrics.push_back(run.trainer().last_step());
+    }
+    EXPECT_EQ(hashes[0], hashes[1]);
+    EXPECT_EQ(metrics[0].loss, metrics[1].loss);
+    EXPECT_EQ(metrics[0].grad_norm, metrics[1].grad_norm);
+    EXPECT_EQ(metrics[0].expert_imbalance, metrics[1].expert_imbalance);
+  }
 }
 
 // With saves, a skipped step, and several microbatches.
