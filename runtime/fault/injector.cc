@@ -17,12 +17,18 @@
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
 #include "kernels/device/span.h"
+#include "runtime/checkpoint/writer.h"
+#include "runtime/fault/outside_faults.h"
 
 namespace muster::runtime {
 namespace {
 
 void SleepFor(double seconds) {
   std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
+}
+
+bool IsOfTheStart(FaultKind kind) {
+  return kind == FaultKind::kConfig || kind == FaultKind::kBuild;
 }
 
 }  // namespace
@@ -42,7 +48,7 @@ absl::StatusOr<std::unique_ptr<FaultInjector>> FaultInjector::Create(Options opt
     std::vector<std::string> problems;
     Fault fault{.index = static_cast<int>(i), .plan = ParseFaultPlan(own.plans[i], 0, &problems)};
     MUSTER_CHECK(problems.empty()) << problems.front();
-    if (fault.plan.rank != own.rank || fault.plan.kind == FaultKind::kConfig) continue;
+    if (fault.plan.rank != own.rank || IsOfTheStart(fault.plan.kind)) continue;
     const bool changes = fault.plan.kind == FaultKind::kFlip || HappensInPasses(fault.plan.kind);
     if (changes && !HasTarget(own.tensors, fault.plan)) {
       return absl::InvalidArgumentError(absl::StrCat("faults.plan \"", own.plans[i], "\": rank ",
@@ -58,6 +64,7 @@ absl::StatusOr<std::unique_ptr<FaultInjector>> FaultInjector::Create(Options opt
 // Whether this is the fault's first time in the run.
 bool FaultInjector::Mark(Fault& fault, int64_t step) {
   fault.done = true;
+  fault.begun = step;
   const std::string path = absl::StrCat(options_.run_directory, "/faults/fired-", fault.index);
   const int fd = open(path.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
   if (fd < 0) return false;
@@ -74,16 +81,20 @@ absl::Status FaultInjector::At(Instant instant, int64_t step) {
   step_ = step;
   std::lock_guard lock(mutex_);
   for (Fault& fault : faults_) {
-    if (HappensInPasses(fault.plan.kind)) continue;
-    if (fault.active && !IsDiskFault(fault.plan.kind)) SlowDown(fault, instant, step);
-    if (fault.done || IsDiskFault(fault.plan.kind) || fault.plan.at != instant ||
-        fault.plan.step != step || !Mark(fault, step)) {
-      continue;
-    }
+    if (HappensInPasses(fault.plan.kind) || IsDiskFault(fault.plan.kind)) continue;
+    if (fault.active) SlowDown(fault, instant, step);
+    if (fault.done || !IsDue(fault.plan, instant, step) || !Mark(fault, step)) continue;
     RETURN_IF_ERROR(Fire(fault, step));
   }
   last_instant_ns_ = kernels::MonotonicNs();
   return absl::OkStatus();
+}
+
+// A checkpoint is damaged as soon as there is one.
+bool FaultInjector::IsDue(const PlannedFault& plan, Instant instant, int64_t step) const {
+  if (plan.at != instant) return false;
+  if (plan.kind != FaultKind::kDamage) return plan.step == step;
+  return step >= plan.step && HasCheckpoint(options_.run_directory + "/checkpoints");
 }
 
 absl::Status FaultInjector::Fire(Fault& fault, int64_t step) {
@@ -99,8 +110,17 @@ absl::Status FaultInjector::Fire(Fault& fault, int64_t step) {
       raise(SIGSTOP);
       break;
     case FaultKind::kPreempt:
-      kill(getpid(), SIGTERM);  // to the process: a thread of its own takes it
+      // To the process: a thread of its own takes it.
+      kill(getpid(), fault.plan.signal == StopSignal::kTerm ? SIGTERM : SIGUSR1);
       break;
+    case FaultKind::kDeviceError:
+      options_.compute.Fail(absl::InternalError("the device fails (planned fault)"));
+      break;
+    case FaultKind::kSupervisor:
+      return KillSupervisor();
+    case FaultKind::kDamage:
+      return DamageShard(options_.run_directory + "/checkpoints",
+                         ShardName(options_.rank, options_.num_ranks), fault.plan.how);
     case FaultKind::kSkip:
       options_.log->SkipNextCall(fault.plan.group);
       break;
@@ -115,7 +135,9 @@ absl::Status FaultInjector::Fire(Fault& fault, int64_t step) {
     case FaultKind::kFlipGradient:
     case FaultKind::kFlipActivation:
     case FaultKind::kConfig:
+    case FaultKind::kBuild:
     case FaultKind::kDiskError:
+    case FaultKind::kDiskFull:
     case FaultKind::kDiskCrash:
     case FaultKind::kDiskExit:
     case FaultKind::kDiskSlow:
@@ -175,27 +197,33 @@ absl::Status FaultInjector::AtGradients(const std::vector<parallel::BucketSlice>
   return absl::OkStatus();
 }
 
-// Seconds that a slow disk adds to a call.
-double FaultInjector::DiskDelay(Fault& fault, int64_t step) {
+// Whether a disk is full or slow now.
+bool FaultInjector::LastsNow(Fault& fault, int64_t step) {
   if (!fault.done) fault.active = Mark(fault, step);
   const PlannedFault& plan = fault.plan;
-  const bool over = plan.steps > 0 && step >= plan.step + plan.steps;
-  return fault.active && !over ? plan.seconds : 0;
+  return fault.active && (plan.steps == 0 || step < fault.begun + plan.steps);
 }
 
-absl::Status FaultInjector::AtDiskCall(const std::string& call, const std::string& path) {
+absl::Status FaultInjector::AtDiskCall(SaveTier tier, const std::string& call,
+                                       const std::string& path) {
   if (faults_.empty()) return absl::OkStatus();
   std::unique_lock lock(mutex_);
   double delay = 0;
   for (Fault& fault : faults_) {
     const PlannedFault& plan = fault.plan;
     const int64_t step = step_;
-    if (!IsDiskFault(plan.kind) || step < plan.step || (!plan.on.empty() && plan.on != call)) {
+    if (!IsDiskFault(plan.kind) || plan.tier != tier || step < plan.step ||
+        (!plan.on.empty() && plan.on != call)) {
       continue;
     }
     if (plan.kind == FaultKind::kDiskSlow) {
-      delay += DiskDelay(fault, step);
+      if (LastsNow(fault, step)) delay += plan.seconds;
       continue;
+    }
+    if (plan.kind == FaultKind::kDiskFull) {
+      if (!LastsNow(fault, step)) continue;
+      return absl::ResourceExhaustedError(call + " " + path +
+                                          ": No space left on device (planned fault)");
     }
     if (fault.done || ++fault.disk_calls < plan.call || !Mark(fault, step)) continue;
     if (plan.kind == FaultKind::kDiskCrash) raise(SIGKILL);

@@ -25,7 +25,7 @@ class FaultInjector {
   struct Options {
     std::string run_directory;
     std::vector<std::string> plans;  // valid ones
-    int rank = 0;
+    int rank = 0, num_ranks = 1;
     parallel::CollectiveLog* log = nullptr;  // outlives the injector
     RankTensors tensors;
     kernels::StreamView compute;
@@ -41,9 +41,9 @@ class FaultInjector {
   // reduced.
   absl::Status AtActivations();
   absl::Status AtGradients(const std::vector<parallel::BucketSlice>& slices);
-  // For the disk of checkpoints: the error that a call returns in its own place, after what a slow
-  // disk takes for it. Any thread.
-  absl::Status AtDiskCall(const std::string& call, const std::string& path);
+  // For saves: the error that a disk call returns in its own place, after what a slow disk takes for
+  // it. Any thread.
+  absl::Status AtDiskCall(SaveTier tier, const std::string& call, const std::string& path);
   bool idle() const { return faults_.empty(); }
 
  private:
@@ -52,15 +52,17 @@ class FaultInjector {
     PlannedFault plan;
     bool done = false, active = false;  // active: it goes on, for some steps or passes
     int last_pass = -1;
+    int64_t begun = 0;  // the step in which it was marked
     int64_t disk_calls = 0;
   };
   explicit FaultInjector(Options options) : options_(std::move(options)) {}
+  bool LastsNow(Fault& fault, int64_t step);
   bool Mark(Fault& fault, int64_t step);
+  bool IsDue(const PlannedFault& plan, Instant instant, int64_t step) const;
   absl::Status Fire(Fault& fault, int64_t step);
   // Whether the fault, of a kind that happens in passes, is to happen in this one.
   bool IsDueInPass(Fault& fault);
   void SlowDown(Fault& fault, Instant instant, int64_t step);
-  double DiskDelay(Fault& fault, int64_t step);
 
   const Options options_;
   std::mutex mutex_;  // guards faults_: disk calls come from writer threads

@@ -6,6 +6,7 @@
 #include "absl/strings/str_split.h"
 #include "kernels/base/error.h"
 #include "kernels/base/hash.h"
+#include "runtime/job/fault_plan.h"
 #include "runtime/job/field_path.h"
 #include "runtime/job/mapped_file.h"
 #include "runtime/job/run_directory.h"
@@ -70,7 +71,9 @@ std::string DescribeDisagreement(const std::vector<std::string>& fields_by_rank)
 
 absl::Status CheckAgreement(const ResolvedJob& job, const std::string& version,
                             parallel::World& world) {
-  const std::string build = Build(version);
+  std::string build = Build(version);
+  const auto& plans = job.job.faults().plan();
+  if (PlansOtherBuild({plans.begin(), plans.end()}, world.rank())) build += " (planned fault)";
   ASSIGN_OR_RETURN(const std::vector<std::string> hashes,
                    world.GatherText(kernels::HexDigits(job.hash) + " " + build));
   bool equal = true;

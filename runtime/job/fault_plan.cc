@@ -18,13 +18,16 @@ struct KindFacts {
   std::vector<std::string> keys;  // besides rank and step
 };
 
-const std::array<KindFacts, 17>& Kinds() {
-  static const std::array<KindFacts, 17> kKinds = {
+const std::array<KindFacts, 22>& Kinds() {
+  static const std::array<KindFacts, 22> kKinds = {
       {{"crash", {"at"}},
        {"abort", {"at"}},
        {"exit", {"at", "code"}},
        {"stop", {"at"}},
-       {"preempt", {"at"}},
+       {"preempt", {"at", "signal"}},
+       {"device_error", {"at"}},
+       {"supervisor", {"at"}},
+       {"damage", {"at", "how"}},
        {"skip", {"at", "group"}},
        {"slow", {"share", "steps"}},
        {"slow_data", {"seconds", "steps"}},
@@ -33,10 +36,12 @@ const std::array<KindFacts, 17>& Kinds() {
        {"flip_activation", {"tensor", "bit", "passes"}},
        {"flip", {"at", "tensor", "of", "bit"}},
        {"config", {"set"}},
-       {"disk_error", {"call", "on"}},
-       {"disk_crash", {"call", "on"}},
-       {"disk_exit", {"call", "on", "code"}},
-        {"disk_slow", {"seconds", "on", "steps"}}}};
+       {"build", {}},
+       {"disk_error", {"call", "on", "tier"}},
+       {"disk_full", {"on", "steps", "tier"}},
+       {"disk_crash", {"call", "on", "tier"}},
+       {"disk_exit", {"call", "on", "tier", "code"}},
+        {"disk_slow", {"seconds", "on", "steps", "tier"}}}};
   return kKinds;
 }
 
@@ -44,11 +49,6 @@ const std::vector<std::string>& Instants() {
   static const std::vector<std::string> kInstants = {"begin",   "data",    "backward",
                                                      "reduced", "updated", "evaluate"};
   return kInstants;
-}
-
-const std::vector<std::string>& StateParts() {
-  static const std::vector<std::string> kParts = {"weight", "master", "moment1", "moment2"};
-  return kParts;
 }
 
 std::string DidYouMean(const std::string& name, const std::vector<std::string>& names) {
@@ -107,7 +107,10 @@ class Reader {
     if (key == "on") fault->on = value;
     if (key == "set") fault->set = value;
     if (key == "at") OneOf(value, "at", Instants(), &fault->at);
-    if (key == "of") OneOf(value, "of", StateParts(), &fault->of);
+    if (key == "of") OneOf(value, "of", {"weight", "master", "moment1", "moment2"}, &fault->of);
+    if (key == "how") OneOf(value, "how", {"flip", "truncate", "remove"}, &fault->how);
+    if (key == "tier") OneOf(value, "tier", {"disk", "memory"}, &fault->tier);
+    if (key == "signal") OneOf(value, "signal", {"term", "usr1"}, &fault->signal);
   }
 
  private:
@@ -176,16 +179,34 @@ PlannedFault ParseFaultPlan(const std::string& plan, int world_size,
   return fault;
 }
 
-std::vector<std::string> PlannedOverrides(const std::vector<std::string>& plans, int rank) {
-  std::vector<std::string> overrides;
+namespace {
+
+// The valid plans of one kind and rank.
+std::vector<PlannedFault> FaultsOf(const std::vector<std::string>& plans, FaultKind kind,
+                                   int rank) {
+  std::vector<PlannedFault> faults;
   for (const std::string& plan : plans) {
     std::vector<std::string> problems;
-    const PlannedFault fault = ParseFaultPlan(plan, 0, &problems);
-    if (problems.empty() && fault.kind == FaultKind::kConfig && fault.rank == rank) {
-      overrides.push_back(fault.set);
+    PlannedFault fault = ParseFaultPlan(plan, 0, &problems);
+    if (problems.empty() && fault.kind == kind && fault.rank == rank) {
+      faults.push_back(std::move(fault));
     }
   }
+  return faults;
+}
+
+}  // namespace
+
+std::vector<std::string> PlannedOverrides(const std::vector<std::string>& plans, int rank) {
+  std::vector<std::string> overrides;
+  for (PlannedFault& fault : FaultsOf(plans, FaultKind::kConfig, rank)) {
+    overrides.push_back(std::move(fault.set));
+  }
   return overrides;
+}
+
+bool PlansOtherBuild(const std::vector<std::string>& plans, int rank) {
+  return !FaultsOf(plans, FaultKind::kBuild, rank).empty();
 }
 
 }  // namespace muster::runtime

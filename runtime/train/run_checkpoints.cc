@@ -110,7 +110,8 @@ absl::Status RunCheckpoints::Restore() {
         .root = config.memory_directory(),
         .attempt = options_.attempt,
         .test_hosts = config.memory_test_hosts(),
-        .fence = [this] { return CheckEpoch(options_.run_directory, options_.attempt); }};
+        .fence = [this] { return CheckEpoch(options_.run_directory, options_.attempt); },
+        .hook = options_.memory_hook};
     ASSIGN_OR_RETURN(site_, MemorySite::Open(memory, world_));
   }
   std::string where;

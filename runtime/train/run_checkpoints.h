@@ -23,7 +23,7 @@ class RunCheckpoints {
     std::string run_directory;
     int attempt = 0;
     std::string start_from;  // another run or checkpoint, if this run has no checkpoint; "": none
-    DiskHook hook;           // planned faults
+    DiskHook hook, memory_hook;  // planned faults
     // Collective; an error means: save nothing.
     std::function<absl::Status(int64_t step)> before_save;
   };

@@ -63,6 +63,7 @@ absl::StatusOr<std::unique_ptr<RunGuard>> RunGuard::Create(const ResolvedJob& jo
                        {.run_directory = run_directory,
                         .plans = {plans.begin(), plans.end()},
                         .rank = world.rank(),
+                        .num_ranks = world.size(),
                         .log = &world.log(),
                         .tensors = {state.parameters.get(), state.optimizer.get(), &state.plan},
                         .compute = state.compute()}));
@@ -74,10 +75,11 @@ absl::StatusOr<std::unique_ptr<RunGuard>> RunGuard::Create(const ResolvedJob& jo
   return guard;
 }
 
-std::function<absl::Status(const std::string& call, const std::string& path)> RunGuard::DiskHook() {
+std::function<absl::Status(const std::string& call, const std::string& path)> RunGuard::DiskHook(
+    SaveTier tier) {
   if (injector_->idle()) return nullptr;
-  return [this](const std::string& call, const std::string& path) {
-    return injector_->AtDiskCall(call, path);
+  return [this, tier](const std::string& call, const std::string& path) {
+    return injector_->AtDiskCall(tier, call, path);
   };
 }
 

@@ -61,8 +61,9 @@ class RunGuard {
   // the state or replicas are checked. Errors: RollBackError.
   absl::Status BeforeSave(int64_t step);
   std::function<absl::Status(int64_t step)> SaveHook();  // the same; valid while the guard lives
-  // For the disk of checkpoints; called on any thread, while the guard lives.
-  std::function<absl::Status(const std::string& call, const std::string& path)> DiskHook();
+  // For the saves to a tier; called on any thread, while the guard lives.
+  std::function<absl::Status(const std::string& call, const std::string& path)> DiskHook(
+      SaveTier tier);
 
  private:
   RunGuard(const ResolvedJob& job, parallel::World& world, TrainingState& state);

@@ -59,7 +59,8 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const ResolvedJob& job,
                                           {.run_directory = t.options_.run_directory,
                                            .attempt = t.options_.attempt,
                                            .start_from = t.options_.start_from,
-                                           .hook = t.guard_->DiskHook(),
+                                           .hook = t.guard_->DiskHook(SaveTier::kDisk),
+                                           .memory_hook = t.guard_->DiskHook(SaveTier::kMemory),
                                            .before_save = t.guard_->SaveHook()},
                                           *t.state_, *t.ledger_));
   t.result_.steps = t.checkpoints_->facts().step;

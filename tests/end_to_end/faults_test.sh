@@ -54,8 +54,33 @@ assert report["steps_kept"] == 20 and report["checkpoints"]["put_off"] >= 2, rep
 # A save takes 1.6 s. To wait for each of 18 would cost 28 s a rank; only the end waits for one.
 assert report["device_seconds"]["checkpoint_stall"] / 4 < 14, report["device_seconds"]
 PY
+train full 0 'No space left on device \(planned fault\)' --set checkpoint.every_steps=2 \
+  --set "faults.plan=disk_full step=2 on=write steps=2"
+train memory 0 'is not in memory; training goes on.*Input/output error \(planned fault\)' \
+  --set checkpoint.memory_every_steps=2 --set "checkpoint.memory_directory=$scratch" \
+  --set "faults.plan=disk_error rank=1 on=write tier=memory"
+train device 1 'the device fails \(planned fault\)' \
+  --set "faults.plan=device_error rank=2 step=3 at=reduced"
+train replay 76 'rank 1: layers.2.moe.router.weight$' --set safety.replay_every=2 \
+  --set "faults.plan=flip_gradient rank=1 step=4 tensor=layers.2.moe.router.weight"
+train state 76 'changed where no update changed them|rank 2: [a-z]+' --set safety.state_check_every=1 \
+  --set "faults.plan=flip of=moment2 rank=2 step=3 at=backward"
+train build 2 '\(build\):.*\(planned fault\) on rank 3' --set "faults.plan=build rank=3"
 train config 2 'train.seed: 1234 on rank 0, 2, 3; 7 on rank 1' \
   --set "faults.plan=config rank=1 set=train.seed=7"
+
+# The supervisor dies, and the newest checkpoint is damaged: the same command goes on from the one
+# before.
+outside=("$muster" launch "${job[@]}" --ranks 4 --set checkpoint.every_steps=1 --set log.progress=false
+         --set checkpoint.asynchronous=false
+         --set "faults.plan=damage rank=2 step=4,supervisor rank=1 step=4 at=updated")
+check outside 137 'the supervisor is gone' "${outside[@]}"
+for try in $(seq 100); do  # until its ranks are gone, too
+  grep -qs "$scratch/[o]utside" /proc/[0-9]*/cmdline || break
+  [ "$try" -lt 100 ] || fail "outside: ranks outlive their supervisor"
+  sleep 0.1
+done
+check outside 0 'passed by: step-3: rank 2: .*is damaged' "${outside[@]}"
 
 # A supervisor goes back to the checkpoint before the damage, whatever it is.
 check roll_back 0 'numerics: ' "$muster" launch "${job[@]}" --ranks 4 --set checkpoint.every_steps=1 \

@@ -90,5 +90,23 @@ TEST(Agreement, OtherConfigsAreNamedFieldByFieldWithinFiveSeconds) {
   EXPECT_EQ(said.find("(build)"), std::string::npos) << said;
 }
 
+TEST(Agreement, APlannedOtherBuildIsNamed) {
+  parallel::World& world = TestWorld();
+  if (world.size() == 1) return;
+  ResolvedJob job;
+  job.job.mutable_faults()->add_plan("build rank=1");
+  const absl::Status refused = CheckAgreement(job, "one version", world);
+  EXPECT_NE(refused.message().find("(build):"), std::string::npos) << refused;
+  EXPECT_NE(refused.message().find("(planned fault) on rank 1"), std::string::npos) << refused;
+}
+
+TEST(RunGuard, AnErrorOfTheDeviceEndsTheAttempt) {
+  if (TestWorld().size() > 1) return;  // others would wait for the rank: end_to_end/faults_test.sh
+  GuardedRun run({"faults.plan=device_error step=2 at=backward"});
+  (void)run.Step(1);
+  const absl::Status ended = run.trainer().Step(2);
+  EXPECT_NE(ended.message().find("the device fails (planned fault)"), std::string::npos) << ended;
+}
+
 }  // namespace
 }  // namespace muster::runtime

@@ -4,10 +4,13 @@
 
 #include <cmath>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <limits>
 
 #include "runtime/checkpoint/finite.h"
 #include "runtime/checkpoint/writer.h"
+#include "runtime/fault/outside_faults.h"
 #include "runtime/job/fault_plan.h"
 #include "runtime/job/run_directory.h"
 #include "runtime/train/non_finite.h"
@@ -66,6 +69,38 @@ TEST(FaultPlan, AnotherConfigIsThatOfItsRankAlone) {
   EXPECT_TRUE(PlannedOverrides(plans, 0).empty());
   EXPECT_EQ(PlannedOverrides(plans, 1), std::vector<std::string>{"train.seed=7"});
   EXPECT_EQ(PlannedOverrides(plans, 2), std::vector<std::string>{"precision.compute=bf16"});
+  EXPECT_FALSE(PlansOtherBuild(plans, 1));
+  EXPECT_TRUE(PlansOtherBuild({"crash", "build rank=1"}, 1));
+  EXPECT_FALSE(PlansOtherBuild({"crash", "build rank=1"}, 0));
+}
+
+TEST(DamageShard, ChangesThatFileOfTheNewestCheckpointAndNoOther) {
+  const ScratchDirectory scratch;
+  const std::string content = "0123456789";
+  for (const Damage how : {Damage::kFlip, Damage::kTruncate, Damage::kRemove}) {
+    for (const char* directory : {"step-9", "step-10", "step-11.attempt-0.partial"}) {
+      std::filesystem::create_directories(scratch.path() + "/" + directory);
+      for (const char* file : {"a", "b"}) {
+        std::ofstream(scratch.path() + "/" + directory + "/" + file) << content;
+      }
+    }
+    ASSERT_TRUE(HasCheckpoint(scratch.path()));
+    const absl::Status damaged = DamageShard(scratch.path(), "b", how);
+    ASSERT_TRUE(damaged.ok()) << damaged;
+    const auto read = [&](const std::string& file) {
+      std::ifstream in(scratch.path() + "/" + file);
+      return std::string(std::istreambuf_iterator<char>(in), {});
+    };
+    for (const char* file : {"step-9/a", "step-9/b", "step-10/a", "step-11.attempt-0.partial/b"}) {
+      EXPECT_EQ(read(file), content) << file;
+    }
+    EXPECT_EQ(read("step-10/b"), how == Damage::kFlip       ? "0123446789"
+                                 : how == Damage::kTruncate ? "01234"
+                                                            : "");
+    EXPECT_EQ(std::filesystem::exists(scratch.path() + "/step-10/b"), how != Damage::kRemove);
+  }
+  EXPECT_FALSE(HasCheckpoint(scratch.path() + "/step-9"));
+  EXPECT_FALSE(DamageShard(scratch.path() + "/step-9", "a", Damage::kFlip).ok());
 }
 
 TEST(StepGuard, EndsAfterSkipsInARowAndOnlyInARow) {
