@@ -54,6 +54,27 @@ NonFiniteGradient Decode(int rank, const std::string& text) {
   return found;
 }
 
+absl::StatusOr<std::vector<NonFiniteGradient>> OfAll(const NonFiniteGradient& mine,
+                                                     parallel::World& world) {
+  ASSIGN_OR_RETURN(const std::vector<std::string> texts, world.GatherText(Encode(mine)));
+  std::vector<NonFiniteGradient> all;
+  for (size_t rank = 0; rank < texts.size(); ++rank) {
+    all.push_back(Decode(static_cast<int>(rank), texts[rank]));
+  }
+  return all;
+}
+
+// The ranks that are known to have computed one; empty if of none that is known.
+std::string Computed(const std::vector<NonFiniteGradient>& all) {
+  std::string own;
+  for (const NonFiniteGradient& found : all) {
+    if (found.tensor.empty() || !found.is_own) continue;
+    absl::StrAppend(&own, own.empty() ? "" : "; ", "rank ", found.rank,
+                    " computed it: ", found.tensor, ", element ", found.element);
+  }
+  return own;
+}
+
 }  // namespace
 
 absl::StatusOr<NonFiniteGradient> FindNonFinite(const parallel::BucketStorage& storage,
@@ -83,42 +104,58 @@ absl::StatusOr<NonFiniteGradient> FindNonFinite(const parallel::BucketStorage& s
   return reduced;
 }
 
-std::string DescribeNonFinite(const std::vector<NonFiniteGradient>& all, int zero_level) {
-  std::string own;
+NonFiniteReport DescribeNonFinite(const std::vector<NonFiniteGradient>& all, int zero_level) {
+  const std::string own = Computed(all);
+  if (!own.empty()) return {"a gradient is not finite; " + own, true};
   std::optional<NonFiniteGradient> shared;
   int num_shared = 0;
   for (const NonFiniteGradient& found : all) {
     if (found.tensor.empty()) continue;
-    if (found.is_own) {
-      absl::StrAppend(&own, own.empty() ? "" : "; ", "rank ", found.rank,
-                      " computed it: ", found.tensor, ", element ", found.element);
-    } else {
-      ++num_shared;
-      if (!shared) shared = found;
-    }
+    ++num_shared;
+    if (!shared) shared = found;
   }
-  if (!own.empty()) return "a gradient is not finite; " + own;
-  if (!shared) return "the gradient's norm is not finite, though every element is: it overflows";
-  const std::string where =
-      absl::StrCat(shared->tensor, ", element ", shared->element, " of rank ", shared->rank);
+  if (!shared) {
+    return {"the gradient's norm is not finite, though every element is: it overflows", true};
+  }
+  const std::string where = absl::StrCat(shared->tensor, ", element ", shared->element);
   // With ZeRO 1 a contribution of another rank would still be seen on that rank.
   if (num_shared == 1 && zero_level == 1) {
-    return absl::StrCat("a gradient is not finite; rank ", shared->rank, " computed it: ", where);
+    return {absl::StrCat("a gradient is not finite; rank ", shared->rank, " computed it: ", where),
+            true};
   }
-  return absl::StrCat("a gradient is not finite: ", where,
-                      "; no rank keeps what it added to the reduction, so the one that computed "
-                      "it is not known (zero.level 1 tells)");
+  return {absl::StrCat("a gradient is not finite: ", where), false};
 }
 
-absl::StatusOr<std::string> NameNonFinite(const parallel::BucketStorage& storage,
-                                          kernels::StreamView compute, parallel::World& world) {
+absl::StatusOr<NonFiniteReport> NameNonFinite(const parallel::BucketStorage& storage,
+                                              kernels::StreamView compute, parallel::World& world) {
   ASSIGN_OR_RETURN(const NonFiniteGradient mine, FindNonFinite(storage, compute));
-  ASSIGN_OR_RETURN(const std::vector<std::string> texts, world.GatherText(Encode(mine)));
-  std::vector<NonFiniteGradient> all;
-  for (size_t rank = 0; rank < texts.size(); ++rank) {
-    all.push_back(Decode(static_cast<int>(rank), texts[rank]));
-  }
+  ASSIGN_OR_RETURN(const std::vector<NonFiniteGradient> all, OfAll(mine, world));
   return DescribeNonFinite(all, storage.zero_level());
+}
+
+absl::Status NonFiniteSearch::Look(int bucket, const kernels::TensorView& whole,
+                                   kernels::StreamView compute) {
+  if (!found_.tensor.empty()) return absl::OkStatus();
+  std::vector<char> buffer;
+  ASSIGN_OR_RETURN(const void* data, OnHost(whole, compute, &buffer));
+  for (const parallel::BucketSlice& slice : layout_.buckets[static_cast<size_t>(bucket)].slices) {
+    const auto at = NextNonFinite(data, whole.dtype, slice.offset, slice.offset + slice.count);
+    if (!at) continue;
+    found_ = {.tensor = layout_.parameter_names[static_cast<size_t>(slice.parameter)],
+              .element = *at - slice.offset,
+              .is_own = true};
+    break;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> NonFiniteSearch::Describe(parallel::World& world) const {
+  ASSIGN_OR_RETURN(const std::vector<NonFiniteGradient> all, OfAll(found_, world));
+  const std::string own = Computed(all);
+  if (!own.empty()) return own;
+  return std::string(
+      "the gradients of every rank are finite: not weights and tokens made it, but a computation "
+      "that went wrong once, or the sum over ranks");
 }
 
 }  // namespace muster::runtime

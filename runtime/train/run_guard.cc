@@ -11,7 +11,6 @@
 #include "kernels/base/log.h"
 #include "kernels/device/memory.h"
 #include "parallel/comm/collectives.h"
-#include "runtime/train/non_finite.h"
 #include "runtime/train/roll_back.h"
 
 namespace muster::runtime {
@@ -93,7 +92,7 @@ absl::Status RunGuard::At(Instant instant, int64_t step) {
 
 void RunGuard::BeginPass(int64_t step, int pass) {
   injector_->BeginPass(step, pass);
-  digests_pass_ = Replays(step);
+  digests_pass_ = search_ == nullptr && Replays(step);
   if (digests_pass_) replay_->Begin(state_.compute());
 }
 
@@ -114,7 +113,7 @@ absl::Status RunGuard::SeeGradients(int bucket, const kernels::TensorView& whole
         injector_->AtGradients(state_.layout.buckets[static_cast<size_t>(bucket)].slices));
   }
   if (digests_pass_) replay_->Digest(bucket, whole, compute);
-  return absl::OkStatus();
+  return search_ != nullptr ? search_->Look(bucket, whole, compute) : absl::OkStatus();
 }
 
 void RunGuard::BeforeLastBackward() {
@@ -159,6 +158,23 @@ std::string RunGuard::Note(int64_t step) {
   return note;
 }
 
+absl::StatusOr<std::string> RunGuard::NameNonFinite(int64_t step, bool has_gradient) {
+  NonFiniteReport report{.text = "its gradient is not finite"};
+  if (has_gradient) {
+    ASSIGN_OR_RETURN(report, runtime::NameNonFinite(*state_.buckets, state_.compute(), world_));
+  }
+  if (report.knows_rank) return report.text;
+  // Of skips in a row, the first one tells.
+  if (steps_.consecutive_skips() > 0) return report.text + ", as in the step before";
+  NonFiniteSearch search(state_.layout);
+  search_ = &search;
+  const absl::Status repeated = repeat_(step);
+  search_ = nullptr;
+  RETURN_IF_ERROR(repeated);
+  ASSIGN_OR_RETURN(const std::string found, search.Describe(world_));
+  return report.text + "; run again, " + found;
+}
+
 absl::Status RunGuard::Judge(const std::vector<std::string>& notes) const {
   const std::string changed = ByRank(LinesOf(notes, kChanged));
   if (!changed.empty()) {
@@ -179,12 +195,8 @@ absl::Status RunGuard::AfterStep(const StepMetrics& metrics, bool has_gradient,
                                  const std::vector<std::string>& notes) {
   if (metrics.skipped) {
     std::string why = spike_;
-    if (!std::isfinite(metrics.grad_norm) && has_gradient) {
-      ASSIGN_OR_RETURN(why, NameNonFinite(*state_.buckets, state_.compute(), world_));
-    } else if (!std::isfinite(metrics.grad_norm)) {
-      why =
-          "its gradient is not finite, and was overwritten before the host knew; if the next one "
-          "is not finite either, its tensor will be named";
+    if (!std::isfinite(metrics.grad_norm)) {
+      ASSIGN_OR_RETURN(why, NameNonFinite(metrics.step, has_gradient));
     }
     if (world_.rank() == 0) {
       kernels::Log(kernels::Severity::kWarning,

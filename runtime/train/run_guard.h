@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -14,6 +15,7 @@
 #include "runtime/fault/injector.h"
 #include "runtime/job/config.h"
 #include "runtime/train/metrics.h"
+#include "runtime/train/non_finite.h"
 #include "runtime/train/replay_check.h"
 #include "runtime/train/replica_check.h"
 #include "runtime/train/state_check.h"
@@ -39,6 +41,9 @@ class RunGuard {
   void EndPass(int64_t step, int pass);
   // For the reducer; valid while the guard lives.
   parallel::GradientObserver Observer();
+  // Runs the forward and backward of a step, the last whose facts were read, once more: where a
+  // gradient is not finite, to see who computed it. Collective.
+  void SetRepeat(std::function<absl::Status(int64_t step)> repeat) { repeat_ = std::move(repeat); }
   // Once the step's gradient is measured. Where spikes of the loss are to be skipped, waits for the
   // loss, and takes a step that spikes its update. Collective then.
   absl::Status BeforeUpdate();
@@ -78,9 +83,12 @@ class RunGuard {
   absl::Status SeeGradients(int bucket, const kernels::TensorView& whole,
                             kernels::StreamView compute);
   absl::StatusOr<double> ShareLoss();
+  absl::StatusOr<std::string> NameNonFinite(int64_t step, bool has_gradient);
   absl::Status Judge(const std::vector<std::string>& notes) const;
   int64_t step_ = 0;
   bool digests_pass_ = false;
+  std::function<absl::Status(int64_t step)> repeat_;
+  NonFiniteSearch* search_ = nullptr;  // while a step is repeated
   std::string spike_;
 };
 

@@ -53,6 +53,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const ResolvedJob& job,
   ASSIGN_OR_RETURN(t.state_, TrainingState::Build(job, world, t.options_.compute_mode));
   ASSIGN_OR_RETURN(t.guard_, RunGuard::Create(job, t.options_.run_directory, world, *t.state_));
   t.state_->reducer->Observe(t.guard_->Observer());
+  t.guard_->SetRepeat([&t](int64_t step) { return t.Repeat(step); });
   t.ledger_->Enter(State::kCheckpointLoad);
   ASSIGN_OR_RETURN(t.checkpoints_,
                    RunCheckpoints::Create(job, world,
@@ -139,28 +140,18 @@ absl::Status Trainer::Step(int64_t step) {
   TrainingState& s = *state_;
   const StreamView compute = s.compute();
   world_.log().SetPlace({.step = step});
+  repeated_ = false;
   if (unread_step_ == 0) ledger_->StepBegin(step);
   RETURN_IF_ERROR(guard_->At(Instant::kBegin, step));
   if (unread_step_ == 0) {
     RETURN_IF_ERROR(s.timeline->Collect().status());  // the step's time starts here
   }
-  s.timeline->Enter(parallel::kCompute);
-  RETURN_IF_ERROR(LoadBatch(step));
-  // A pipeline's first run may take its microbatches in another order than the next.
-  const bool replays = guard_->Replays(step) && (trained_ || job_.mesh.pp == 1);
-  RETURN_IF_ERROR(ForwardBackward(step, /*pass=*/0));
-  if (replays) {
-    s.timeline->Enter(parallel::kOther);
-    RETURN_IF_ERROR(ForwardBackward(step, /*pass=*/1));
-  }
-  if (s.tied_weight) {
-    RETURN_IF_ERROR(
-        s.tied_weight->SumGradients(*s.buckets, s.optimizer->zero_level() == 0, compute));
-  }
+  RETURN_IF_ERROR(MakeGradients(step));
   RETURN_IF_ERROR(guard_->At(Instant::kReduced));
   if (unread_step_ != 0) {
     RETURN_IF_ERROR(Settle());
     ledger_->StepBegin(step);
+    if (repeated_) RETURN_IF_ERROR(MakeGradients(step));
   }
   {
     Span span(compute, "optimizer", parallel::kOptimizer);
@@ -183,6 +174,29 @@ absl::Status Trainer::Step(int64_t step) {
   unread_step_ = step;
   read_late_ = ReadsLate();
   return read_late_ ? absl::OkStatus() : Settle();
+}
+
+absl::Status Trainer::MakeGradients(int64_t step) {
+  TrainingState& s = *state_;
+  s.timeline->Enter(parallel::kCompute);
+  RETURN_IF_ERROR(LoadBatch(step));
+  // A pipeline's first run may take its microbatches in another order than the next.
+  const bool replays = guard_->Replays(step) && (trained_ || job_.mesh.pp == 1);
+  RETURN_IF_ERROR(ForwardBackward(step, /*pass=*/0));
+  if (replays) {
+    s.timeline->Enter(parallel::kOther);
+    RETURN_IF_ERROR(ForwardBackward(step, /*pass=*/1));
+  }
+  if (!s.tied_weight) return absl::OkStatus();
+  return s.tied_weight->SumGradients(*s.buckets, s.optimizer->zero_level() == 0, s.compute());
+}
+
+absl::Status Trainer::Repeat(int64_t step) {
+  // Read late, another step's batch is on the device, and its gradients are lost.
+  if (read_late_) RETURN_IF_ERROR(LoadBatch(step));
+  repeated_ = read_late_;
+  state_->timeline->Enter(parallel::kOther);
+  return ForwardBackward(step, /*pass=*/2);
 }
 
 absl::Status Trainer::ForwardBackward(int64_t step, int pass) {

@@ -86,8 +86,12 @@ class Trainer : private parallel::MicrobatchObserver {
   void BeforeBackward(int microbatch, bool last) override;
   absl::Status TraceStep(int64_t step);
   bool ReadsLate() const;
-  // The step's batch through all stages and back, up to the reduced gradients.
+  // The step's batch, its forward and backward, twice where that is checked: reduced gradients.
+  absl::Status MakeGradients(int64_t step);
+  // The batch that is on the device through all stages and back.
   absl::Status ForwardBackward(int64_t step, int pass);
+  // For the guard: of the step whose facts are being read. Gradients are then those of this step.
+  absl::Status Repeat(int64_t step);
   absl::Status LoadBatch(int64_t step);
   // batch_ to the device, through pinned memory `slot`: free once the copies that used it have run.
   void CopyBatch(const models::MicrobatchTokens& to, size_t slot);
@@ -117,6 +121,7 @@ class Trainer : private parallel::MicrobatchObserver {
   int64_t unsaved_step_ = 0;  // whose save waits for them; 0: none
   int64_t skipped_steps_ = 0, train_start_ns_ = 0;
   bool read_late_ = false;  // the step that is not read yet, or was read last
+  bool repeated_ = false;   // it was repeated, and the gradients of the step behind it are lost
   bool stop_agreed_ = false, over_time_ = false, books_closed_ = false, not_saved_ = false;
   bool trained_ = false, evaluated_ = false;  // at least once, by this process
 };

@@ -2,8 +2,17 @@
 // untouched.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstdio>
+#include <limits>
+#include <map>
+#include <sstream>
+#include <string>
+#include <vector>
+
 #include "kernels/base/error.h"
 #include "kernels/device/span.h"
+#include "runtime/input/batch_loader.h"
 #include "runtime/job/run_directory.h"
 #include "runtime/train/roll_back.h"
 #include "tests/support/mpi_main.h"
@@ -24,6 +33,103 @@ TEST(RunGuard, ANanInOneGradientOfOneRankSkipsTheStepOnAllAndHappensOnce) {
   EXPECT_NE(run.WeightsHash(), before);
   run.Start();
   for (int64_t step = 1; step <= 3; ++step) EXPECT_FALSE(run.Step(step).skipped) << step;
+}
+
+// What rank 0 says of a step that is skipped; "" on other ranks.
+class SaidOfSkips {
+ public:
+  SaidOfSkips() { ::testing::internal::CaptureStderr(); }
+  std::string Take() {
+    const std::string all = ::testing::internal::GetCapturedStderr();
+    std::fputs(all.c_str(), stderr);
+    std::string said;
+    std::istringstream lines(all);
+    for (std::string line; std::getline(lines, line);) {
+      if (line.find(" is skipped: ") != std::string::npos) said += line + "\n";
+    }
+    return said;
+  }
+};
+
+size_t CountOf(const std::string& text, const std::string& part) {
+  size_t count = 0;
+  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++count;
+  return count;
+}
+
+TEST(RunGuard, TheRankAndTensorOfANanAreNamedAtEveryZeroLevel) {
+  const std::string tensor = "layers.1.moe.router.weight";
+  for (const std::string level : {"0", "1", "2", "3"}) {
+    SCOPED_TRACE("zero.level " + level);
+    GuardedRun run({"zero.level=" + level, "train.global_batch_sequences=24",
+                    "schedule.microbatches=2",
+                    "faults.plan=nan rank=" + Last() + " step=2 tensor=" + tensor});
+    (void)run.Step(1);
+    SaidOfSkips skips;
+    EXPECT_TRUE(run.Step(2).skipped);
+    EXPECT_FALSE(run.Step(3).skipped);
+    const std::string said = skips.Take();
+    if (TestWorld().rank() != 0) continue;
+    EXPECT_NE(said.find("rank " + Last() + " computed it: " + tensor + ", element 0"),
+              std::string::npos)
+        << said;
+    EXPECT_EQ(CountOf(said, "computed it"), 1u) << said;
+  }
+}
+
+TEST(RunGuard, ANanThatDoesNotComeAgainIsSaidToBeOfTheComputation) {
+  if (TestWorld().size() == 1) return;  // its rank is known without a second run
+  GuardedRun run({"zero.level=0", "faults.plan=nan passes=1 rank=" + Last() + " step=2"});
+  (void)run.Step(1);
+  SaidOfSkips skips;
+  EXPECT_TRUE(run.Step(2).skipped);
+  const std::string said = skips.Take();
+  if (TestWorld().rank() != 0) return;
+  EXPECT_NE(said.find("a computation that went wrong once"), std::string::npos) << said;
+}
+
+// A token that in steps 2 to 4 only the last rank meets, and only in step 2, has an embedding that
+// is not finite. Read late, its step's gradient is gone by then, and the next one's is made again.
+TEST(RunGuard, TheRankOfANanIsNamedWhereFactsAreReadLateAndNothingElseChanges) {
+  const int ranks = TestWorld().size();
+  std::vector<uint64_t> hashes;
+  for (const auto mode : {kernels::StreamMode::kInline, kernels::StreamMode::kQueue}) {
+    GuardedRun run({"zero.level=0", "model.tied_embeddings=false"}, /*with_checkpoints=*/false,
+                   mode);
+    const auto loader = BatchLoader::Create(run.job(), Split::kTrain, /*context_rank=*/0);
+    ASSERT_TRUE(loader.ok()) << loader.status();
+    std::map<int32_t, int> wanted, others;
+    for (int64_t step = 2; step <= 4; ++step) {
+      for (int rank = 0; rank < ranks; ++rank) {
+        HostBatch batch;
+        MUSTER_CHECK_OK((*loader)->Load(step, rank, &batch));
+        auto& met = step == 2 && rank == ranks - 1 ? wanted : others;
+        for (const int32_t token : batch.tokens) ++met[token];
+      }
+    }
+    const auto poisoned = std::find_if(wanted.begin(), wanted.end(), [&](const auto& each) {
+      return !others.contains(each.first);
+    });
+    ASSERT_NE(poisoned, wanted.end());
+    ASSERT_TRUE(run.trainer().Step(1).ok());
+    const TrainingState& state = run.trainer().state();
+    const auto table = std::find_if(
+        state.parameters->begin(), state.parameters->end(),
+        [](const parallel::Parameter& each) { return each.global_name == "embedding.weight"; });
+    ASSERT_NE(table, state.parameters->end());
+    float* row = table->weight.as<float>() + poisoned->first * table->weight.shape[1];
+    state.compute().Enqueue([row] { row[0] = std::numeric_limits<float>::infinity(); });
+    SaidOfSkips skips;
+    for (int64_t step = 2; step <= 4; ++step) ASSERT_TRUE(run.trainer().Step(step).ok());
+    ASSERT_TRUE(run.trainer().Settle().ok());
+    const std::string said = skips.Take();
+    hashes.push_back(run.StateHash());
+    if (TestWorld().rank() != 0) continue;
+    EXPECT_EQ(CountOf(said, "is skipped"), 1u) << said;
+    EXPECT_EQ(CountOf(said, "rank " + Last() + " computed it"), 1u) << said;
+    EXPECT_EQ(CountOf(said, "computed it"), 1u) << said;
+  }
+  EXPECT_EQ(hashes[0], hashes[1]);
 }
 
 TEST(RunGuard, SkipsInARowEndTheAttemptToGoBack) {

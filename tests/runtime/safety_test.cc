@@ -199,19 +199,23 @@ TEST(Replicas, TheMinorityIsNamedSetBySet) {
 }
 
 TEST(NonFinite, TheRankThatComputedItIsNamedIfItIsKnown) {
-  EXPECT_NE(DescribeNonFinite({{.rank = 0, .tensor = "a", .is_own = false},
-                               {.rank = 1, .tensor = "a", .element = 4, .is_own = true}},
-                              1)
-                .find("rank 1 computed it: a, element 4"),
-            std::string::npos);
+  NonFiniteReport report =
+      DescribeNonFinite({{.rank = 0, .tensor = "a", .is_own = false},
+                         {.rank = 1, .tensor = "a", .element = 4, .is_own = true}},
+                        1);
+  EXPECT_TRUE(report.knows_rank);
+  EXPECT_NE(report.text.find("rank 1 computed it: a, element 4"), std::string::npos);
   // Only in the owner's part: a contribution of another rank would be seen on that rank too.
-  EXPECT_NE(
-      DescribeNonFinite({{.rank = 0}, {.rank = 1, .tensor = "b"}}, 1).find("rank 1 computed it"),
-      std::string::npos);
-  EXPECT_NE(DescribeNonFinite({{.rank = 0, .tensor = "b"}, {.rank = 1, .tensor = "b"}}, 1)
-                .find("is not known"),
-            std::string::npos);
-  EXPECT_NE(DescribeNonFinite({{.rank = 0}, {.rank = 1}}, 1).find("overflows"), std::string::npos);
+  report = DescribeNonFinite({{.rank = 0}, {.rank = 1, .tensor = "b"}}, 1);
+  EXPECT_TRUE(report.knows_rank);
+  EXPECT_NE(report.text.find("rank 1 computed it"), std::string::npos);
+  report =
+      DescribeNonFinite({{.rank = 0, .tensor = "b", .element = 7}, {.rank = 1, .tensor = "b"}}, 1);
+  EXPECT_FALSE(report.knows_rank);
+  EXPECT_EQ(report.text, "a gradient is not finite: b, element 7");
+  report = DescribeNonFinite({{.rank = 0}, {.rank = 1}}, 1);
+  EXPECT_TRUE(report.knows_rank);
+  EXPECT_NE(report.text.find("overflows"), std::string::npos);
 }
 
 TEST(Agreement, EachFieldThatDiffersIsNamedWithItsValuesAndRanks) {

@@ -55,6 +55,7 @@ class GuardedRun {
     MUSTER_CHECK_OK(trainer.status());
     trainer_ = *std::move(trainer);
   }
+  const ResolvedJob& job() const { return job_; }
   Trainer& trainer() { return *trainer_; }
   const StepMetrics& Step(int64_t step) {
     MUSTER_CHECK_OK(trainer_->Step(step));
