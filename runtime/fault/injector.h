@@ -37,7 +37,7 @@ class FaultInjector {
   absl::Status At(Instant instant, int64_t step);
   // Before each forward and backward of step `step`: 0, or more where they are run again.
   void BeginPass(int64_t step, int pass);
-  // Before the last backward of a pass; and before gradients of `parameters`, which are there, are
+  // Before the last backward of a pass; and before the gradients of a bucket, which are there, are
   // reduced.
   absl::Status AtActivations();
   absl::Status AtGradients(const std::vector<parallel::BucketSlice>& slices);

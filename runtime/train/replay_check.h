@@ -19,7 +19,7 @@ class ReplayCheck {
   // Checks steps whose number `every` divides; 0: none. `state` outlives it.
   static absl::StatusOr<std::unique_ptr<ReplayCheck>> Create(const TrainingState& state,
                                                              int64_t every);
-  bool IsDue(int64_t step) const { return every_ > 0 && step % every_ == 0; }
+  bool IsDue(int64_t step) const { return every_ > 0 && step > 0 && step % every_ == 0; }
   // Around each of the two passes of a step that is due, 0 and 1, with Digest for each bucket that
   // is about to be reduced. End enqueues their digests' way to the host.
   void Begin(kernels::StreamView compute) { state_.digests->Clear(compute); }

@@ -219,7 +219,7 @@ absl::Status Trainer::WarmUp() {
   // Graphs are recorded in the second run, which takes memory for them.
   const int runs = s.passes != nullptr ? 2 : 1;
   for (int run = 0; run < runs && status.ok(); ++run) {
-    status = ForwardBackward(result_.steps + 1, /*pass=*/0);
+    status = ForwardBackward(/*step=*/0, /*pass=*/0);  // of no step that a guard knows
     const absl::Status ran = s.compute().Synchronize();
     if (status.ok()) status = ran;
   }
