@@ -19,6 +19,7 @@
 
 namespace muster::kernels {
 
+class MatmulNotes;
 class Timeline;
 class Trace;
 
@@ -70,6 +71,8 @@ class StreamState {
   Timeline* timeline = nullptr;  // see kernels/device/span.h; owned by who attached it
   Trace* trace = nullptr;        // see kernels/device/trace.h; likewise
   int trace_row = 0;
+  MatmulNotes* notes = nullptr;  // see kernels/ops/matmul_notes.h; likewise
+  bool dry = false;              // drops what is enqueued; on CPU only
   std::unique_ptr<StreamContext> context;
 };
 
@@ -114,6 +117,7 @@ class StreamView {
   // call CUDA.
   template <typename Work>
   void Enqueue(Work&& work) const {
+    if (state_->dry) return;
     if (state_->runs_inline && !state_->records) {
       work();
     } else {
@@ -137,6 +141,13 @@ class StreamView {
   void AttachTrace(Trace* trace, int row) const {
     state_->trace = trace;
     state_->trace_row = row;
+  }
+  MatmulNotes* notes() const { return state_->notes; }
+  // Whether operators, copies and collectives do nothing here: memory need not be there.
+  bool dry() const { return state_->dry; }
+  void AttachNotes(MatmulNotes* notes, bool dry) const {
+    state_->notes = notes;
+    state_->dry = dry;
   }
   // Used by one thread at a time, the one that enqueues.
   std::unique_ptr<StreamContext>& context() const { return state_->context; }

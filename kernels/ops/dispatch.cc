@@ -1,5 +1,7 @@
 // The one dispatch point: an op runs where its stream is. Argument structs are copied into the
 // stream; tensors must live until the stream has passed.
+#include <type_traits>
+
 #include "kernels/base/error.h"
 #include "kernels/ops/adamw.h"
 #include "kernels/ops/attention.h"
@@ -15,6 +17,7 @@
 #include "kernels/ops/grouped_matmul.h"
 #include "kernels/ops/layer_norm.h"
 #include "kernels/ops/matmul.h"
+#include "kernels/ops/matmul_notes.h"
 #include "kernels/ops/op_work.h"
 #include "kernels/ops/permute.h"
 #include "kernels/ops/reduce.h"
@@ -38,6 +41,9 @@ void Dispatch(const char* name, void (*cpu)(const Args&), void (*twin)(const Arg
     work.kind = TraceKind::kOperator;
     return work;
   });
+  if constexpr (std::is_same_v<Args, MatmulArgs>) {
+    if (stream.notes() != nullptr) stream.notes()->Note(args);
+  }
   if (stream.device().type == DeviceType::kCpu) {
     stream.Enqueue([cpu, args] { cpu(args); });
   } else if (twin != nullptr) {

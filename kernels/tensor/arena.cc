@@ -61,12 +61,16 @@ absl::StatusOr<Arena> Arena::Allocate(const ArenaPlan& plan, Device device) {
                                          plan.Describe(8));
   }
   arena.buffer_ = *std::move(buffer);
-  char* base = static_cast<char*>(arena.buffer_.data());
+  Bind(plan, arena.buffer_.data(), device);
+  return arena;
+}
+
+void Arena::Bind(const ArenaPlan& plan, void* base, Device device) {
+  char* begin = static_cast<char*>(base);
   for (const ArenaPlan::Block& block : plan.blocks_) {
     const int64_t start = block.lifetime == Lifetime::kScratch ? plan.held_bytes_ : 0;
-    *block.bound = TensorView(base + start + block.offset_bytes, block.dtype, block.shape, device);
+    *block.bound = TensorView(begin + start + block.offset_bytes, block.dtype, block.shape, device);
   }
-  return arena;
 }
 
 }  // namespace muster::kernels

@@ -69,6 +69,9 @@ class Arena {
   // Takes plan.total_bytes() of zeroed memory and binds every view of the plan. Errors:
   // ResourceExhausted, naming the biggest blocks.
   static absl::StatusOr<Arena> Allocate(const ArenaPlan& plan, Device device);
+  // Binds every view of the plan as if plan.total_bytes() of memory were at `base`, a multiple of
+  // kMemoryAlignment: for dry streams (kernels/ops/matmul_notes.h), which never look there.
+  static void Bind(const ArenaPlan& plan, void* base, Device device);
   int64_t bytes() const { return buffer_.bytes(); }
 
  private:

@@ -28,6 +28,23 @@ const char* NameOf(Kind kind) {
   return "pass";
 }
 
+absl::Status RunStep(const ProgramStep& step, Channels* channels, Stage& stage,
+                     MicrobatchObserver& observer, StreamView compute) {
+  TensorView in;
+  if (step.input) {
+    ASSIGN_OR_RETURN(in, channels->Await(step.input, compute));
+  }
+  const TensorView out = step.output ? channels->Claim(step.output, compute) : TensorView();
+  if (IsWeightGradient(step.action)) {
+    observer.BeforeBackward(step.action.microbatch, step.last_contribution);
+  }
+  RETURN_IF_ERROR(RunAction(step.action, in, out, stage, compute));
+  if (step.input) RETURN_IF_ERROR(channels->Read(step.input, compute));
+  return step.output ? channels->Written(step.output, compute) : absl::OkStatus();
+}
+
+}  // namespace
+
 absl::Status RunAction(const Action& action, TensorView in, TensorView out, Stage& stage,
                        StreamView compute) {
   const kernels::TraceScope scope(compute, NameOf(action.kind), [&] {
@@ -48,23 +65,6 @@ absl::Status RunAction(const Action& action, TensorView in, TensorView out, Stag
   }
   return absl::InternalError("unknown kind of action");
 }
-
-absl::Status RunStep(const ProgramStep& step, Channels* channels, Stage& stage,
-                     MicrobatchObserver& observer, StreamView compute) {
-  TensorView in;
-  if (step.input) {
-    ASSIGN_OR_RETURN(in, channels->Await(step.input, compute));
-  }
-  const TensorView out = step.output ? channels->Claim(step.output, compute) : TensorView();
-  if (IsWeightGradient(step.action)) {
-    observer.BeforeBackward(step.action.microbatch, step.last_contribution);
-  }
-  RETURN_IF_ERROR(RunAction(step.action, in, out, stage, compute));
-  if (step.input) RETURN_IF_ERROR(channels->Read(step.input, compute));
-  return step.output ? channels->Written(step.output, compute) : absl::OkStatus();
-}
-
-}  // namespace
 
 PipelineRun PlanRun(const Schedule& schedule, const std::vector<ChannelPlan>& planned, int rank) {
   PipelineRun run;

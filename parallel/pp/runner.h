@@ -37,6 +37,10 @@ PipelineRun PlanRun(const Schedule& schedule, const std::vector<ChannelPlan>& pl
 PipelineRun PlanOpening(const Schedule& schedule, const std::vector<ChannelPlan>& planned,
                         int rank);
 
+// One action's pass: `in` and `out` as the stage wants them. Messages are the caller's matter.
+absl::Status RunAction(const Action& action, kernels::TensorView in, kernels::TensorView out,
+                       Stage& stage, kernels::StreamView compute);
+
 // Enqueues all actions of `run`. `channels` may be null for a pipeline of one stage. Errors: the
 // stage's own, annotated with the action; a message that could not be started.
 absl::Status RunSchedule(const PipelineRun& run, Channels* channels, Stage& stage,

@@ -226,6 +226,29 @@ absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Plan(const Resolve
   return state;
 }
 
+absl::Status TrainingState::UseMemory(const ResolvedJob& job) {
+  buckets->Bind(*parameters);
+  CutIntoMicrobatches(shape, *this);
+  if (UsesCopyEngines(job.job.communication()) && !comm().dry()) {
+    RETURN_IF_ERROR(parallel::MoveBucketsByCopyEngines(*buckets, *mesh));
+  }
+  const parallel::DataParallelOptions options{.zero_level = job.job.zero().level(),
+                                              .overlap = job.job.communication().overlap()};
+  ASSIGN_OR_RETURN(reducer, parallel::BucketReducer::Create(*buckets, *mesh, options, comm()));
+  ASSIGN_OR_RETURN(gather, parallel::ParamGather::Create(*buckets, *mesh, options, comm()));
+  hooks = std::make_unique<parallel::DataParallelHooks>(layout, *reducer, *gather);
+  parallel::ParameterHooks* told = hooks.get();
+  if (job.job.schedule().graphs()) {
+    const auto settle = [gather = gather.get()](kernels::StreamView compute) {
+      gather->Finish(compute);
+    };
+    passes = std::make_unique<RecordedPasses>(*model, *hooks, settle, layout);
+    told = passes.get();
+  }
+  model->Initialise(*parameters, *told, compute());
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Build(const ResolvedJob& job,
                                                                     parallel::World& world,
                                                                     StreamMode compute_mode) {
@@ -234,36 +257,13 @@ absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Build(const Resolv
   if (job.job.device() == CUDA) device = {kernels::DeviceType::kCuda, world.local_rank()};
   ASSIGN_OR_RETURN(std::unique_ptr<TrainingState> state, Plan(job, world, device, compute_mode));
   ASSIGN_OR_RETURN(state->arena, kernels::Arena::Allocate(state->plan, state->device));
-  state->buckets->Bind(*state->parameters);
-  CutIntoMicrobatches(state->shape, *state);
+  RETURN_IF_ERROR(state->UseMemory(job));
   RETURN_IF_ERROR(MakeHostSides(*state));
-
-  if (UsesCopyEngines(job.job.communication())) {
-    RETURN_IF_ERROR(parallel::MoveBucketsByCopyEngines(*state->buckets, *state->mesh));
-  }
-  const parallel::DataParallelOptions options{.zero_level = job.job.zero().level(),
-                                              .overlap = job.job.communication().overlap()};
-  ASSIGN_OR_RETURN(state->reducer, parallel::BucketReducer::Create(*state->buckets, *state->mesh,
-                                                                   options, state->comm()));
-  ASSIGN_OR_RETURN(state->gather, parallel::ParamGather::Create(*state->buckets, *state->mesh,
-                                                                options, state->comm()));
-  state->hooks =
-      std::make_unique<parallel::DataParallelHooks>(state->layout, *state->reducer, *state->gather);
   const auto initialize = [&](const parallel::Parameter& parameter) {
     parallel::InitializeWeight(parameter, job.job.train().seed(), state->compute());
   };
   RETURN_IF_ERROR(state->gather->WriteWeights(initialize, state->compute()));
   state->optimizer->ReadWeights(state->compute());
-  parallel::ParameterHooks* hooks = state->hooks.get();
-  if (job.job.schedule().graphs()) {
-    const auto settle = [gather = state->gather.get()](kernels::StreamView compute) {
-      gather->Finish(compute);
-    };
-    state->passes =
-        std::make_unique<RecordedPasses>(*state->model, *state->hooks, settle, state->layout);
-    hooks = state->passes.get();
-  }
-  state->model->Initialise(*state->parameters, *hooks, state->compute());
   RETURN_IF_ERROR(state->compute().Synchronize());
   return state;
 }

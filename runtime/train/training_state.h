@@ -85,6 +85,9 @@ struct TrainingState {
   parallel::Stage& stage() const {
     return passes != nullptr ? static_cast<parallel::Stage&>(*passes) : *model;
   }
+  // Once the plan's views are bound: what works on them, up to the model that is ready to run. The
+  // weights have no values yet.
+  absl::Status UseMemory(const ResolvedJob& job);
   // The model's buffers as weight files name them.
   std::vector<NamedBuffer> Buffers() const;
   kernels::StreamView compute() const { return compute_stream->view(); }

@@ -6,6 +6,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/device/span.h"
+#include "kernels/ops/matmul_notes.h"
 #include "runtime/checkpoint/ranges.h"
 
 namespace muster::runtime {
@@ -85,6 +86,11 @@ TrainingRun Train(parallel::World& world, const std::string& config,
   const auto planned = PlanMemory(job, world.rank());
   MUSTER_CHECK_OK(planned.status());
   run.planned = *planned;
+  const auto planned_matmuls = PlanMatmuls(job, world.rank());
+  MUSTER_CHECK_OK(planned_matmuls.status());
+  run.planned_matmuls = *planned_matmuls;
+  auto notes = std::make_unique<kernels::MatmulNotes>();
+  notes->Attach((*trainer)->state().compute(), /*dry=*/false);
   run.num_buckets = (*trainer)->state().layout.buckets.size();
   for (int64_t step = 1; step <= steps; ++step) {
     MUSTER_CHECK_OK((*trainer)->Step(step));
@@ -99,6 +105,8 @@ TrainingRun Train(parallel::World& world, const std::string& config,
   const auto validation = (*trainer)->Evaluate();
   MUSTER_CHECK_OK(validation.status());
   run.validation_loss = *validation;
+  run.matmuls = notes->keys();
+  notes.reset();
   trainer->reset();
   MUSTER_CHECK_OK(world.GatherText("").status());  // nobody writes there any more
   if (world.rank() == 0) std::filesystem::remove_all(directory);

@@ -1,10 +1,12 @@
 #pragma once
 // A short training run inside a test: the job of a config file with overrides, on a given world.
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "parallel/comm/rendezvous.h"
+#include "runtime/train/planned_matmuls.h"
 #include "runtime/train/planned_memory.h"
 #include "runtime/train/trainer.h"
 
@@ -26,6 +28,8 @@ struct TrainingRun {
   size_t num_buckets = 0;
   int64_t arena_bytes = 0;  // what the run allocated on this rank
   PlannedMemory planned;    // what PlanMemory said of it
+  // The products that this rank ran, and what PlanMatmuls said of them.
+  std::set<kernels::MatmulKey> matmuls, planned_matmuls;
 };
 
 // Runs `steps` steps of `config` (below configs/jobs). All ranks of `world` call it. CHECK-fails
