@@ -50,7 +50,9 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const ResolvedJob& job,
                                          .scheduler = t.options_.scheduler},
                                         t.options_.progress));
   t.ledger_->Enter(State::kInitModel);
-  ASSIGN_OR_RETURN(t.state_, TrainingState::Build(job, world, t.options_.compute_mode));
+  ASSIGN_OR_RETURN(t.state_, TrainingState::Build(job, world,
+                                                  {.run_directory = t.options_.run_directory,
+                                                   .compute_mode = t.options_.compute_mode}));
   ASSIGN_OR_RETURN(t.guard_, RunGuard::Create(job, t.options_.run_directory, world, *t.state_));
   t.state_->reducer->Observe(t.guard_->Observer());
   t.guard_->SetRepeat([&t](int64_t step) { return t.Repeat(step); });

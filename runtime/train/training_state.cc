@@ -1,6 +1,7 @@
 #include "runtime/train/training_state.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
@@ -9,6 +10,8 @@
 #include "parallel/comm/time_category.h"
 #include "parallel/dp/copy_engines.h"
 #include "runtime/job/pipeline.h"
+#include "runtime/train/agreed_matmuls.h"
+#include "runtime/train/planned_matmuls.h"
 
 namespace muster::runtime {
 namespace {
@@ -131,6 +134,19 @@ absl::Status MakeHostSides(TrainingState& state) {
   return absl::OkStatus();
 }
 
+absl::Status ChooseMatmuls(const ResolvedJob& job, parallel::World& world,
+                           const std::string& run_directory, TrainingState& state) {
+  if (state.device.type == kernels::DeviceType::kCpu) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const std::set<kernels::MatmulKey> wanted, PlanMatmuls(job, world.rank()));
+  ASSIGN_OR_RETURN(const std::unique_ptr<kernels::MatmulChooser> chooser,
+                   kernels::MakeMatmulChooser(state.compute()));
+  const MatmulFiles files = {
+      .of_run = run_directory.empty() ? "" : run_directory + "/matmul_algorithms.txt",
+      .of_user = UsersMatmulFile(std::getenv("MUSTER_MATMUL_CACHE"), std::getenv("XDG_CACHE_HOME"),
+                                 std::getenv("HOME"))};
+  return AgreeOnMatmuls(wanted, chooser.get(), files, world);
+}
+
 absl::Status MakeStreams(StreamMode compute_mode, TrainingState& state) {
   const kernels::Device device = state.device;
   const bool cpu = device.type == kernels::DeviceType::kCpu;
@@ -249,13 +265,15 @@ absl::Status TrainingState::UseMemory(const ResolvedJob& job) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Build(const ResolvedJob& job,
-                                                                    parallel::World& world,
-                                                                    StreamMode compute_mode) {
+absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Build(
+    const ResolvedJob& job, parallel::World& world, const TrainingOptions& options) {
   kernels::SetCpuThreads(kernels::CpuThreadsFor(world.local_size()));
   kernels::Device device;
   if (job.job.device() == CUDA) device = {kernels::DeviceType::kCuda, world.local_rank()};
-  ASSIGN_OR_RETURN(std::unique_ptr<TrainingState> state, Plan(job, world, device, compute_mode));
+  ASSIGN_OR_RETURN(std::unique_ptr<TrainingState> state,
+                   Plan(job, world, device, options.compute_mode));
+  // While the device's memory is free and nothing runs there.
+  RETURN_IF_ERROR(ChooseMatmuls(job, world, options.run_directory, *state));
   ASSIGN_OR_RETURN(state->arena, kernels::Arena::Allocate(state->plan, state->device));
   RETURN_IF_ERROR(state->UseMemory(job));
   RETURN_IF_ERROR(MakeHostSides(*state));

@@ -4,6 +4,7 @@
 // allocates nothing.
 #include <array>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -33,11 +34,16 @@ struct StepSums {
   static constexpr int kSize = 5;
 };
 
+struct TrainingOptions {
+  std::string run_directory;  // keeps what was chosen for this run; empty: nothing does
+  // kQueue in tests that look for missing waits.
+  kernels::StreamMode compute_mode = kernels::StreamMode::kInline;
+};
+
 struct TrainingState {
-  // `compute_mode` is kQueue in tests that look for missing waits.
-  static absl::StatusOr<std::unique_ptr<TrainingState>> Build(
-      const ResolvedJob& job, parallel::World& world,
-      kernels::StreamMode compute_mode = kernels::StreamMode::kInline);
+  static absl::StatusOr<std::unique_ptr<TrainingState>> Build(const ResolvedJob& job,
+                                                              parallel::World& world,
+                                                              const TrainingOptions& options = {});
   // The first part of it: all that decides about memory, up to the full `plan`; nothing is
   // allocated. What a job takes is so known offline (runtime/train/planned_memory.h).
   static absl::StatusOr<std::unique_ptr<TrainingState>> Plan(const ResolvedJob& job,

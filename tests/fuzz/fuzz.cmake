@@ -24,7 +24,7 @@ list(FILTER parser_sources EXCLUDE REGEX
 list(FILTER parser_sources EXCLUDE REGEX "goodput/(attribution|report|run_log|ledger.cc)|ledger_files")
 list(APPEND parser_sources runtime/goodput/ledger_reader.cc runtime/job/peak.cc
      runtime/job/text_reader.cc kernels/ops/matmul_rate.cc runtime/fault/heartbeat_frame.cc
-     launch/hosts.cc)
+     runtime/train/matmul_file.cc launch/hosts.cc)
 foreach(proto models/model runtime/job/job)
   list(APPEND parser_sources ${CMAKE_BINARY_DIR}/generated/${proto}.pb.cc)
 endforeach()
@@ -36,7 +36,7 @@ target_link_libraries(muster_parsers PUBLIC absl::status absl::statusor absl::st
                       Threads::Threads protobuf::libprotobuf nlohmann_json::nlohmann_json
                       OpenSSL::Crypto ${OpenMP_CXX_LIBRARIES})
 foreach(target Safetensors Manifest Ledger TokenFile Megatron Llmc Config CollectiveRecord Schedule
-        Hosts Heartbeat)
+        Hosts Heartbeat MatmulFile)
   string(REGEX REPLACE "([a-z])([A-Z])" "\\1_\\2" name ${target})
   string(TOLOWER ${name} name)
   add_executable(muster_fuzz_${name} EXCLUDE_FROM_ALL tests/fuzz/libfuzzer_entry.cc)

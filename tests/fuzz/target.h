@@ -21,6 +21,7 @@ int CollectiveRecord(std::string_view bytes);
 int Schedule(std::string_view bytes);
 int Hosts(std::string_view bytes);
 int Heartbeat(std::string_view bytes);
+int MatmulFile(std::string_view bytes);
 
 struct Target {
   const char* name;  // of the corpus and the binary
@@ -32,7 +33,7 @@ constexpr Target kTargets[] = {
     {"megatron", Megatron},       {"llmc", Llmc},
     {"config", Config},           {"collective_record", CollectiveRecord},
     {"schedule", Schedule},       {"hosts", Hosts},
-    {"heartbeat", Heartbeat},
+    {"heartbeat", Heartbeat},     {"matmul_file", MatmulFile},
 };
 
 // A file of this process in memory (/dev/shm) that holds `bytes`, for parsers that want a path.

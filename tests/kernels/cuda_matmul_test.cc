@@ -1,20 +1,25 @@
 #include <gtest/gtest.h>
-#include <unistd.h>
 
+#include <bit>
 #include <cmath>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <limits>
+#include <map>
 #include <string>
 #include <tuple>
 #include <vector>
 
-#include "kernels/ops/cuda/matmul_cache.h"
+#include "kernels/device/memory.h"
 #include "kernels/ops/matmul.h"
+#include "kernels/ops/matmul_chooser.h"
 #include "tests/support/kernels/naive_matmul.h"
 #include "tests/support/kernels/on_cuda.h"
 #include "tests/support/kernels/tolerance.h"
+#ifdef MUSTER_WITH_CUDA
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#include "kernels/ops/cuda/matmul_plan.h"
+#endif
 
 namespace muster::kernels {
 namespace {
@@ -126,48 +131,26 @@ INSTANTIATE_TEST_SUITE_P(
                        ::testing::Values(0, 3, 8)),
     CaseName);
 
-#ifdef MUSTER_WITH_CUDA  // what is tested is compiled with CUDA only
-TEST(MatmulCacheFile, TheFirstChoiceForAKeyIsEveryRanks) {
-  const std::string directory = ::testing::TempDir() + "/cache_of_" + std::to_string(getpid());
-  const std::string path = directory + "/muster/matmul_algorithms";  // no such directory yet
-  const cuda::MatmulKey key = {.m = 4096, .n = 4096, .k = 4096}, other = {.m = 1, .n = 2, .k = 3};
-  const cuda::MatmulAlgorithm first = {{1, 2}}, second = {{3, 4}};
-  cuda::MatmulCacheFile one(path, "NVIDIA H200"), two(path, "NVIDIA H200");
-  EXPECT_EQ(one.Add(key, first).data[0], 1u);
-  EXPECT_EQ(two.Add(key, second).data[0], 1u) << "the other was there before";
-  EXPECT_EQ(two.Add(other, second).data[0], 3u);
-  const cuda::MatmulCacheFile later(path, "NVIDIA H200"), elsewhere(path, "NVIDIA H100");
-  ASSERT_TRUE(later.Find(key).has_value());
-  EXPECT_EQ(later.Find(key)->data[1], 2u);
-  EXPECT_TRUE(later.Find(other).has_value());
-  EXPECT_FALSE(elsewhere.Find(key).has_value());
-  std::filesystem::remove_all(directory);
-}
-
-TEST(MatmulCachePath, IsTheUsersUnlessNamed) {
-  EXPECT_EQ(cuda::MatmulCachePath("/a/file", "/x", "/h"), "/a/file");
-  EXPECT_EQ(cuda::MatmulCachePath("", "/x", "/h"), "");
-  EXPECT_EQ(cuda::MatmulCachePath(nullptr, "/x", "/h"), "/x/muster/matmul_algorithms");
-  EXPECT_EQ(cuda::MatmulCachePath(nullptr, "", "/h"), "/h/.cache/muster/matmul_algorithms");
-  EXPECT_EQ(cuda::MatmulCachePath(nullptr, nullptr, nullptr), "");
-}
-#endif  // MUSTER_WITH_CUDA
-
 // Products large enough for the timed search of an algorithm.
 class CudaMatmulSearch : public OnCuda {
  protected:
   static constexpr int64_t kN = 1024;
-  void TearDown() override { unsetenv("MUSTER_MATMUL_CACHE"); }
 
-  // c, which starts as ones, after one product with accumulation, on a stream of its own.
-  std::vector<double> Product() {
+  // c, which starts as ones, after one product with accumulation, on a stream of its own that was
+  // given `chosen`. Its key goes to `key`.
+  std::vector<double> Product(const std::map<MatmulKey, MatmulAlgorithm>& chosen = {},
+                              MatmulKey* key = nullptr) {
     const Stream stream = MakeCudaStream();
+    if (!chosen.empty()) (*MakeMatmulChooser(stream.view()))->Use(chosen);
     const Tensor a = CopyToCuda(host_a_.view(), stream.view());
     const Tensor b = CopyToCuda(host_b_.view(), stream.view());
     const Tensor ones = TensorOf(DType::kFloat32, {kN, kN}, std::vector<double>(kN * kN, 1));
     const Tensor c = CopyToCuda(ones.view(), stream.view());
-    Matmul({.a = a.view(), .b = b.view(), .c = c.view(), .a_transposed = true, .accumulate = true},
-           stream.view());
+    const MatmulArgs args = {
+        .a = a.view(), .b = b.view(), .c = c.view(), .a_transposed = true, .accumulate = true};
+    if (key != nullptr) *key = MatmulKey::Of(args);
+    Matmul(args, stream.view());
+    EXPECT_TRUE(stream.view().Synchronize().ok()) << stream.view().Synchronize();
     return Values(CopyToHost(c.view(), stream.view()).view());
   }
   const Tensor host_a_ = RandomTensor(DType::kBFloat16, {kN, kN}, "a");
@@ -185,24 +168,105 @@ TEST_F(CudaMatmulSearch, AddsOntoTheResultOnce) {
   EXPECT_TRUE(IsClose(expected.view(), actual));
 }
 
-TEST_F(CudaMatmulSearch, CacheFileKeepsTheChoice) {
-  const std::filesystem::path path =
-      std::filesystem::temp_directory_path() / ("muster_matmul_cache_" + std::to_string(getpid()));
-  std::filesystem::remove(path);
-  setenv("MUSTER_MATMUL_CACHE", path.c_str(), 1);
-  const auto num_lines = [&] {
-    std::ifstream file(path);
-    int count = 0;
-    for (std::string line; std::getline(file, line);) ++count;
-    return count;
-  };
-  const std::vector<double> first = Product();
-  EXPECT_EQ(num_lines(), 1);
-  const std::vector<double> second = Product();
-  EXPECT_EQ(num_lines(), 1) << "the second stream searched again";
-  EXPECT_EQ(first, second);
-  std::filesystem::remove(path);
+// A choice that was made on operands of the chooser's own runs the product, on any stream.
+TEST_F(CudaMatmulSearch, ChoiceMadeBeforehandIsUsed) {
+  MatmulKey key;
+  const std::vector<double> searched = Product({}, &key);
+  const Stream stream = MakeCudaStream();
+  const auto chooser = MakeMatmulChooser(stream.view());
+  ASSERT_TRUE(chooser.ok() && *chooser != nullptr) << chooser.status();
+  const auto choice = (*chooser)->Search(key);
+  ASSERT_TRUE(choice.ok()) << choice.status();
+  EXPECT_TRUE(choice->searched);
+  EXPECT_TRUE((*chooser)->Accepts(key, choice->algorithm));
+  EXPECT_FALSE((*chooser)->Accepts(key, MatmulAlgorithm{{~0ull, ~0ull, ~0ull, ~0ull}}));
+  EXPECT_EQ((*chooser)->scope().find(' '), std::string::npos) << (*chooser)->scope();
+  const std::map<MatmulKey, MatmulAlgorithm> chosen = {{key, choice->algorithm}};
+  const std::vector<double> first = Product(chosen), second = Product(chosen);
+  EXPECT_EQ(first, second) << "to the bit, on two streams";
+  const Tensor expected = TensorOf(DType::kFloat32, {kN, kN}, searched);
+  EXPECT_TRUE(IsClose(expected.view(), first));
 }
+
+#ifdef MUSTER_WITH_CUDA
+TEST_F(CudaMatmulSearch, WithoutMemoryTheFirstProposalIsTaken) {
+  const Stream stream = MakeCudaStream();
+  const auto chooser = MakeMatmulChooser(stream.view());
+  ASSERT_TRUE(chooser.ok() && *chooser != nullptr) << chooser.status();
+  const MatmulKey key = {.m = 16384,
+                         .n = 16384,
+                         .k = 8192,
+                         .a_stride = 8192,
+                         .b_stride = 16384,
+                         .c_stride = 16384,
+                         .storage = DType::kBFloat16,
+                         .result = DType::kFloat32};  // 1.6 GB
+  size_t free_bytes = 0, all_bytes = 0;
+  ASSERT_EQ(cudaMemGetInfo(&free_bytes, &all_bytes), cudaSuccess);
+  const auto taken = DeviceBuffer::Allocate(stream.view().device(),
+                                            static_cast<int64_t>(free_bytes) - (int64_t{1} << 30));
+  ASSERT_TRUE(taken.ok()) << taken.status();
+  const auto choice = (*chooser)->Search(key);
+  ASSERT_TRUE(choice.ok()) << choice.status();
+  EXPECT_FALSE(choice->searched);
+  EXPECT_TRUE((*chooser)->Accepts(key, choice->algorithm));
+}
+
+// Whatever a search may choose, with sums that are long enough to be cut.
+TEST_F(CudaMatmulSearch, EveryProposalRepeatsToTheBit) {
+  const Stream stream = MakeCudaStream();
+  const auto plans = cuda::MatmulPlans::Of(stream.view());
+  ASSERT_TRUE(plans.ok()) << plans.status();
+  int proposals = 0, cut = 0;
+  for (const int64_t side : {128, 256, 1024})
+    for (const int64_t k : {8192, 32768})
+      for (const DType result : {DType::kBFloat16, DType::kFloat32})
+        for (const bool accumulate : {false, true}) {
+          const Tensor a =
+              CopyToCuda(RandomTensor(DType::kBFloat16, {k, side}, "a").view(), stream.view());
+          const Tensor b =
+              CopyToCuda(RandomTensor(DType::kBFloat16, {k, side}, "b").view(), stream.view());
+          const Tensor start =
+              CopyToCuda(RandomTensor(result, {side, side}, "c").view(), stream.view());
+          const Tensor c = CopyToCuda(start.view(), stream.view());
+          const MatmulKey key = MatmulKey::Of({.a = a.view(),
+                                               .b = b.view(),
+                                               .c = c.view(),
+                                               .a_transposed = true,
+                                               .accumulate = accumulate});
+          const auto plan = cuda::MatmulPlan::Create(key, nullptr);
+          ASSERT_TRUE(plan.ok()) << plan.status();
+          const auto algorithms = (*plan)->Propose((*plans)->handle(), cuda::kSearchedAlgorithms);
+          ASSERT_TRUE(algorithms.ok()) << algorithms.status();
+          for (const MatmulAlgorithm& algorithm : *algorithms) {
+            const auto library = std::bit_cast<cublasLtMatmulAlgo_t>(algorithm);
+            int32_t parts = 0;
+            size_t written = 0;
+            ASSERT_EQ(
+                cublasLtMatmulAlgoConfigGetAttribute(&library, CUBLASLT_ALGO_CONFIG_SPLITK_NUM,
+                                                     &parts, sizeof(parts), &written),
+                CUBLAS_STATUS_SUCCESS);
+            ++proposals;
+            cut += parts > 1;
+            std::vector<double> first;
+            for (int run = 0; run < 4; ++run) {
+              CopyAsync(c.view(), start.view(), stream.view());
+              ASSERT_TRUE((*plan)
+                              ->Run((*plans)->handle(), algorithm,
+                                    {.a = a.view().data, .b = b.view().data, .c = c.view().data},
+                                    stream.view())
+                              .ok());
+              const Tensor host = CopyToHost(c.view(), stream.view());
+              const std::string bytes(host.view().as<char>(),
+                                      static_cast<size_t>(host.view().bytes()));
+              if (run == 0) first = bytes;
+              ASSERT_TRUE(bytes == first) << key.ToString() << ", a sum in " << parts << " parts";
+            }
+          }
+        }
+  EXPECT_GT(cut, 0) << "of " << proposals << " proposals none cuts its sum: nothing was tested";
+}
+#endif  // MUSTER_WITH_CUDA
 
 }  // namespace
 }  // namespace muster::kernels

@@ -1,6 +1,7 @@
 #include "kernels/ops/cuda/matmul_plan.h"
 
 #include <cublasLt.h>
+#include <cuda_runtime.h>
 
 #include <algorithm>
 #include <bit>
@@ -8,24 +9,12 @@
 #include <string_view>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
+#include "kernels/ops/cuda/context.h"
 
 namespace muster::kernels::cuda {
 namespace {
-
-// The largest power of two up to 16 that divides the address and the row stride in bytes.
-int AlignmentOf(const TensorView& x, int64_t stride) {
-  const auto bits = reinterpret_cast<uintptr_t>(x.data) |
-                    static_cast<uintptr_t>(stride * SizeOf(x.dtype)) | uintptr_t{16};
-  return static_cast<int>(bits & (~bits + 1));
-}
-
-// A dim of one row leaves its stride open; the library wants it at least as long as a row.
-int64_t RowStride(const TensorView& x) {
-  return x.shape[0] > 1 ? x.strides[0] : std::max<int64_t>(x.shape[1], 1);
-}
 
 cudaDataType_t LibraryType(DType dtype) {
   return dtype == DType::kBFloat16 ? CUDA_R_16BF : CUDA_R_32F;
@@ -39,43 +28,28 @@ cublasStatus_t Set(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t 
 
 absl::Status ToStatus(cublasStatus_t status, const std::string& what) {
   if (status == CUBLAS_STATUS_SUCCESS) return absl::OkStatus();
-  return absl::InternalError(what + ": " + cublasLtGetStatusString(status));
+  const std::string message = what + ": " + cublasLtGetStatusString(status);
+  return status == CUBLAS_STATUS_ALLOC_FAILED ? absl::ResourceExhaustedError(message)
+                                              : absl::InternalError(message);
+}
+
+// Of sums that are cut; an algorithm that cuts none has scheme NONE, which is no bit.
+constexpr uint32_t kReductionSchemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+
+bool HasAllowedScheme(const cublasLtMatmulAlgo_t& algorithm) {
+  uint32_t scheme = 0;
+  size_t written = 0;
+  return cublasLtMatmulAlgoConfigGetAttribute(&algorithm, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME,
+                                              &scheme, sizeof(scheme),
+                                              &written) == CUBLAS_STATUS_SUCCESS &&
+         (scheme & ~kReductionSchemes) == 0;
 }
 
 }  // namespace
 
-MatmulTuning MatmulTuning::FromEnvironment() {
+bool SearchesMatmuls() {
   const char* search = std::getenv("MUSTER_MATMUL_SEARCH");
-  return {.search = search == nullptr || std::string_view(search) != "0",
-          .cache_path = MatmulCachePath(std::getenv("MUSTER_MATMUL_CACHE"),
-                                        std::getenv("XDG_CACHE_HOME"), std::getenv("HOME"))};
-}
-
-MatmulKey MatmulKey::Of(const MatmulArgs& args) {
-  MatmulKey key = {.m = args.c.shape[0],
-                   .n = args.c.shape[1],
-                   .k = args.a.shape[args.a_transposed ? 0 : 1],
-                   .a_stride = RowStride(args.a),
-                   .b_stride = RowStride(args.b),
-                   .c_stride = RowStride(args.c),
-                   .storage = args.a.dtype,
-                   .result = args.c.dtype,
-                   .a_transposed = args.a_transposed,
-                   .b_transposed = args.b_transposed,
-                   .bias = static_cast<bool>(args.bias),
-                   .accumulate = args.accumulate};
-  key.a_alignment = AlignmentOf(args.a, key.a_stride);
-  key.b_alignment = AlignmentOf(args.b, key.b_stride);
-  key.c_alignment = AlignmentOf(args.c, key.c_stride);
-  return key;
-}
-
-std::string MatmulKey::ToString() const {
-  return absl::StrCat("m", m, "_n", n, "_k", k, "_", a_transposed ? "T" : "N",
-                      b_transposed ? "T" : "N", "_", Name(storage), "_", Name(result),
-                      bias ? "_bias" : "", accumulate ? "_accumulate" : "", "_strides", a_stride,
-                      "-", b_stride, "-", c_stride, "_aligned", a_alignment, "-", b_alignment, "-",
-                      c_alignment);
+  return search == nullptr || std::string_view(search) != "0";
 }
 
 // The product, and b^T, a^T and c^T as the library sees them.
@@ -159,6 +133,7 @@ absl::StatusOr<std::vector<MatmulAlgorithm>> MatmulPlan::Propose(cublasLtContext
   };
   const auto alignment = [](int bytes) { return static_cast<uint32_t>(bytes); };
   set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(kStreamWorkspaceBytes));
+  set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, kReductionSchemes);
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment(key.b_alignment));
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment(key.a_alignment));
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(key.c_alignment));
@@ -173,7 +148,7 @@ absl::StatusOr<std::vector<MatmulAlgorithm>> MatmulPlan::Propose(cublasLtContext
   std::vector<MatmulAlgorithm> algorithms;
   for (int i = 0; i < num_found; ++i) {
     const auto& result = found[static_cast<size_t>(i)];
-    if (result.state == CUBLAS_STATUS_SUCCESS) {
+    if (result.state == CUBLAS_STATUS_SUCCESS && HasAllowedScheme(result.algo)) {
       algorithms.push_back(std::bit_cast<MatmulAlgorithm>(result.algo));
     }
   }
@@ -187,17 +162,22 @@ bool MatmulPlan::Accepts(cublasLtContext* handle, const MatmulAlgorithm& candida
   const Descriptors& d = *descriptors_;
   const auto library_algorithm = std::bit_cast<cublasLtMatmulAlgo_t>(candidate);
   cublasLtMatmulHeuristicResult_t result;
-  return cublasLtMatmulAlgoCheck(handle, d.product, d.first, d.second, d.result, d.result,
+  return HasAllowedScheme(library_algorithm) &&
+         cublasLtMatmulAlgoCheck(handle, d.product, d.first, d.second, d.result, d.result,
                                  &library_algorithm, &result) == CUBLAS_STATUS_SUCCESS &&
          result.workspaceSize <= static_cast<size_t>(kStreamWorkspaceBytes);
 }
 
-MatmulPlans::MatmulPlans(const MatmulTuning& tuning, Device device)
-    : tuning_(tuning), cache_(tuning.cache_path, ProductName(device)) {}
+absl::StatusOr<MatmulPlans*> MatmulPlans::Of(StreamView stream) {
+  CudaContext& context = CudaContext::Of(stream);
+  if (context.matmul == nullptr) {
+    ASSIGN_OR_RETURN(context.matmul, MatmulPlans::Create(SearchesMatmuls()));
+  }
+  return static_cast<MatmulPlans*>(context.matmul.get());
+}
 
-absl::StatusOr<std::unique_ptr<MatmulPlans>> MatmulPlans::Create(Device device,
-                                                                 const MatmulTuning& tuning) {
-  std::unique_ptr<MatmulPlans> plans(new MatmulPlans(tuning, device));
+absl::StatusOr<std::unique_ptr<MatmulPlans>> MatmulPlans::Create(bool search) {
+  std::unique_ptr<MatmulPlans> plans(new MatmulPlans(search));
   RETURN_IF_ERROR(ToStatus(cublasLtCreate(&plans->handle_), "cublasLtCreate"));
   return plans;
 }
@@ -215,24 +195,39 @@ absl::StatusOr<MatmulPlan*> MatmulPlans::Get(const MatmulKey& key,
   return plans_.emplace(key, std::move(plan)).first->second.get();
 }
 
+void MatmulPlans::Use(const std::map<MatmulKey, MatmulAlgorithm>& chosen) { chosen_ = chosen; }
+
 absl::StatusOr<MatmulAlgorithm> MatmulPlans::Choose(MatmulPlan& plan,
                                                     const MatmulPlan::Operands& operands,
                                                     StreamView stream) {
-  const MatmulKey& key = plan.key;
-  const double flops =
-      2.0 * static_cast<double>(key.m) * static_cast<double>(key.n) * static_cast<double>(key.k);
-  if (!tuning_.search || flops < kMinSearchedFlops) {
+  if (!search_ || !IsSearched(plan.key)) {
     ASSIGN_OR_RETURN(const auto algorithms, plan.Propose(handle_, 1));
     return algorithms[0];
   }
-  if (const auto known = cache_.Find(key)) {
-    if (plan.Accepts(handle_, *known)) return *known;
-    Log(Severity::kWarning, "the matmul cache's algorithm for " + key.ToString() +
-                                " is not accepted by cuBLASLt; searching again");
+  if (const auto chosen = chosen_.find(plan.key); chosen != chosen_.end()) return chosen->second;
+  if (!chosen_.empty()) {
+    Log(Severity::kWarning, "matmul " + plan.key.ToString() +
+                                " was not foreseen at the start: this rank chooses its algorithm "
+                                "now and alone, and a restart may choose another");
   }
-  ASSIGN_OR_RETURN(const auto algorithm, SearchAlgorithm(handle_, plan, operands, stream));
-  const MatmulAlgorithm kept = cache_.Add(key, algorithm);
-  return plan.Accepts(handle_, kept) ? kept : algorithm;
+  return SearchNow(plan, operands, stream);
+}
+
+absl::StatusOr<MatmulAlgorithm> MatmulPlans::SearchNow(MatmulPlan& plan,
+                                                       const MatmulPlan::Operands& operands,
+                                                       StreamView stream) {
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  cudaStreamIsCapturing(static_cast<cudaStream_t>(stream.native_handle()), &capture);
+  if (capture != cudaStreamCaptureStatusNone) {
+    return FirstProposal(handle_, plan, "its stream is being captured");
+  }
+  const int64_t flush_bytes = FlushBytes(stream.device());
+  absl::StatusOr<DeviceBuffer> memory =
+      TakeForSearch(stream.device(), plan.key.c_bytes() + kMemoryAlignment + flush_bytes);
+  if (!memory.ok()) return FirstProposal(handle_, plan, std::string(memory.status().message()));
+  const SearchScratch scratch = {.result = static_cast<char*>(memory->data()) + flush_bytes,
+                                 .flush = memory->data()};
+  return SearchAlgorithm(handle_, plan, operands, scratch, stream);
 }
 
 }  // namespace muster::kernels::cuda

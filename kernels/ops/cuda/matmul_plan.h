@@ -5,12 +5,14 @@
 // cuBLASLt is column-major: it is given our row-major c [M, N] as c^T [N, M] = b^T a^T, so its
 // first operand is our b, its second our a, and the bias runs along its rows.
 //
-// Choice of the algorithm: products of at least kMinSearchedFlops are searched at their first use
-// on a stream: the library's first kSearchedAlgorithms proposals are run on the real operands into
-// scratch memory and timed, which stops the host for some tenths of a second. So each shape wants
-// to be run once before what is timed; a step after that only looks plans up. Searches may choose
-// differently, and results then differ in the last bits: a cache file keeps the first choice, for
-// other ranks, runs and restarts.
+// Results repeat to the bit: sums over k that are cut into parts (split-K) are put together in a
+// step of their own, in fp32. Not allowed are the reduction schemes that add up in the result: they
+// round to its dtype at each part.
+//
+// Choice of the algorithm: what a job chose at its start (kernels/ops/matmul_chooser.h). A product
+// that is not among that, of at least kMinSearchedFlops, is searched at its first use on a stream,
+// which stops the host for some tenths of a second: the library's first kSearchedAlgorithms
+// proposals are run on the real operands into scratch memory and timed.
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -18,24 +20,20 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/device/memory.h"
 #include "kernels/device/stream.h"
-#include "kernels/ops/cuda/matmul_cache.h"
-#include "kernels/ops/matmul.h"
+#include "kernels/ops/matmul_chooser.h"
+#include "kernels/ops/matmul_key.h"
 
 struct cublasLtContext;
 
 namespace muster::kernels::cuda {
 
-constexpr double kMinSearchedFlops = 2e9;
 constexpr int kSearchedAlgorithms = 32;
 
-struct MatmulTuning {
-  bool search = true;      // false: the library's first proposal
-  std::string cache_path;  // empty: choices are kept in memory only
-  // MUSTER_MATMUL_SEARCH=0 turns the search off, MUSTER_MATMUL_CACHE names the file ("": none);
-  // else it is the user's: muster/matmul_algorithms in XDG_CACHE_HOME, or in .cache of HOME.
-  static MatmulTuning FromEnvironment();
-};
+// Whether products are searched: not with MUSTER_MATMUL_SEARCH=0 in the environment, which takes
+// the library's first proposals.
+bool SearchesMatmuls();
 
 class MatmulPlan {
  public:
@@ -49,12 +47,13 @@ class MatmulPlan {
     const void *a = nullptr, *b = nullptr, *bias = nullptr;
     void* c = nullptr;
   };
-  // Enqueues, with the stream's workspace.
+  // Enqueues, with the stream's workspace. Errors: ResourceExhausted where the library lacks
+  // memory.
   absl::Status Run(cublasLtContext* handle, const MatmulAlgorithm& algorithm,
                    const Operands& operands, StreamView stream);
   // The library's proposals, best guess first. Errors: it has none.
   absl::StatusOr<std::vector<MatmulAlgorithm>> Propose(cublasLtContext* handle, int count);
-  // Whether the library accepts the algorithm for this product.
+  // Whether the library accepts the algorithm for this product, and it may be used here.
   bool Accepts(cublasLtContext* handle, const MatmulAlgorithm& algorithm);
 
   const MatmulKey key;
@@ -66,29 +65,45 @@ class MatmulPlan {
   std::unique_ptr<Descriptors> descriptors_;
 };
 
-// The fastest of the library's proposals on these operands; c is not touched. Falls back to the
-// first proposal, with a warning, if there is no memory for scratch results or the stream is being
-// captured.
+// What a search overwrites: `result` as the product would, `flush` (twice the second-level cache)
+// before each run.
+struct SearchScratch {
+  void *result = nullptr, *flush = nullptr;
+};
+int64_t FlushBytes(Device device);
+
+// The fastest of the library's proposals on these operands, whose c is not touched.
 absl::StatusOr<MatmulAlgorithm> SearchAlgorithm(cublasLtContext* handle, MatmulPlan& plan,
                                                 const MatmulPlan::Operands& operands,
-                                                StreamView stream);
+                                                const SearchScratch& scratch, StreamView stream);
+
+// Memory for a search. Errors: ResourceExhausted, with what was wanted and what is free.
+absl::StatusOr<DeviceBuffer> TakeForSearch(Device device, int64_t bytes);
+// The library's first proposal instead of a search, with a warning that says why.
+absl::StatusOr<MatmulAlgorithm> FirstProposal(cublasLtContext* handle, MatmulPlan& plan,
+                                              const std::string& why);
 
 // A stream's plans.
 class MatmulPlans final : public StreamContext {
  public:
-  static absl::StatusOr<std::unique_ptr<MatmulPlans>> Create(Device device,
-                                                             const MatmulTuning& tuning);
+  // Those of the stream, made at the first call.
+  static absl::StatusOr<MatmulPlans*> Of(StreamView stream);
+  static absl::StatusOr<std::unique_ptr<MatmulPlans>> Create(bool search);
   ~MatmulPlans() override;
   cublasLtContext* handle() const { return handle_; }
   absl::StatusOr<MatmulPlan*> Get(const MatmulKey& key, const MatmulPlan::Operands& operands,
                                   StreamView stream);
+  // Plans that are made later take these.
+  void Use(const std::map<MatmulKey, MatmulAlgorithm>& chosen);
 
  private:
-  MatmulPlans(const MatmulTuning& tuning, Device device);
+  explicit MatmulPlans(bool search) : search_(search) {}
   absl::StatusOr<MatmulAlgorithm> Choose(MatmulPlan& plan, const MatmulPlan::Operands& operands,
                                          StreamView stream);
-  const MatmulTuning tuning_;
-  MatmulCacheFile cache_;
+  absl::StatusOr<MatmulAlgorithm> SearchNow(MatmulPlan& plan, const MatmulPlan::Operands& operands,
+                                            StreamView stream);
+  const bool search_;
+  std::map<MatmulKey, MatmulAlgorithm> chosen_;
   cublasLtContext* handle_ = nullptr;
   std::map<MatmulKey, std::unique_ptr<MatmulPlan>> plans_;
 };

@@ -11,6 +11,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
+#include "kernels/device/cuda_runtime.h"
 #include "kernels/device/memory.h"
 #include "kernels/ops/cuda/matmul_plan.h"
 
@@ -26,17 +27,12 @@ constexpr size_t kFinalists = 5, kLongFinalists = 3;
 constexpr int kFinalRuns = 5, kLongFinalRuns = 3;
 constexpr float kLong = 1;
 
-// Owns what timing needs: two events, a scratch result, and memory to overwrite the cache with.
+// Two events, and the memory that timed runs write to.
 class Timer {
  public:
-  static absl::StatusOr<std::unique_ptr<Timer>> Create(const MatmulKey& key, StreamView stream) {
-    std::unique_ptr<Timer> timer(new Timer(stream));
-    const int64_t result_bytes = ((key.m - 1) * key.c_stride + key.n) * SizeOf(key.result);
-    int cache_bytes = 0;
-    cudaDeviceGetAttribute(&cache_bytes, cudaDevAttrL2CacheSize, stream.device().index);
-    ASSIGN_OR_RETURN(timer->result_, DeviceBuffer::Allocate(stream.device(), result_bytes));
-    ASSIGN_OR_RETURN(timer->flush_, DeviceBuffer::Allocate(stream.device(),
-                                                           std::max<int64_t>(cache_bytes, 1) * 2));
+  static absl::StatusOr<std::unique_ptr<Timer>> Create(const SearchScratch& scratch,
+                                                       StreamView stream) {
+    std::unique_ptr<Timer> timer(new Timer(scratch, stream));
     if (cudaEventCreate(&timer->begin_) != cudaSuccess ||
         cudaEventCreate(&timer->end_) != cudaSuccess) {
       return absl::InternalError("cudaEventCreate failed");
@@ -54,12 +50,12 @@ class Timer {
   float Measure(cublasLtContext* handle, MatmulPlan& plan, MatmulPlan::Operands operands,
                 const MatmulAlgorithm& algorithm, int runs) {
     constexpr float kNever = std::numeric_limits<float>::infinity();
-    operands.c = result_.data();
+    operands.c = scratch_.result;
     if (!plan.Run(handle, algorithm, operands, stream_).ok()) return kNever;
     const auto stream = static_cast<cudaStream_t>(stream_.native_handle());
     std::vector<float> times;
     for (int run = 0; run < runs; ++run) {
-      cudaMemsetAsync(flush_.data(), run, static_cast<size_t>(flush_.bytes()), stream);
+      cudaMemsetAsync(scratch_.flush, run, static_cast<size_t>(flush_bytes_), stream);
       cudaEventRecord(begin_, stream);
       if (!plan.Run(handle, algorithm, operands, stream_).ok()) return kNever;
       cudaEventRecord(end_, stream);
@@ -76,38 +72,52 @@ class Timer {
   }
 
  private:
-  explicit Timer(StreamView stream) : stream_(stream) {}
+  Timer(const SearchScratch& scratch, StreamView stream)
+      : scratch_(scratch), stream_(stream), flush_bytes_(FlushBytes(stream.device())) {}
+  const SearchScratch scratch_;
   const StreamView stream_;
-  DeviceBuffer result_, flush_;
+  const int64_t flush_bytes_;
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
 };
 
-bool IsCapturing(StreamView stream) {
-  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  cudaStreamIsCapturing(static_cast<cudaStream_t>(stream.native_handle()), &status);
-  return status != cudaStreamCaptureStatusNone;
+}  // namespace
+
+int64_t FlushBytes(Device device) {
+  int cache_bytes = 0;
+  cudaDeviceGetAttribute(&cache_bytes, cudaDevAttrL2CacheSize, device.index);
+  const int64_t bytes = std::max<int64_t>(cache_bytes, 1) * 2;
+  return (bytes + kMemoryAlignment - 1) / kMemoryAlignment * kMemoryAlignment;
 }
 
-}  // namespace
+absl::StatusOr<DeviceBuffer> TakeForSearch(Device device, int64_t bytes) {
+  cuda::MakeCurrent(device);
+  size_t free_bytes = 0, all_bytes = 0;
+  cudaMemGetInfo(&free_bytes, &all_bytes);
+  absl::StatusOr<DeviceBuffer> memory = DeviceBuffer::Allocate(device, bytes);
+  if (memory.ok()) return memory;
+  return absl::ResourceExhaustedError("its search wants " + std::to_string(bytes) + " bytes on " +
+                                      kernels::Name(device) + ", where " +
+                                      std::to_string(free_bytes) + " are free");
+}
+
+absl::StatusOr<MatmulAlgorithm> FirstProposal(cublasLtContext* handle, MatmulPlan& plan,
+                                              const std::string& why) {
+  ASSIGN_OR_RETURN(const auto algorithms, plan.Propose(handle, 1));
+  Log(Severity::kWarning, "matmul " + plan.key.ToString() +
+                              " takes cuBLASLt's first proposal, which is not kept: " + why);
+  return algorithms[0];
+}
 
 absl::StatusOr<MatmulAlgorithm> SearchAlgorithm(cublasLtContext* handle, MatmulPlan& plan,
                                                 const MatmulPlan::Operands& operands,
-                                                StreamView stream) {
+                                                const SearchScratch& scratch, StreamView stream) {
   ASSIGN_OR_RETURN(const auto algorithms, plan.Propose(handle, kSearchedAlgorithms));
   if (algorithms.size() == 1) return algorithms[0];
-  const auto unsearched = [&](const std::string& why) {
-    Log(Severity::kWarning,
-        "matmul " + plan.key.ToString() + " takes cuBLASLt's first proposal: " + why);
-    return algorithms[0];
-  };
-  if (IsCapturing(stream)) return unsearched("its stream is being captured");
-  auto timer = Timer::Create(plan.key, stream);
-  if (!timer.ok()) return unsearched(std::string(timer.status().message()));
-
+  ASSIGN_OR_RETURN(const std::unique_ptr<Timer> timer, Timer::Create(scratch, stream));
   std::vector<std::pair<float, size_t>> ranking;  // milliseconds, index of the algorithm
   float spent = 0;
   for (size_t i = 0; i < algorithms.size() && (i < kLeastProposals || spent < kFirstRound); ++i) {
-    const float once = (*timer)->Measure(handle, plan, operands, algorithms[i], 1);
+    const float once = timer->Measure(handle, plan, operands, algorithms[i], 1);
     ranking.emplace_back(once, i);
     if (std::isfinite(once)) spent += 2 * once;  // a run before it, to warm up
   }
@@ -115,8 +125,8 @@ absl::StatusOr<MatmulAlgorithm> SearchAlgorithm(cublasLtContext* handle, MatmulP
   const bool is_long = ranking.front().first > kLong;
   ranking.resize(std::min(ranking.size(), is_long ? kLongFinalists : kFinalists));
   for (auto& [milliseconds, i] : ranking) {
-    milliseconds = (*timer)->Measure(handle, plan, operands, algorithms[i],
-                                     is_long ? kLongFinalRuns : kFinalRuns);
+    milliseconds = timer->Measure(handle, plan, operands, algorithms[i],
+                                  is_long ? kLongFinalRuns : kFinalRuns);
   }
   const auto [milliseconds, best] = *std::min_element(ranking.begin(), ranking.end());
   if (milliseconds == std::numeric_limits<float>::infinity()) {
