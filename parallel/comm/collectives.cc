@@ -52,6 +52,11 @@ template <typename Start>
 absl::Status Call(CollectiveKind kind, int64_t bytes, const ProcessGroup& group, StreamView stream,
                   const Site& site, Start start, int peer = -1) {
   if (stream.dry()) return absl::OkStatus();
+  if (!group.has_communicator()) {
+    return absl::FailedPreconditionError(
+        std::string(Name(kind)) + " of group " + group.name() + ", from " + Describe(site) +
+        ": the group has no communicator, since the job was to exchange nothing in it");
+  }
   if (group.log().TakeSkip(group.name())) return absl::OkStatus();
   const bool pairwise = kind == CollectiveKind::kSend || kind == CollectiveKind::kReceive;
   const uint64_t sequence = pairwise ? group.sequence() : group.NextSequence();

@@ -16,7 +16,8 @@ namespace muster::parallel {
 
 class ProcessGroup {
  public:
-  // `communicator` may be null for a group of one. `world_ranks` in group order.
+  // `communicator` may be null for a group of one, and for one whose ranks exchange nothing: a call
+  // on that fails. `world_ranks` in group order.
   ProcessGroup(std::string name, std::vector<int> world_ranks, int rank, TimeCategory category,
                std::unique_ptr<Communicator> communicator, CollectiveLog* log)
       : name_(std::move(name)),
@@ -25,7 +26,7 @@ class ProcessGroup {
         category_(category),
         communicator_(std::move(communicator)),
         log_(log) {
-    if (size() > 1) log_->AddGroup({name_, world_ranks_});
+    if (size() > 1 && communicator_ != nullptr) log_->AddGroup({name_, world_ranks_});
   }
 
   const std::string& name() const { return name_; }
@@ -36,6 +37,7 @@ class ProcessGroup {
   TimeCategory time_category() const { return category_; }
 
   // For parallel/comm/collectives.cc.
+  bool has_communicator() const { return communicator_ != nullptr; }
   Communicator& communicator() const { return *communicator_; }
   CollectiveLog& log() const { return *log_; }
   // Counts the calls that all ranks make together; a send or a receive, which only two ranks make,

@@ -65,6 +65,14 @@ bool SameGroup(Axis axis, const MeshCoordinates& a, const MeshCoordinates& b) {
   return false;
 }
 
+std::unique_ptr<ProcessGroup> SilentGroup(Axis axis, World& world, const MeshDegrees& degrees) {
+  std::vector<int> ranks = GroupRanks(axis, world.rank(), degrees);
+  const auto self = std::find(ranks.begin(), ranks.end(), world.rank());
+  const auto rank = static_cast<int>(self - ranks.begin());
+  return std::make_unique<ProcessGroup>(Name(axis), std::move(ranks), rank, CategoryOf(axis),
+                                        /*communicator=*/nullptr, &world.log());
+}
+
 struct DenseAxis {
   int degree;
   int MeshCoordinates::*coordinate;
@@ -233,7 +241,8 @@ std::vector<int> GroupRanks(Axis axis, int world_rank, const MeshDegrees& degree
 }
 
 absl::StatusOr<std::unique_ptr<Mesh>> Mesh::Create(World& world, const MeshDegrees& degrees,
-                                                   kernels::Device device) {
+                                                   kernels::Device device,
+                                                   const std::set<Axis>& silent) {
   std::vector<std::string> problems;
   const MeshDegrees resolved = ResolveMesh(degrees, world.size(), &problems);
   MUSTER_CHECK(problems.empty() && resolved.dp == degrees.dp)
@@ -248,6 +257,10 @@ absl::StatusOr<std::unique_ptr<Mesh>> Mesh::Create(World& world, const MeshDegre
   ASSIGN_OR_RETURN(const kernels::Stream stream,
                    kernels::Stream::Create(device, mode, "warm groups"));
   for (const Axis axis : kAllAxes) {
+    if (silent.contains(axis)) {
+      mesh->groups_.push_back(SilentGroup(axis, world, degrees));
+      continue;
+    }
     ASSIGN_OR_RETURN(auto group, world.NewGroup(Name(axis), GroupRanks(axis, world.rank(), degrees),
                                                 CategoryOf(axis), device));
     // The first call opens connections: it belongs to the start, not to the first step.
@@ -255,7 +268,7 @@ absl::StatusOr<std::unique_ptr<Mesh>> Mesh::Create(World& world, const MeshDegre
     RETURN_IF_ERROR(stream.view().Synchronize());
     mesh->groups_.push_back(std::move(group));
   }
-  RETURN_IF_ERROR(mesh->MakeShardGroups(world, stream.view()));
+  RETURN_IF_ERROR(mesh->MakeShardGroups(world, silent, stream.view()));
   if (degrees.cp > 1) {
     ASSIGN_OR_RETURN(mesh->context_stream_, SideStream::Create(device, "context"));
   }

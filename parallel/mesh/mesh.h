@@ -7,6 +7,7 @@
 // an ep group are ranks of the dense axes.
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -75,9 +76,13 @@ void CheckShards(const MeshDegrees& degrees, std::vector<std::string>* problems)
 
 class Mesh {
  public:
-  // Makes and warms every group, in the same order on all ranks. CHECKs that degrees are resolved.
+  // Makes and warms every group, in the same order on all ranks. Along the `silent` axes nothing
+  // will be exchanged: their groups have ranks, but no communicator, which on GPUs would take some
+  // tenths of a second and of a gigabyte (docs/adr/0014-communicators.md). CHECKs that degrees are
+  // resolved.
   static absl::StatusOr<std::unique_ptr<Mesh>> Create(World& world, const MeshDegrees& degrees,
-                                                      kernels::Device device);
+                                                      kernels::Device device,
+                                                      const std::set<Axis>& silent = {});
   const ProcessGroup& Group(Axis axis) const { return *groups_[static_cast<size_t>(axis)]; }
   // Of a replica axis: the ranks that shard its state, and those that hold this rank's shard; null
   // if it is the only one.
@@ -100,7 +105,8 @@ class Mesh {
   MeshDegrees degrees_;
   MeshCoordinates coordinates_;
   kernels::Device device_;
-  absl::Status MakeShardGroups(World& world, kernels::StreamView warm);
+  absl::Status MakeShardGroups(World& world, const std::set<Axis>& silent,
+                               kernels::StreamView warm);
   std::vector<std::unique_ptr<ProcessGroup>> groups_;                         // indexed by Axis
   std::map<Axis, std::unique_ptr<ProcessGroup>> shard_groups_, copy_groups_;  // with degrees.shard
   std::unique_ptr<SideStream> context_stream_;                                // null: cp 1

@@ -84,9 +84,11 @@ void CheckShards(const MeshDegrees& degrees, std::vector<std::string>* problems)
                       " (0: all replicas)");
 }
 
-absl::Status Mesh::MakeShardGroups(World& world, kernels::StreamView warm) {
+absl::Status Mesh::MakeShardGroups(World& world, const std::set<Axis>& silent,
+                                   kernels::StreamView warm) {
   if (degrees_.shard == 0) return absl::OkStatus();
   for (const Axis axis : {Axis::kDenseReplica, Axis::kExpertData, Axis::kStage}) {
+    if (silent.contains(axis)) continue;
     const auto make = [&](const char* kind, std::vector<int> ranks) {
       return world.NewGroup(std::string(Name(axis)) + kind, std::move(ranks), kExposedDp, device_);
     };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <set>
 
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
@@ -68,6 +69,17 @@ std::vector<models::StageSpec> StagesOf(const PipelinePlan& pipeline, int rank) 
     first_layer += num_layers;
   }
   return stages;
+}
+
+// Along these the ranks of a job exchange nothing. Stages talk by channels of their own, dense
+// replicas over dp and cp together; all ranks of a stage are replicas only of what tp does not cut.
+std::set<Axis> SilentAxes(const ResolvedJob& job) {
+  std::set<Axis> silent = {Axis::kData, Axis::kPipeline};
+  if (job.mesh.tp == 1) silent.insert(Axis::kStage);
+  if (!job.job.model().has_moe()) {
+    silent.insert({Axis::kExpert, Axis::kExpertTensor, Axis::kExpertData});
+  }
+  return silent;
 }
 
 // Plans the rank's part of the schedule and opens its channels to other stages.
@@ -200,7 +212,8 @@ absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Plan(const Resolve
   auto state = std::make_unique<TrainingState>();
   state->device = device;
   RETURN_IF_ERROR(MakeStreams(compute_mode, *state));
-  ASSIGN_OR_RETURN(state->mesh, parallel::Mesh::Create(world, job.mesh, state->device));
+  ASSIGN_OR_RETURN(state->mesh,
+                   parallel::Mesh::Create(world, job.mesh, state->device, SilentAxes(job)));
 
   std::vector<std::string> problems;
   const PipelinePlan pipeline = PlanPipeline(job.job, job.mesh.pp, &problems);

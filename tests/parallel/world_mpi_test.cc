@@ -91,6 +91,30 @@ TEST(Mesh, GroupsReduceOverTheRanksOfTheirAxis) {
   }
 }
 
+// Its ranks are there all the same, for whoever wants their numbers.
+TEST(Mesh, SilentGroupsRefuseCollectivesAndMakeNoCommunicator) {
+  World& world = TestWorld();
+  const MeshDegrees degrees = {.dp = world.size()};
+  const size_t groups_before = world.log().Groups().size();
+  const auto mesh =
+      Mesh::Create(world, degrees, kernels::Device{}, {Axis::kData, Axis::kStage, Axis::kWorld});
+  ASSERT_TRUE(mesh.ok()) << mesh.status();
+  const ProcessGroup& group = (*mesh)->Group(Axis::kData);
+  EXPECT_EQ(group.world_ranks(), GroupRanks(Axis::kData, world.rank(), degrees));
+  EXPECT_EQ(group.rank(), world.rank());
+  if (world.size() == 1) return;
+  EXPECT_EQ(world.log().Groups().size(), groups_before + 2) << "dp_cp and edp";
+  const Stream stream = MakeStream(StreamMode::kInline);
+  const Tensor sum = kernels::TensorOf(DType::kInt32, {1}, {1});
+  const absl::Status refused = AllReduce(sum.view(), ReduceOp::kSum, group, stream.view());
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+  EXPECT_NE(refused.message().find("group dp,"), std::string::npos) << refused;
+  EXPECT_TRUE(stream.view().status().ok());
+  const ProcessGroup& replicas = (*mesh)->Group(Axis::kDenseReplica);
+  ASSERT_TRUE(AllReduce(sum.view(), ReduceOp::kSum, replicas, stream.view()).ok());
+  EXPECT_EQ(sum.view().as<int32_t>()[0], world.size());
+}
+
 class Deadline : public testing::TestWithParam<StreamMode> {};
 
 TEST_P(Deadline, FailsOnTheOthersWhenARankSkipsACollective) {
