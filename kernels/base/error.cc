@@ -24,4 +24,11 @@ absl::Status Annotate(const absl::Status& status, const std::string& where) {
   return annotated;
 }
 
+absl::Status LibraryError(const std::string& message) {
+  for (const char* words : {"out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED"}) {
+    if (message.find(words) != std::string::npos) return absl::ResourceExhaustedError(message);
+  }
+  return absl::InternalError(message);
+}
+
 }  // namespace muster::kernels

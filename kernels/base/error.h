@@ -25,6 +25,11 @@ class CheckFailure {
 // Puts `where` in front of a failed status' message; an OK status is returned as it is.
 absl::Status Annotate(const absl::Status& status, const std::string& where);
 
+// What a device's library failed with, in its own words. ResourceExhausted if they speak of memory
+// ("out of memory", "..._ALLOC_FAILED", "..._ALLOCATION_FAILED"), which callers can do something
+// about; else Internal.
+absl::Status LibraryError(const std::string& message);
+
 }  // namespace muster::kernels
 
 #define MUSTER_CHECK(condition) \

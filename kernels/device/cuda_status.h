@@ -5,15 +5,14 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "kernels/base/error.h"
 #include "kernels/device/device.h"
 
 namespace muster::kernels::cuda {
 
 inline absl::Status ToStatus(cudaError_t error, const std::string& what) {
   if (error == cudaSuccess) return absl::OkStatus();
-  const std::string message = what + ": " + cudaGetErrorString(error);
-  return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(message)
-                                            : absl::InternalError(message);
+  return LibraryError(what + ": " + cudaGetErrorString(error));
 }
 
 // Makes `device` current for the scope and restores what was.

@@ -113,7 +113,7 @@ absl::Status Launch(ReduceOp op, const Sources<T>& sources, T* out, int64_t coun
       sources, out, count, op == ReduceOp::kSum);
   const cudaError_t error = cudaGetLastError();
   if (error == cudaSuccess) return absl::OkStatus();
-  return absl::InternalError(std::string("launching a reduction: ") + cudaGetErrorString(error));
+  return kernels::LibraryError(std::string("launching a reduction: ") + cudaGetErrorString(error));
 }
 
 // Calls `launch` with a value of the element type.

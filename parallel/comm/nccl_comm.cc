@@ -37,8 +37,8 @@ absl::Status FromCode(int result, const std::string& words) {
     case ncclInvalidArgument:
     case ncclInvalidUsage:
       return absl::FailedPreconditionError(message);
-    default:
-      return absl::InternalError(message);
+    default:  // an error of CUDA's has its words
+      return kernels::LibraryError(message);
   }
 }
 

@@ -51,5 +51,17 @@ TEST(Check, EvaluatesItsConditionOnceAndItsMessageOnlyOnFailure) {
   EXPECT_EQ(messages, 0);
 }
 
+TEST(LibraryError, IsAboutMemoryIfItsWordsAre) {
+  for (const char* words : {"cublasLtMatmul of x: CUBLAS_STATUS_ALLOC_FAILED",
+                            "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+                            "NCCL: unhandled cuda error (Cuda failure 2 'out of memory')"}) {
+    EXPECT_TRUE(absl::IsResourceExhausted(LibraryError(words))) << words;
+    EXPECT_EQ(LibraryError(words).message(), words);
+  }
+  for (const char* words : {"CUBLAS_STATUS_EXECUTION_FAILED", "an illegal memory access", ""}) {
+    EXPECT_TRUE(absl::IsInternal(LibraryError(words))) << words;
+  }
+}
+
 }  // namespace
 }  // namespace muster::kernels

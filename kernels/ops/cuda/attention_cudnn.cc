@@ -25,7 +25,7 @@ enum Uid : int64_t { kQ = 1, kK, kV, kOut, kLse, kDOut, kDQ, kDK, kDV };
 
 absl::Status CudnnStatus(cudnnStatus_t status, const char* what) {
   if (status == CUDNN_STATUS_SUCCESS) return absl::OkStatus();
-  return absl::InternalError(std::string(what) + ": " + cudnnGetErrorString(status));
+  return LibraryError(std::string(what) + ": " + cudnnGetErrorString(status));
 }
 
 // [B, S, heads, C] as cuDNN's order [B, heads, S, C].
@@ -193,6 +193,8 @@ absl::StatusOr<CudnnAttention::Plan*> CudnnAttention::GetPlan(const Key& key, Bu
     refusal = exception.what();
   }
   if (plan->graph == nullptr) {
+    const absl::Status failed = LibraryError("planning cuDNN attention: " + refusal);
+    if (absl::IsResourceExhausted(failed)) return failed;
     Log(Severity::kWarning,
         "cuDNN has no attention kernel for a shape, the slow direct one runs "
         "instead: " +
@@ -209,9 +211,9 @@ absl::Status CudnnAttention::Run(Plan& plan, Pointers& pointers) {
   try {
     fe::error_t error =
         plan.graph->execute(static_cast<cudnnHandle_t>(handle_), pointers, workspace_.data());
-    if (error.is_bad()) return absl::InternalError("cuDNN attention: " + error.get_message());
+    if (error.is_bad()) return LibraryError("cuDNN attention: " + error.get_message());
   } catch (const std::exception& exception) {
-    return absl::InternalError(std::string("cuDNN attention: ") + exception.what());
+    return LibraryError(std::string("cuDNN attention: ") + exception.what());
   }
   return absl::OkStatus();
 }

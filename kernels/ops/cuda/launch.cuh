@@ -93,7 +93,7 @@ void Launch(const char* op, StreamView stream, void (*kernel)(Parameters...),
   const cudaError_t error = cudaGetLastError();
   if (error != cudaSuccess) {
     stream.Fail(
-        absl::InternalError(std::string("launching ") + op + ": " + cudaGetErrorString(error)));
+        LibraryError(std::string("launching ") + op + ": " + cudaGetErrorString(error)));
   }
 }
 

@@ -18,7 +18,7 @@ namespace {
 
 absl::Status CudaStatus(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return absl::OkStatus();
-  return absl::InternalError(std::string("Matmul: ") + what + ": " + cudaGetErrorString(error));
+  return LibraryError(std::string("Matmul: ") + what + ": " + cudaGetErrorString(error));
 }
 
 // Sums over no k: zero, the bias in every row, or what was there.

@@ -28,9 +28,7 @@ cublasStatus_t Set(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t 
 
 absl::Status ToStatus(cublasStatus_t status, const std::string& what) {
   if (status == CUBLAS_STATUS_SUCCESS) return absl::OkStatus();
-  const std::string message = what + ": " + cublasLtGetStatusString(status);
-  return status == CUBLAS_STATUS_ALLOC_FAILED ? absl::ResourceExhaustedError(message)
-                                              : absl::InternalError(message);
+  return LibraryError(what + ": " + cublasLtGetStatusString(status));
 }
 
 // Of sums that are cut; an algorithm that cuts none has scheme NONE, which is no bit.
