@@ -1,5 +1,6 @@
 #include "kernels/device/span.h"
 
+#include <algorithm>
 #include <ctime>
 
 #include "kernels/base/error.h"
@@ -15,6 +16,14 @@ int64_t MonotonicNs() {
   return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
 }
 
+namespace {
+
+// Of a CUDA timeline: creating one takes a microsecond or two. Others are made as intervals show
+// that they want them.
+constexpr size_t kFirstEvents = 1024;
+
+}  // namespace
+
 // Mark 0 is the start of the interval. On CPU a mark's time is written when the stream reaches it,
 // which may be after the timeline has ended: the marks that wait in the queue own the times too. On
 // CUDA a mark is a timed event (the driver keeps one that is pending), and times count from mark 0.
@@ -24,21 +33,35 @@ struct Timeline::Clock {
   }
 
   std::vector<int> categories;                        // from each mark on
+  int64_t dropped = 0;                                // for want of room
   const std::shared_ptr<std::vector<int64_t>> times;  // ns
 #ifdef MUSTER_WITH_CUDA
   std::vector<std::unique_ptr<EventState>> events;
 #endif
 
-  static absl::StatusOr<std::unique_ptr<Clock>> Create([[maybe_unused]] Device device,
-                                                       int max_marks) {
+  static absl::StatusOr<std::unique_ptr<Clock>> Create(Device device, int max_marks) {
     auto clock = std::make_unique<Clock>(static_cast<size_t>(max_marks));
+    RETURN_IF_ERROR(clock->MakeRoom(device, kFirstEvents));
+    return clock;
+  }
+
+  // Marks there is room for now, with the last one.
+  size_t room() const {
 #ifdef MUSTER_WITH_CUDA
-    for (int i = 0; device.type == DeviceType::kCuda && i < max_marks; ++i) {
+    if (!events.empty()) return events.size();
+#endif
+    return times->size();
+  }
+
+  absl::Status MakeRoom([[maybe_unused]] Device device, [[maybe_unused]] size_t marks) {
+#ifdef MUSTER_WITH_CUDA
+    marks = std::min(marks, times->size());
+    while (device.type == DeviceType::kCuda && events.size() < marks) {
       ASSIGN_OR_RETURN(auto event, cuda::MakeTimedEvent(device));
-      clock->events.push_back(std::move(event));
+      events.push_back(std::move(event));
     }
 #endif
-    return clock;
+    return absl::OkStatus();
   }
 
   void Mark(int category, StreamView stream) {
@@ -56,6 +79,7 @@ struct Timeline::Clock {
   // The last mark of this interval is the first of the next, which goes on in `category`.
   void End(Clock& next, int category, StreamView stream) {
     const size_t end = categories.size();
+    next.dropped = 0;
     next.categories.assign(1, category);
 #ifdef MUSTER_WITH_CUDA
     if (!events.empty()) {
@@ -114,7 +138,8 @@ void Timeline::Enter(int category) {
   MUSTER_CHECK(category >= 0 && category < num_categories_);
   if (category == current_) return;
   // One mark stays free for Cut.
-  if (open_->categories.size() + 1 >= open_->times->size()) {
+  if (open_->categories.size() + 1 >= open_->room()) {
+    ++open_->dropped;
     ++dropped_;
     return;
   }
@@ -139,6 +164,12 @@ absl::StatusOr<std::vector<int64_t>> Timeline::Read() {
   std::vector<int64_t> sums(static_cast<size_t>(num_categories_), 0);
   for (size_t i = 0; i < ended_->categories.size(); ++i) {
     sums[static_cast<size_t>(ended_->categories[i])] += times[i + 1] - times[i];
+  }
+  const size_t wanted = ended_->categories.size() + static_cast<size_t>(ended_->dropped);
+  for (Clock* clock : {ended_.get(), open_.get()}) {
+    if (clock->room() < 2 * wanted) {
+      RETURN_IF_ERROR(clock->MakeRoom(stream_.device(), 2 * wanted));
+    }
   }
   return sums;
 }

@@ -160,5 +160,21 @@ TEST(Timeline, CollectReturnsTheStreamsError) {
   EXPECT_EQ(timeline->Collect().status(), absl::UnavailableError("lost"));
 }
 
+TEST(CudaTimeline, RoomGrowsToWhatAnIntervalWanted) {
+  if (DeviceCount(DeviceType::kCuda) == 0) GTEST_SKIP() << "no CUDA device here";
+  auto stream = Stream::Create({DeviceType::kCuda, 0}, StreamMode::kQueue, "test");
+  ASSERT_TRUE(stream.ok()) << stream.status();
+  const auto timeline = MakeTimeline(*stream);
+  const auto mark = [&](int marks) {
+    for (int i = 0; i < marks; ++i) timeline->Enter(i % 2 == 0 ? kMatmul : kOther);
+    return Total(Collect(*timeline));
+  };
+  EXPECT_GT(mark(5000), 0);
+  const int64_t dropped = timeline->dropped_marks();
+  EXPECT_GT(dropped, 1500) << "there was room for all at once: nothing was tested";
+  for (int interval = 0; interval < 4; ++interval) EXPECT_GT(mark(5500), 0);
+  EXPECT_EQ(timeline->dropped_marks(), dropped) << "on both of the clocks that take turns";
+}
+
 }  // namespace
 }  // namespace muster::kernels
