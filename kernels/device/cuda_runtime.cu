@@ -217,6 +217,14 @@ absl::Status CopyAsync(void* destination, const void* source, int64_t bytes, Str
       "cudaMemcpyAsync of " + std::to_string(bytes) + " bytes");
 }
 
+absl::Status FillZero(Device device, void* data, int64_t bytes) {
+  CurrentDevice current(device);
+  const std::string what = "zeroing " + std::to_string(bytes) + " bytes";
+  RETURN_IF_ERROR(
+      ToStatus(cudaMemsetAsync(data, 0, static_cast<size_t>(bytes), cudaStreamPerThread), what));
+  return ToStatus(cudaStreamSynchronize(cudaStreamPerThread), what);
+}
+
 absl::Status FillZeroAsync(void* destination, int64_t bytes, StreamView stream) {
   return ToStatus(cudaMemsetAsync(destination, 0, static_cast<size_t>(bytes),
                                   static_cast<cudaStream_t>(stream.native_handle())),

@@ -22,7 +22,12 @@ absl::StatusOr<void*> AllocateDevice(Device device, int64_t bytes);
 absl::StatusOr<void*> AllocatePinned(int64_t bytes);
 void FreeDevice(Device device, void* data);
 void FreePinned(void* data);
+// Of memory that is there already. UnpinHost wants the same address again.
+absl::Status PinHost(Device device, void* data, int64_t bytes);
+void UnpinHost(void* data);
 absl::Status CopyAsync(void* destination, const void* source, int64_t bytes, StreamView stream);
+// Waits for it, on a stream of the calling thread's own, which costs no memory.
+absl::Status FillZero(Device device, void* data, int64_t bytes);
 absl::Status FillZeroAsync(void* destination, int64_t bytes, StreamView stream);
 
 // Whether the device has got to the event's latest record; true of an event never recorded. Does

@@ -42,9 +42,7 @@ absl::StatusOr<DeviceBuffer> DeviceBuffer::Allocate(Device device, int64_t bytes
 #ifdef MUSTER_WITH_CUDA
   ASSIGN_OR_RETURN(void* data, cuda::AllocateDevice(device, bytes));
   DeviceBuffer buffer(data, bytes, device, Kind::kDevice);
-  ASSIGN_OR_RETURN(Stream stream, Stream::Create(device, StreamMode::kQueue, "zero"));
-  RETURN_IF_ERROR(cuda::FillZeroAsync(data, bytes, stream.view()));
-  RETURN_IF_ERROR(stream.view().Synchronize());
+  RETURN_IF_ERROR(cuda::FillZero(device, data, bytes));
   return buffer;
 #else
   return absl::FailedPreconditionError("allocating on " + Name(device) +
@@ -58,7 +56,6 @@ absl::StatusOr<DeviceBuffer> DeviceBuffer::AllocateHost(Device device, int64_t b
 #ifdef MUSTER_WITH_CUDA
   if (device.type == DeviceType::kCuda) {
     ASSIGN_OR_RETURN(void* data, cuda::AllocatePinned(bytes));
-    std::memset(data, 0, static_cast<size_t>(bytes));
     return DeviceBuffer(data, bytes, Device{}, Kind::kPinned);
   }
 #endif

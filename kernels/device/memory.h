@@ -18,7 +18,8 @@ class DeviceBuffer {
   DeviceBuffer() = default;
   // Zeroed memory. Errors: ResourceExhausted with bytes and device.
   static absl::StatusOr<DeviceBuffer> Allocate(Device device, int64_t bytes);
-  // Host memory that copies to and from `device` fast (pinned for CUDA, plain for CPU).
+  // Host memory that copies to and from `device` fast (pinned for CUDA, plain for CPU), of any
+  // content. Pinning takes about a second for each few gigabytes.
   static absl::StatusOr<DeviceBuffer> AllocateHost(Device device, int64_t bytes);
   DeviceBuffer(DeviceBuffer&& other) noexcept { *this = std::move(other); }
   DeviceBuffer& operator=(DeviceBuffer&& other) noexcept;
