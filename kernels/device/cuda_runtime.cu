@@ -210,6 +210,17 @@ void FreePinned(void* data) {
   if (!status.ok()) Log(Severity::kError, std::string(status.message()));
 }
 
+absl::Status PinHost(Device device, void* data, int64_t bytes) {
+  CurrentDevice current(device);
+  return ToStatus(cudaHostRegister(data, static_cast<size_t>(bytes), cudaHostRegisterDefault),
+                  "pinning " + std::to_string(bytes) + " bytes of host memory");
+}
+
+void UnpinHost(void* data) {
+  const absl::Status status = ToStatus(cudaHostUnregister(data), "cudaHostUnregister");
+  if (!status.ok()) Log(Severity::kError, std::string(status.message()));
+}
+
 absl::Status CopyAsync(void* destination, const void* source, int64_t bytes, StreamView stream) {
   return ToStatus(
       cudaMemcpyAsync(destination, source, static_cast<size_t>(bytes), cudaMemcpyDefault,

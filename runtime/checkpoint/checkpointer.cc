@@ -6,6 +6,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
+#include "kernels/device/memory.h"
 #include "kernels/device/span.h"
 #include "parallel/comm/time_category.h"
 #include "runtime/checkpoint/agreement.h"
@@ -62,8 +63,8 @@ absl::StatusOr<std::unique_ptr<Checkpointer>> Checkpointer::CreateWith(
     bytes += (piece.data.bytes() + kernels::kMemoryAlignment - 1) / kernels::kMemoryAlignment *
              kernels::kMemoryAlignment;
   }
-  ASSIGN_OR_RETURN(
-      c.host_, kernels::DeviceBuffer::AllocateHost(compute.device(), std::max<int64_t>(bytes, 1)));
+  ASSIGN_OR_RETURN(c.host_,
+                   kernels::HostRegion::Reserve(compute.device(), std::max<int64_t>(bytes, 1)));
   if (!c.options_.overlap_copy) return checkpointer;
   for (std::unique_ptr<kernels::Event>* event : {&c.ready_, &c.copy_done_}) {
     ASSIGN_OR_RETURN(kernels::Event made, kernels::Event::Create(compute.device()));
@@ -126,7 +127,7 @@ absl::Status Checkpointer::Begin(const CheckpointFacts& facts, double wait_secon
   put_off_step_ = 0;
   flying_ = {.facts = facts, .wait_seconds = wait_seconds};
   copied_ = begun_ = ended_ = give_up_ = false;
-  Snapshot();
+  RETURN_IF_ERROR(Snapshot());
   writer_ = std::thread([this, clearer = std::move(clearer_)]() mutable {
     if (clearer.joinable()) clearer.join();
     WriteBehind();
@@ -146,17 +147,17 @@ void Checkpointer::Mark() {
   marked_ = true;
 }
 
-void Checkpointer::Snapshot() {
+absl::Status Checkpointer::Snapshot() {
+  RETURN_IF_ERROR(host_->Await());
   const kernels::Span span(compute_, "snapshot", parallel::kCheckpoint);
   const kernels::StreamView stream = copy_stream_ ? copy_stream_->view() : compute_;
   if (copy_stream_) {
     if (!std::exchange(marked_, false)) compute_.Record(ready_->view());
     stream.Wait(ready_->view());
   }
-  char* host = static_cast<char*>(host_.data());
   for (size_t i = 0; i < pieces_.size(); ++i) {
     const kernels::TensorView& data = pieces_[i].data;
-    kernels::CopyAsync(host + host_offset_[i], data.data, data.bytes(), stream);
+    host_->CopyFrom(data.data, host_offset_[i], data.bytes(), stream);
   }
   if (copy_stream_) {
     stream.Record(copy_done_->view());
@@ -167,6 +168,7 @@ void Checkpointer::Snapshot() {
     copied_ = true;
     changed_.notify_all();
   });
+  return absl::OkStatus();
 }
 
 void Checkpointer::BeforeUpdate() {
@@ -186,7 +188,7 @@ void Checkpointer::WriteBehind() {
   std::vector<HostPiece> pieces;
   for (size_t i = 0; i < pieces_.size(); ++i) {
     pieces.push_back({pieces_[i].tensor, pieces_[i].data.dtype, pieces_[i].range,
-                      static_cast<const char*>(host_.data()) + host_offset_[i]});
+                      host_->data() + host_offset_[i]});
   }
   const absl::Status status = store_->Save(
       pieces, [this](const std::function<bool()>& is_there) { return WaitUntil(is_there); },

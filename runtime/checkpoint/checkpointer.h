@@ -26,7 +26,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "kernels/device/memory.h"
+#include "kernels/device/host_region.h"
 #include "kernels/device/stream.h"
 #include "parallel/comm/rendezvous.h"
 #include "runtime/checkpoint/format.h"
@@ -83,6 +83,11 @@ class Checkpointer {
   // At a multiple of every_steps, and from one that was put off on; not while a failed save lets
   // intervals pass.
   bool IsDue(int64_t step) const;
+  // Begins to take the host memory of the copy behind whatever goes on; what is missing of it at
+  // the first save, that one waits for.
+  void PrepareMemory() { host_->Prepare(); }
+  // Errors: ResourceExhausted, if there is too little of it. Does not wait.
+  absl::Status MemoryStatus() const { return host_->status(); }
   // With overlap_copy: the state to save is the one that the compute stream's work up to here
   // leaves. If Save or MaybeSave comes later, work enqueued between may only read it.
   void Mark();
@@ -107,7 +112,7 @@ class Checkpointer {
   Checkpointer(std::unique_ptr<CheckpointStore> store, std::vector<SavedPiece> pieces,
                parallel::World& world, kernels::StreamView compute, CheckpointOptions options);
   absl::Status Begin(const CheckpointFacts& facts, double wait_seconds);
-  void Snapshot();
+  absl::Status Snapshot();
   void WriteBehind();
   bool WaitUntil(const std::function<bool()>& is_there);
   void AwaitOwnEnd();
@@ -119,8 +124,8 @@ class Checkpointer {
   parallel::World& world_;
   const kernels::StreamView compute_;
   const CheckpointOptions options_;
-  kernels::DeviceBuffer host_;        // the snapshot
-  std::vector<int64_t> host_offset_;  // by piece
+  std::unique_ptr<kernels::HostRegion> host_;  // the snapshot
+  std::vector<int64_t> host_offset_;           // by piece
   SaveReport last_, flying_;
   int64_t committed_step_ = -1, retry_step_ = 0;
   int64_t put_off_step_ = 0, num_put_off_ = 0, begin_ns_ = 0;  // put_off_step_ 0: none

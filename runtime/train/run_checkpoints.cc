@@ -243,6 +243,9 @@ std::string RunCheckpoints::Progress() {
 }
 
 absl::Status RunCheckpoints::Hear(const std::vector<std::string>& all) {
+  // Of this rank alone, and better told now than at the first save.
+  if (saver_ != nullptr) RETURN_IF_ERROR(saver_->MemoryStatus());
+  if (memory_saver_ != nullptr) RETURN_IF_ERROR(memory_saver_->MemoryStatus());
   std::vector<std::string> disk, memory;
   for (const std::string& text : all) {
     size_t size = 0, begin = 0;
@@ -260,6 +263,11 @@ absl::Status RunCheckpoints::Hear(const std::vector<std::string>& all) {
   if (saver_ == nullptr) return absl::OkStatus();
   RETURN_IF_ERROR(saver_->Hear(disk));
   return CheckLast(*saver_);
+}
+
+void RunCheckpoints::PrepareMemory() {
+  if (saver_ != nullptr) saver_->PrepareMemory();
+  if (memory_saver_ != nullptr) memory_saver_->PrepareMemory();
 }
 
 void RunCheckpoints::BeforeUpdate() {

@@ -52,6 +52,8 @@ class RunCheckpoints {
   // makes; what all had to tell, by rank. Errors of Hear, equal on all ranks: those of AfterStep.
   std::string Progress();
   absl::Status Hear(const std::vector<std::string>& all);
+  // After the first step: takes the host memory of saves, behind the next ones.
+  void PrepareMemory();
   // Before the state changes again: the copy of a save runs behind the forward and backward.
   void BeforeUpdate();
   // No more steps come. Saves the last one if the job saves at all; one that was asked to stop

@@ -328,6 +328,7 @@ absl::Status Trainer::Collect(int64_t step) {
   RETURN_IF_ERROR(s.channels->status());
   ASSIGN_OR_RETURN(const StepBreakdown breakdown,
                    ShareBreakdown(mine, {checkpoints_->Progress(), guard_->Note(step)}, world_));
+  checkpoints_->PrepareMemory();
   const absl::Status saved = checkpoints_->Hear(breakdown.notes[0]);
   const auto* sums = static_cast<const double*>(s.host_sums.data());
   StepMetrics& m = last_;
