@@ -15,6 +15,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
 #include "kernels/device/span.h"
+#include "launch/device_queues.h"
 #include "launch/exit_codes.h"
 #include "launch/help.h"
 #include "launch/job_options.h"
@@ -148,6 +149,11 @@ class TrainCommand : public Command {
     }
     directory_.start = *start;
     scheduler_ = env->scheduler;
+    const absl::Status queues = CheckDeviceQueues(job, CurrentEnvironment());
+    if (!queues.ok()) {
+      console.err << "muster train: " << queues.message() << "\n";
+      return kExitUsage;
+    }
     CatchStopSignals();
     progress_.Entered(runtime::State::kInitRuntime);
     auto pulse = StartPulse(CurrentEnvironment(), *env,
