@@ -28,7 +28,7 @@ class StagedGpt : public Gpt {
   void Initialise(const parallel::ParameterList& parameters, parallel::ParameterHooks& hooks,
                   StreamView compute) override;
   void BeginStep(std::vector<MicrobatchTokens> microbatches, int64_t global_valid_tokens,
-                 StreamView compute) override;
+                 StreamView compute, Extent extent) override;
 
   absl::Status Forward(int stage, int microbatch, TensorView in, TensorView out,
                        StreamView compute) override {
@@ -134,7 +134,7 @@ void StagedGpt::Initialise(const parallel::ParameterList& parameters,
 }
 
 void StagedGpt::BeginStep(std::vector<MicrobatchTokens> microbatches, int64_t global_valid_tokens,
-                          StreamView compute) {
+                          StreamView compute, Extent extent) {
   for (const MicrobatchTokens& batch : microbatches) {
     for (const TensorView& ids : {batch.tokens, batch.targets, batch.positions}) {
       MUSTER_CHECK(ids.dtype == DType::kInt32 && ids.shape == kernels::Shape({shape_.tokens()}))
@@ -143,6 +143,7 @@ void StagedGpt::BeginStep(std::vector<MicrobatchTokens> microbatches, int64_t gl
   }
   MUSTER_CHECK(global_valid_tokens > 0) << "a step without a single target";
   rank_.microbatches = std::move(microbatches);
+  rank_.extent = extent;
   rank_.loss_scale = 1.0 / static_cast<double>(global_valid_tokens);
   kernels::FillZeroAsync(facts_.losses, compute);
   if (facts_.expert_load) {

@@ -57,8 +57,9 @@ class Gpt : public parallel::Stage {
   // Starts a step: zeroes the facts. Gradients must be zero before the first Forward, which adds to
   // that of the output projection. The tensors of `microbatches` must stay valid during the step;
   // `global_valid_tokens` counts the targets >= 0 of the global batch.
+  // With kOneOfAKind its results mean nothing.
   virtual void BeginStep(std::vector<MicrobatchTokens> microbatches, int64_t global_valid_tokens,
-                         kernels::StreamView compute) = 0;
+                         kernels::StreamView compute, Extent extent = Extent::kAll) = 0;
   // Evaluate, of parallel::Stage, adds the cross-entropy of the microbatch to the facts; the
   // balancing losses, which are computed with their gradients, stay 0.
 

@@ -1,5 +1,7 @@
 #include "models/gpt_stage.h"
 
+#include <set>
+
 #include "kernels/ops/reduce.h"
 #include "models/config.h"
 
@@ -43,11 +45,15 @@ GptStage::GptStage(const ModelConfig& config, const StageShape& shape, const Sta
                .building = &parameters} {
   if (spec.first) embedding_ = std::make_unique<Embedding>(context_);
   int moe_layer = MoeLayersBefore(config, spec.first_layer);
+  std::set<bool> kinds;
   for (int layer = spec.first_layer; layer < spec.first_layer + spec.num_layers; ++layer) {
+    first_of_kind_.push_back(kinds.insert(IsMoeLayer(config, layer)).second);
+    first_parameter_.push_back(parameters.size());
     blocks_.push_back(
         std::make_unique<Block>(context_, layer, moe_layer, rank.rope_table, rank.balance));
     moe_layer += IsMoeLayer(config, layer);
   }
+  first_parameter_.push_back(parameters.size());
   if (spec.last) {
     if (embedding_ && config.tied_embeddings()) table = &embedding_->table();
     final_norm_ = std::make_unique<NormLayer>(context_, "norm");
@@ -105,9 +111,10 @@ absl::Status GptStage::RunBlocks(int microbatch, TensorView in, TensorView out, 
   } else {
     Copy(h_TD, in, pass.compute);
   }
-  for (const std::unique_ptr<Block>& block : blocks_) {
-    RETURN_IF_ERROR(block->Forward(pass, h_TD, delta_TD, delta_TD_));
-    h_TD = block->h_TD(pass.slot);
+  for (size_t block = 0; block < blocks_.size(); ++block) {
+    if (PassesOver(block)) continue;
+    RETURN_IF_ERROR(blocks_[block]->Forward(pass, h_TD, delta_TD, delta_TD_));
+    h_TD = blocks_[block]->h_TD(pass.slot);
     delta_TD = delta_TD_;
   }
   if (spec_.last) {
@@ -148,10 +155,21 @@ absl::Status GptStage::Backward(int microbatch, TensorView d_out, TensorView d_i
     Copy(d_TD, d_out, compute);
   }
   for (size_t block = blocks_.size(); block-- > 0;) {
-    RETURN_IF_ERROR(blocks_[block]->Backward(pass, d_TD));
+    if (PassesOver(block)) {
+      ReadyWithoutValue(block, compute);
+    } else {
+      RETURN_IF_ERROR(blocks_[block]->Backward(pass, d_TD));
+    }
   }
   if (!spec_.first) return absl::OkStatus();
   return embedding_->BackwardWeight(pass, Tokens(microbatch).tokens, d_TD);
+}
+
+void GptStage::ReadyWithoutValue(size_t block, StreamView compute) {
+  for (parallel::ParameterId id = first_parameter_[block + 1]; id-- > first_parameter_[block];) {
+    context_.hooks->Contribute(id, compute);
+    context_.hooks->Ready(id, compute);
+  }
 }
 
 absl::Status GptStage::BackwardInput(int microbatch, TensorView d_out, TensorView d_in,

@@ -20,6 +20,14 @@ struct MicrobatchTokens {
   TensorView tokens, targets, positions;
 };
 
+// Which blocks a pass runs.
+enum class Extent {
+  kAll,
+  // The first of each kind: every kernel, at every shape, in a fraction of the time. The gradients
+  // of the rest become ready without a value.
+  kOneOfAKind,
+};
+
 // What the stages of a rank read and write in common.
 struct RankState {
   TensorView rope_table;  // [max positions, C / 2, 2]
@@ -27,6 +35,7 @@ struct RankState {
   TensorView losses;      // fp64 [3]
   std::vector<MicrobatchTokens> microbatches;
   double loss_scale = 0;
+  Extent extent = Extent::kAll;  // but all, where the backward is split
 };
 
 class GptStage {
@@ -66,9 +75,19 @@ class GptStage {
     return d_stream_TD_[static_cast<size_t>(pass.gradient_slot)][block];
   }
 
+  // Not in kOneOfAKind.
+  bool PassesOver(size_t block) const {
+    return rank_.extent == Extent::kOneOfAKind && !context_.shape.split_backward &&
+           !first_of_kind_[block];
+  }
+  void ReadyWithoutValue(size_t block, StreamView compute);
+
   const StageSpec spec_;
   const RankState& rank_;
   StageContext context_;
+  // By block.
+  std::vector<bool> first_of_kind_;
+  std::vector<parallel::ParameterId> first_parameter_;  // and that behind the last block's
   // In the order of the forward, which is that of the parameters.
   std::unique_ptr<Embedding> embedding_;  // first stage
   std::vector<std::unique_ptr<Block>> blocks_;

@@ -1,6 +1,8 @@
 #include "parallel/pp/runner.h"
 
+#include <set>
 #include <string>
+#include <vector>
 
 #include "kernels/base/error.h"
 #include "kernels/device/trace.h"
@@ -44,6 +46,18 @@ absl::Status RunStep(const ProgramStep& step, Channels* channels, Stage& stage,
 }
 
 }  // namespace
+
+PipelineRun FirstMicrobatches(PipelineRun run, int count) {
+  std::erase_if(run.program,
+                [&](const ProgramStep& step) { return step.action.microbatch >= count; });
+  std::set<int> completed;  // stages
+  for (auto step = run.program.rbegin(); step != run.program.rend(); ++step) {
+    MUSTER_CHECK(!step->input && !step->output) << "a message of a run that is cut short";
+    if (!IsWeightGradient(step->action)) continue;
+    step->last_contribution = completed.insert(step->action.stage).second;
+  }
+  return run;
+}
 
 absl::Status RunAction(const Action& action, TensorView in, TensorView out, Stage& stage,
                        StreamView compute) {

@@ -37,6 +37,10 @@ PipelineRun PlanRun(const Schedule& schedule, const std::vector<ChannelPlan>& pl
 PipelineRun PlanOpening(const Schedule& schedule, const std::vector<ChannelPlan>& planned,
                         int rank);
 
+// Of a run on a pipeline of one, which exchanges no messages: the actions of its first `count`
+// microbatches, the last of which completes the gradients.
+PipelineRun FirstMicrobatches(PipelineRun run, int count);
+
 // One action's pass: `in` and `out` as the stage wants them. Messages are the caller's matter.
 absl::Status RunAction(const Action& action, kernels::TensorView in, kernels::TensorView out,
                        Stage& stage, kernels::StreamView compute);

@@ -183,11 +183,12 @@ absl::Status Trainer::MakeGradients(int64_t step) {
   s.timeline->Enter(parallel::kCompute);
   RETURN_IF_ERROR(LoadBatch(step));
   // A pipeline's first run may take its microbatches in another order than the next.
-  const bool replays = guard_->Replays(step) && (trained_ || job_.mesh.pp == 1);
-  RETURN_IF_ERROR(ForwardBackward(step, /*pass=*/0));
+  const bool trained = std::exchange(trained_, true);
+  const bool replays = guard_->Replays(step) && (trained || job_.mesh.pp == 1);
+  RETURN_IF_ERROR(ForwardBackward(step, /*pass=*/0, trained ? s.training : s.first_training));
   if (replays) {
     s.timeline->Enter(parallel::kOther);
-    RETURN_IF_ERROR(ForwardBackward(step, /*pass=*/1));
+    RETURN_IF_ERROR(ForwardBackward(step, /*pass=*/1, s.training));
   }
   if (!s.tied_weight) return absl::OkStatus();
   return s.tied_weight->SumGradients(*s.buckets, s.optimizer->zero_level() == 0, s.compute());
@@ -198,16 +199,16 @@ absl::Status Trainer::Repeat(int64_t step) {
   if (read_late_) RETURN_IF_ERROR(LoadBatch(step));
   repeated_ = read_late_;
   state_->timeline->Enter(parallel::kOther);
-  return ForwardBackward(step, /*pass=*/2);
+  return ForwardBackward(step, /*pass=*/2, state_->training);
 }
 
-absl::Status Trainer::ForwardBackward(int64_t step, int pass) {
+absl::Status Trainer::ForwardBackward(int64_t step, int pass, const parallel::PipelineRun& run,
+                                      models::Extent extent) {
   TrainingState& s = *state_;
   guard_->BeginPass(step, pass);
-  s.model->BeginStep(s.microbatches, batch_.global_valid_tokens, s.compute());
+  s.model->BeginStep(s.microbatches, batch_.global_valid_tokens, s.compute(), extent);
   if (s.passes != nullptr) s.passes->BeginStep(batch_.global_valid_tokens);
   s.reducer->BeginStep(s.compute());
-  const parallel::PipelineRun& run = std::exchange(trained_, true) ? s.training : s.first_training;
   RETURN_IF_ERROR(parallel::RunSchedule(run, s.channels.get(), s.stage(), *this, s.compute()));
   RETURN_IF_ERROR(s.reducer->Finish(s.compute()));
   guard_->EndPass(step, pass);
@@ -217,14 +218,21 @@ absl::Status Trainer::ForwardBackward(int64_t step, int pass) {
 absl::Status Trainer::WarmUp() {
   TrainingState& s = *state_;
   ledger_->Enter(State::kWarmup);
-  absl::Status status = LoadBatch(result_.steps + 1);
-  // Graphs are recorded in the second run, which takes memory for them.
-  const int runs = s.passes != nullptr ? 2 : 1;
-  for (int run = 0; run < runs && status.ok(); ++run) {
-    status = ForwardBackward(/*step=*/0, /*pass=*/0);  // of no step that a guard knows
+  RETURN_IF_ERROR(LoadBatch(result_.steps + 1));
+  const bool cut = job_.mesh.pp == 1, records = s.passes != nullptr;
+  const auto run = [&](const parallel::PipelineRun& passes, models::Extent extent) {
+    // Of no step that a guard knows.
+    const absl::Status made = ForwardBackward(/*step=*/0, /*pass=*/0, passes, extent);
     const absl::Status ran = s.compute().Synchronize();
-    if (status.ok()) status = ran;
-  }
+    return made.ok() ? ran : made;
+  };
+  // The second microbatch adds to what the first one writes. Passes are recorded the second time
+  // that they run, all of them, which takes memory for graphs.
+  absl::Status status =
+      run(cut && !records ? parallel::FirstMicrobatches(s.first_training, 2) : s.first_training,
+          cut ? models::Extent::kOneOfAKind : models::Extent::kAll);
+  trained_ = true;
+  if (status.ok() && records) status = run(s.training, models::Extent::kAll);
   if (!absl::IsResourceExhausted(status)) return status;
   return kernels::Annotate(
       status, "beside the memory plan of " + std::to_string(s.plan.total_bytes()) +

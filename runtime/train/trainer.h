@@ -61,10 +61,11 @@ class Trainer : private parallel::MicrobatchObserver {
   // After Run has failed, of a process that is about to end without destructors: closes the books.
   // The memory stays, for the messages that are still under way.
   void GiveUp();
-  // The forward and backward of the next step, without its update: libraries search their kernels
-  // and take their scratch memory now, so that no step takes any, and a lack of it ends the job
-  // here. Changes nothing that a step sees. Run calls it on GPUs, but not for pipelines. Errors:
-  // out of memory, naming the biggest blocks of the plan.
+  // The forward and backward of the next step, without its update: libraries load their kernels and
+  // take their scratch memory now, so that no step takes any, and a lack of it ends the job here.
+  // Of the blocks the first of each kind, of microbatches two: nothing else has kernels or shapes
+  // of its own. Pipelines run all of it. Changes nothing that a step sees. Run calls it on GPUs,
+  // but not for pipelines. Errors: out of memory, naming the biggest blocks of the plan.
   absl::Status WarmUp();
   // Enqueues update number `step`, from 1; reads the facts of the step before.
   absl::Status Step(int64_t step);
@@ -89,7 +90,8 @@ class Trainer : private parallel::MicrobatchObserver {
   // The step's batch, its forward and backward, twice where that is checked: reduced gradients.
   absl::Status MakeGradients(int64_t step);
   // The batch that is on the device through all stages and back.
-  absl::Status ForwardBackward(int64_t step, int pass);
+  absl::Status ForwardBackward(int64_t step, int pass, const parallel::PipelineRun& run,
+                               models::Extent extent = models::Extent::kAll);
   // For the guard: of the step whose facts are being read. Gradients are then those of this step.
   absl::Status Repeat(int64_t step);
   absl::Status LoadBatch(int64_t step);

@@ -88,5 +88,25 @@ TEST_F(PipelineRunner, EvaluatesWithoutContributions) {
   EXPECT_EQ(stage_.calls, "E0 E1 ");
 }
 
+TEST_F(PipelineRunner, FirstMicrobatchesCompleteTheGradients) {
+  const Schedule schedule = {{{Kind::kForward, 0, 0},
+                              {Kind::kBackward, 0, 0},
+                              {Kind::kForward, 0, 1},
+                              {Kind::kBackward, 0, 1},
+                              {Kind::kForward, 0, 2},
+                              {Kind::kBackward, 0, 2}}};
+  const PipelineRun whole = PlanRun(schedule, PlanChannels(schedule), 0);
+  const auto run = [&](int count) {
+    stage_.calls.clear();
+    EXPECT_TRUE(
+        RunSchedule(FirstMicrobatches(whole, count), nullptr, stage_, stage_, compute_.view())
+            .ok());
+    return stage_.calls;
+  };
+  EXPECT_EQ(run(1), "F0 last0 B0 ");
+  EXPECT_EQ(run(2), "F0 before0 B0 F1 last1 B1 ");
+  EXPECT_EQ(run(3), run(9));
+}
+
 }  // namespace
 }  // namespace muster::parallel

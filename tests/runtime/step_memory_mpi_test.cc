@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "kernels/base/error.h"
 #include "kernels/device/buffer_count.h"
 #include "kernels/device/span.h"
+#include "kernels/ops/matmul_notes.h"
 #include "runtime/train/trainer.h"
 #include "tests/support/mpi_main.h"
 #include "tests/support/runtime/training_run.h"
@@ -46,7 +48,8 @@ ResolvedJob JobOf(const Layout& layout) {
                                   "log.progress=false",
                                   "train.steps=4",
                                   "train.sequence_length=32",
-                                  "train.global_batch_sequences=24",
+                                  "train.global_batch_sequences=36",
+                                  "schedule.microbatches=3",
                                   "data.synthetic.tokens=8192"};
   all.insert(all.end(), layout.overrides.begin(), layout.overrides.end());
   const std::string path =
@@ -108,6 +111,37 @@ TEST(StepMemory, WarmingUpChangesNoStep) {
       if (TestWorld().rank() == 0) std::filesystem::remove_all(directory);
     }
     EXPECT_EQ(seen[0], seen[1]);
+  }
+}
+
+// It runs a part of the blocks and microbatches only.
+TEST(StepMemory, WarmingUpRunsEveryProductOfAStep) {
+  for (const Layout& layout : Layouts()) {
+    SCOPED_TRACE(layout.config + (" " + absl::StrJoin(layout.overrides, " ")));
+    const ResolvedJob job = JobOf(layout);
+    const std::string directory = SharedTemporaryDirectory(TestWorld());
+    auto trainer = Trainer::Create(
+        job, TestWorld(), {.run_directory = directory, .process_start_ns = kernels::MonotonicNs()});
+    ASSERT_TRUE(trainer.ok()) << trainer.status();
+    const kernels::StreamView compute = (*trainer)->state().compute();
+    std::set<kernels::MatmulKey> warm, of_a_step;
+    {
+      kernels::MatmulNotes notes;
+      notes.Attach(compute, /*dry=*/false);
+      ASSERT_TRUE((*trainer)->WarmUp().ok());
+      warm = notes.keys();
+    }
+    {
+      kernels::MatmulNotes notes;
+      notes.Attach(compute, /*dry=*/false);
+      ASSERT_TRUE((*trainer)->Step(1).ok());
+      ASSERT_TRUE((*trainer)->Settle().ok());
+      of_a_step = notes.keys();
+    }
+    EXPECT_EQ(warm, of_a_step);
+    trainer->reset();
+    ASSERT_TRUE(TestWorld().GatherText("").ok());
+    if (TestWorld().rank() == 0) std::filesystem::remove_all(directory);
   }
 }
 
