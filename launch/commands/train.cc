@@ -6,6 +6,7 @@
 #include <cmath>
 #include <csignal>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -15,6 +16,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
 #include "kernels/device/span.h"
+#include "kernels/ops/device_opening.h"
 #include "launch/device_queues.h"
 #include "launch/exit_codes.h"
 #include "launch/help.h"
@@ -30,6 +32,7 @@
 #include "runtime/job/config.h"
 #include "runtime/job/fault_plan.h"
 #include "runtime/job/run_directory.h"
+#include "runtime/train/start_times.h"
 #include "runtime/train/trainer.h"
 
 namespace muster::launch {
@@ -128,6 +131,7 @@ class TrainCommand : public Command {
 
   int Run(Console console) override {
     const int64_t start_ns = kernels::MonotonicNs();
+    start_.Enter("runtime");
     directory_.resume = resume_ == "auto"    ? runtime::ResumeMode::kAuto
                         : resume_ == "never" ? runtime::ResumeMode::kNever
                                              : runtime::ResumeMode::kFrom;
@@ -155,6 +159,10 @@ class TrainCommand : public Command {
       return kExitUsage;
     }
     CatchStopSignals();
+    // Beside MPI's start and what ranks agree on.
+    opening_.emplace(job.job.device() == runtime::CUDA
+                         ? kernels::Device{kernels::DeviceType::kCuda, env->local_rank}
+                         : kernels::Device{});
     progress_.Entered(runtime::State::kInitRuntime);
     auto pulse = StartPulse(CurrentEnvironment(), *env,
                             runtime::DeadlinesOf(job.job.communication()), &progress_);
@@ -208,6 +216,9 @@ class TrainCommand : public Command {
         console.err << "muster train: " << directory.status().message() << "\n";
       return ExitCodeOfStart(directory.status());
     }
+    start_.Enter("device");
+    opening_->Wait();  // the log forks
+    start_.Enter("runtime");
     auto log = RankLog::Open(directory->path, world.rank());
     const std::string hang = parallel::HangDirectory(directory->path, directory->attempt);
     world.KeepHangEvidence(hang);
@@ -244,6 +255,7 @@ class TrainCommand : public Command {
                                                .process_start_ns = start_ns,
                                                .scheduler = scheduler_,
                                                .stop = &stop_requested,
+                                               .start = &start_,
                                                .progress = &progress_}));
     const bool speaks = world.rank() == 0;
     if (speaks) console.out << Summary(job, *trainer, directory) << std::flush;
@@ -263,6 +275,8 @@ class TrainCommand : public Command {
   runtime::RunDirectoryOptions directory_;
   std::string resume_ = "auto";
   runtime::SchedulerJob scheduler_;
+  runtime::StartTimes start_{runtime::ProcessStartNs()};
+  std::optional<kernels::DeviceOpening> opening_;
   runtime::RankProgress progress_;
   std::unique_ptr<runtime::Pulse> pulse_;
   std::unique_ptr<runtime::Trainer> given_up_;

@@ -19,6 +19,7 @@
 #include "runtime/train/agreed_peak.h"
 #include "runtime/train/clock_exchange.h"
 #include "runtime/train/lr_schedule.h"
+#include "runtime/train/start_times.h"
 #include "runtime/train/step_breakdown.h"
 #include "runtime/train/step_trace.h"
 
@@ -52,11 +53,13 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const ResolvedJob& job,
   t.ledger_->Enter(State::kInitModel);
   ASSIGN_OR_RETURN(t.state_, TrainingState::Build(job, world,
                                                   {.run_directory = t.options_.run_directory,
-                                                   .compute_mode = t.options_.compute_mode}));
+                                                   .compute_mode = t.options_.compute_mode,
+                                                   .start = t.options_.start}));
   ASSIGN_OR_RETURN(t.guard_, RunGuard::Create(job, t.options_.run_directory, world, *t.state_));
   t.state_->reducer->Observe(t.guard_->Observer());
   t.guard_->SetRepeat([&t](int64_t step) { return t.Repeat(step); });
   t.ledger_->Enter(State::kCheckpointLoad);
+  EnterPart(t.options_.start, "checkpoint");
   ASSIGN_OR_RETURN(t.checkpoints_,
                    RunCheckpoints::Create(job, world,
                                           {.run_directory = t.options_.run_directory,
@@ -69,6 +72,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const ResolvedJob& job,
   t.result_.steps = t.checkpoints_->facts().step;
   t.skipped_steps_ = t.checkpoints_->facts().skipped_steps;
   t.ledger_->Enter(State::kDataSeek);
+  EnterPart(t.options_.start, "data");
   const int context_rank = t.state_->mesh->coordinates().cp;
   ASSIGN_OR_RETURN(t.loader_, BatchLoader::Create(job, Split::kTrain, context_rank));
   if (job.job.data().has_synthetic() || job.job.data().validation_files_size() > 0) {
@@ -87,6 +91,7 @@ absl::StatusOr<TrainEnd> Trainer::Run() {
   // A pipeline's first step is its warm-up: it runs microbatch by microbatch (PlanOpening).
   const bool warms = state_->device.type == kernels::DeviceType::kCuda && job_.mesh.pp == 1;
   if (warms && result_.steps < job_.job.train().steps()) RETURN_IF_ERROR(WarmUp());
+  EnterPart(options_.start, "step");
   train_start_ns_ = kernels::MonotonicNs();
   const int64_t every = job_.job.evaluate().every_steps();
   int64_t step = result_.steps, evaluated = -1;
@@ -218,6 +223,7 @@ absl::Status Trainer::ForwardBackward(int64_t step, int pass, const parallel::Pi
 absl::Status Trainer::WarmUp() {
   TrainingState& s = *state_;
   ledger_->Enter(State::kWarmup);
+  EnterPart(options_.start, "warm-up");
   RETURN_IF_ERROR(LoadBatch(result_.steps + 1));
   const bool cut = job_.mesh.pp == 1, records = s.passes != nullptr;
   const auto run = [&](const parallel::PipelineRun& passes, models::Extent extent) {
@@ -336,6 +342,9 @@ absl::Status Trainer::Collect(int64_t step) {
   RETURN_IF_ERROR(s.channels->status());
   ASSIGN_OR_RETURN(const StepBreakdown breakdown,
                    ShareBreakdown(mine, {checkpoints_->Progress(), guard_->Note(step)}, world_));
+  if (options_.start != nullptr && world_.rank() == 0 && !std::exchange(told_start_, true)) {
+    kernels::Log(kernels::Severity::kInfo, options_.start->Line(breakdown.end_ns));
+  }
   checkpoints_->PrepareMemory();
   const absl::Status saved = checkpoints_->Hear(breakdown.notes[0]);
   const auto* sums = static_cast<const double*>(s.host_sums.data());

@@ -34,6 +34,7 @@ struct TrainerOptions {
   int64_t process_start_ns = 0;             // CLOCK_MONOTONIC
   SchedulerJob scheduler;                   // for the ledger
   const std::atomic<bool>* stop = nullptr;  // set by a signal: end after the current step
+  StartTimes* start = nullptr;              // hears of each part of the start; outlives the trainer
   RankProgress* progress = nullptr;         // hears of every state and step; outlives the trainer
   kernels::StreamMode compute_mode = kernels::StreamMode::kInline;
 };
@@ -126,6 +127,7 @@ class Trainer : private parallel::MicrobatchObserver {
   bool repeated_ = false;   // it was repeated, and the gradients of the step behind it are lost
   bool stop_agreed_ = false, over_time_ = false, books_closed_ = false, not_saved_ = false;
   bool trained_ = false, evaluated_ = false;  // at least once, by this process
+  bool told_start_ = false;                   // rank 0: options_.start is in the log
 };
 
 }  // namespace muster::runtime

@@ -13,6 +13,7 @@
 #include "runtime/job/pipeline.h"
 #include "runtime/train/agreed_matmuls.h"
 #include "runtime/train/planned_matmuls.h"
+#include "runtime/train/start_times.h"
 
 namespace muster::runtime {
 namespace {
@@ -283,13 +284,17 @@ absl::StatusOr<std::unique_ptr<TrainingState>> TrainingState::Build(
   kernels::SetCpuThreads(kernels::CpuThreadsFor(world.local_size()));
   kernels::Device device;
   if (job.job.device() == CUDA) device = {kernels::DeviceType::kCuda, world.local_rank()};
+  EnterPart(options.start, "communicators");
   ASSIGN_OR_RETURN(std::unique_ptr<TrainingState> state,
                    Plan(job, world, device, options.compute_mode));
+  EnterPart(options.start, "algorithms");
   // While the device's memory is free and nothing runs there.
   RETURN_IF_ERROR(ChooseMatmuls(job, world, options.run_directory, *state));
+  EnterPart(options.start, "memory");
   ASSIGN_OR_RETURN(state->arena, kernels::Arena::Allocate(state->plan, state->device));
   RETURN_IF_ERROR(state->UseMemory(job));
   RETURN_IF_ERROR(MakeHostSides(*state));
+  EnterPart(options.start, "weights");
   const auto initialize = [&](const parallel::Parameter& parameter) {
     parallel::InitializeWeight(parameter, job.job.train().seed(), state->compute());
   };

@@ -26,6 +26,8 @@
 
 namespace muster::runtime {
 
+class StartTimes;  // runtime/train/start_times.h
+
 // What the host reads after a step, summed over the world; one all-reduce brings it.
 struct StepSums {
   static constexpr int kLosses = 3;        // cross-entropy, auxiliary, z
@@ -38,6 +40,7 @@ struct TrainingOptions {
   std::string run_directory;  // keeps what was chosen for this run; empty: nothing does
   // kQueue in tests that look for missing waits.
   kernels::StreamMode compute_mode = kernels::StreamMode::kInline;
+  StartTimes* start = nullptr;  // hears of each part of the start
 };
 
 struct TrainingState {

@@ -169,6 +169,11 @@ absl::StatusOr<std::unique_ptr<CudnnAttention>> CudnnAttention::Create(StreamVie
   return attention;
 }
 
+void CudnnAttention::Load() {
+  cudnnHandle_t handle = nullptr;
+  if (cudnnCreate(&handle) == CUDNN_STATUS_SUCCESS) cudnnDestroy(handle);
+}
+
 CudnnAttention::~CudnnAttention() {
   plans_.clear();
   if (handle_ != nullptr) cudnnDestroy(static_cast<cudnnHandle_t>(handle_));

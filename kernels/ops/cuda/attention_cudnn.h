@@ -18,6 +18,8 @@ class CudnnAttention final : public StreamContext {
  public:
   static absl::StatusOr<std::unique_ptr<CudnnAttention>> Create(StreamView stream);
   ~CudnnAttention() override;
+  // Reads the library, so that Create need not. Uses the calling thread's current device.
+  static void Load();
 
   // Enqueue, and return true; or return false if cuDNN has no kernel for these arguments.
   absl::StatusOr<bool> Forward(const AttentionForwardArgs& args);
