@@ -160,7 +160,7 @@ class TrainCommand : public Command {
     }
     CatchStopSignals();
     // Beside MPI's start and what ranks agree on.
-    opening_.emplace(job.job.device() == runtime::CUDA
+    opening_.emplace(job.job.device() == runtime::CUDA && env->knows_local_rank
                          ? kernels::Device{kernels::DeviceType::kCuda, env->local_rank}
                          : kernels::Device{});
     progress_.Entered(runtime::State::kInitRuntime);

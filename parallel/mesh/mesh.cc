@@ -149,7 +149,9 @@ std::string MeshDegrees::ToString() const {
   const Field fields[] = {{"dp", dp}, {"tp", tp}, {"cp", cp}, {"pp", pp}, {"ep", ep}, {"etp", etp}};
   for (const Field& field : fields) {
     if (field.value == 1) continue;
-    text += (text.empty() ? "" : " ") + std::string(field.name) + std::to_string(field.value);
+    if (!text.empty()) text += " ";
+    text += field.name;
+    text += std::to_string(field.value);
   }
   if (ep > 1 || etp > 1) text += " (edp" + std::to_string(edp()) + ")";
   if (text.empty()) text = "dp1";

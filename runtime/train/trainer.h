@@ -65,8 +65,9 @@ class Trainer : private parallel::MicrobatchObserver {
   // The forward and backward of the next step, without its update: libraries load their kernels and
   // take their scratch memory now, so that no step takes any, and a lack of it ends the job here.
   // Of the blocks the first of each kind, of microbatches two: nothing else has kernels or shapes
-  // of its own. Pipelines run all of it. Changes nothing that a step sees. Run calls it on GPUs,
-  // but not for pipelines. Errors: out of memory, naming the biggest blocks of the plan.
+  // of its own. With graphs a second run, of all, records them. Pipelines run all of it. Changes
+  // nothing that a step sees. Run calls it on GPUs, but not for pipelines. Errors: out of memory,
+  // naming the biggest blocks of the plan.
   absl::Status WarmUp();
   // Enqueues update number `step`, from 1; reads the facts of the step before.
   absl::Status Step(int64_t step);
