@@ -25,8 +25,9 @@ void CheckHeads(const char* op, const char* name, const TensorView& x, DType dty
 template <typename Args>
 void CheckInputs(const char* op, const Args& args) {
   const TensorView& q = args.q;
-  MUSTER_CHECK(q.rank() == 4 && args.k.rank() == 4)
-      << op << " wants q and k of 4 dims, found " << q.ToString() << " and " << args.k.ToString();
+  MUSTER_CHECK(q.rank() == 4 && args.k.rank() == 4 && args.v.rank() == 4)
+      << op << " wants q, k and v of 4 dims, found " << q.ToString() << ", " << args.k.ToString()
+      << " and " << args.v.ToString();
   MUSTER_CHECK(q.dtype == DType::kFloat32 || q.dtype == DType::kBFloat16 ||
                q.dtype == DType::kFloat64)
       << op << ": argument q wants fp32, bf16 or fp64, found " << q.ToString();
@@ -35,11 +36,11 @@ void CheckInputs(const char* op, const Args& args) {
   MUSTER_CHECK(kv_heads > 0 && heads % kv_heads == 0)
       << op << ": " << heads << " query heads do not divide among " << kv_heads
       << " key/value heads";
-  const Shape kv_shape = {batch, args.k.shape[1], kv_heads, head_size};
+  const int64_t num_keys = args.k.shape[1], value_head_size = args.v.shape[3];
   CheckHeads(op, "q", q, q.dtype, q.shape);
-  CheckHeads(op, "k", args.k, q.dtype, kv_shape);
-  CheckHeads(op, "v", args.v, q.dtype, kv_shape);
-  CheckHeads(op, "out", args.out, q.dtype, q.shape);
+  CheckHeads(op, "k", args.k, q.dtype, {batch, num_keys, kv_heads, head_size});
+  CheckHeads(op, "v", args.v, q.dtype, {batch, num_keys, kv_heads, value_head_size});
+  CheckHeads(op, "out", args.out, q.dtype, {batch, q.shape[1], heads, value_head_size});
   CheckTensor(op, "lse", args.lse, AccumulatorDType(q.dtype), {batch, heads, q.shape[1]});
 }
 
@@ -51,10 +52,10 @@ void CheckArgs(const AttentionBackwardArgs& args) {
   constexpr const char* kOp = "AttentionBackward";
   CheckInputs(kOp, args);
   const DType dtype = args.q.dtype;
-  CheckHeads(kOp, "d_out", args.d_out, dtype, args.q.shape);
+  CheckHeads(kOp, "d_out", args.d_out, dtype, args.out.shape);
   CheckHeads(kOp, "d_q", args.d_q, dtype, args.q.shape);
   CheckHeads(kOp, "d_k", args.d_k, dtype, args.k.shape);
-  CheckHeads(kOp, "d_v", args.d_v, dtype, args.k.shape);
+  CheckHeads(kOp, "d_v", args.d_v, dtype, args.v.shape);
   CheckTensor(kOp, "delta", args.delta, args.lse.dtype, args.lse.shape);
 }
 

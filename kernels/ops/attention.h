@@ -6,7 +6,9 @@
 // strides are free: q, k and v may be slices of one packed [B, S, (H + 2K) C] tensor, with
 // contiguous heads [.., H, C] in the last two dims. Rows that see no key give 0 and lse = -inf, so
 // that partial results over blocks of keys merge by log-sum-exp (ring attention).
-// FLOPs, causal: forward 2 B H S^2 C, backward 5 B H S^2 C.
+// v and out have a head size of their own, Cv: Cv = C in most models, C = 192 and Cv = 128 in
+// multi-head latent attention (DeepSeek-V2, 2024, section 2.1).
+// FLOPs, causal: forward B H S^2 (C + Cv), backward B H S^2 (3 C + 2 Cv).
 #include "kernels/ops/op.h"
 
 namespace muster::kernels {
@@ -14,8 +16,8 @@ namespace muster::kernels {
 struct AttentionForwardArgs {
   TensorView q;    // [B, Sq, H, C]
   TensorView k;    // [B, Sk, K, C]
-  TensorView v;    // [B, Sk, K, C]
-  TensorView out;  // [B, Sq, H, C]
+  TensorView v;    // [B, Sk, K, Cv]
+  TensorView out;  // [B, Sq, H, Cv]
   TensorView lse;  // out, accumulator dtype [B, H, Sq]
   float scale = 1.0f;
   bool causal = true;
@@ -25,7 +27,7 @@ struct AttentionForwardArgs {
 MUSTER_DECLARE_OP(AttentionForward)
 
 struct AttentionBackwardArgs {
-  TensorView d_out;          // [B, Sq, H, C]
+  TensorView d_out;          // [B, Sq, H, Cv]
   TensorView q, k, v;        // as in the forward
   TensorView out, lse;       // as the forward left them (merged, if merged)
   TensorView d_q, d_k, d_v;  // out, shaped as q, k, v; may be slices of one packed tensor

@@ -9,7 +9,7 @@
 namespace muster::kernels {
 
 struct AttentionMergeArgs {
-  TensorView part;      // [B, N, H, C], contiguous heads; fp32, bf16 or fp64
+  TensorView part;      // [B, N, H, C], contiguous heads, C that of v; fp32, bf16 or fp64
   TensorView part_lse;  // accumulator dtype [B, H, N]
   TensorView out;       // in place, accumulator dtype [B, S, H, C], contiguous heads
   TensorView lse;       // in place, accumulator dtype [B, H, S]

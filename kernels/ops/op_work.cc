@@ -32,15 +32,19 @@ TracedWork Moves(std::initializer_list<const TensorView*> tensors, const TensorV
   return {.bytes = Bytes(tensors), .detail = Dims(named)};
 }
 
-// B H Sq Sk C products of each of attention's `products` matrix products.
+// Of attention's matrix products, `products` have the head size of q and k, `value_products` that
+// of v and out: B H Sq Sk C multiplications each.
 template <typename Args>
-TracedWork AttentionWork(const Args& args, double products, double bytes) {
+TracedWork AttentionWork(const Args& args, double products, double value_products, double bytes) {
   const Shape& q = args.q.shape;
-  const double one = 2.0 * Elements(args.q) * static_cast<double>(args.k.shape[1]);
-  return {.flops = products * one * (args.causal ? 0.5 : 1.0),
+  const int64_t value_head_size = args.v.shape[3];
+  const double multiplications = products * Elements(args.q) + value_products * Elements(args.out);
+  const std::string value_part = value_head_size == q[3] ? "" : absl::StrCat("/", value_head_size);
+  return {.flops = 2 * multiplications * static_cast<double>(args.k.shape[1]) *
+                   (args.causal ? 0.5 : 1.0),
           .bytes = bytes,
           .detail = absl::StrCat("b", q[0], " s", q[1], " h", q[2], "/", args.k.shape[2], " d",
-                                 q[3], args.causal ? " causal" : "")};
+                                 q[3], value_part, args.causal ? " causal" : "")};
 }
 
 }  // namespace
@@ -53,11 +57,11 @@ TracedWork WorkOf(const AdamWArgs& args) {
 }
 TracedWork WorkOf(const AddArgs& args) { return Moves({&args.a, &args.b, &args.out}, args.out); }
 TracedWork WorkOf(const AttentionForwardArgs& args) {
-  return AttentionWork(args, 2, Bytes({&args.q, &args.k, &args.v, &args.out}));
+  return AttentionWork(args, 1, 1, Bytes({&args.q, &args.k, &args.v, &args.out}));
 }
 TracedWork WorkOf(const AttentionBackwardArgs& args) {
   return AttentionWork(
-      args, 5,
+      args, 3, 2,
       Bytes({&args.d_out, &args.q, &args.k, &args.v, &args.out, &args.d_q, &args.d_k, &args.d_v}));
 }
 TracedWork WorkOf(const CastArgs& args) { return Moves({&args.x, &args.out}, args.x); }

@@ -80,36 +80,46 @@ absl::Status AddGemms(const GemmShape& shape, OperatorBench& bench) {
   return absl::OkStatus();
 }
 
+// Columns [begin, begin + heads c) of packed [b, s, width] as [b, s, heads, c].
+TensorView HeadsAt(const TensorView& packed, int64_t begin, int64_t heads, int64_t c) {
+  TensorView x = packed.Slice(2, begin, begin + heads * c);
+  const int64_t batch_stride = x.strides[0], token_stride = x.strides[1];
+  x.shape = {packed.shape[0], packed.shape[1], heads, c};
+  x.strides = {batch_stride, token_stride, c, 1};
+  return x;
+}
+
 absl::Status AddAttention(const AttentionShape& shape, OperatorBench& bench) {
-  const auto [b, s, heads, kv_heads, c] = shape;
+  const auto [b, s, heads, kv_heads, c, value_c] = shape;
   Stopwatch& watch = bench.watch();
   const DType dtype = bench.dtype(), accumulator = kernels::AccumulatorDType(dtype);
-  const int64_t packed = heads + 2 * kv_heads;
-  ASSIGN_OR_RETURN(const TensorView qkv, watch.Random(dtype, {b, s, packed, c}));
-  ASSIGN_OR_RETURN(const TensorView d_qkv, watch.Zeros(dtype, {b, s, packed, c}));
-  ASSIGN_OR_RETURN(const TensorView out, watch.Zeros(dtype, {b, s, heads, c}));
-  ASSIGN_OR_RETURN(const TensorView d_out, watch.Random(dtype, {b, s, heads, c}));
+  const int64_t k_begin = heads * c, v_begin = k_begin + kv_heads * c;
+  const int64_t width = v_begin + kv_heads * value_c;
+  ASSIGN_OR_RETURN(const TensorView qkv, watch.Random(dtype, {b, s, width}));
+  ASSIGN_OR_RETURN(const TensorView d_qkv, watch.Zeros(dtype, {b, s, width}));
+  ASSIGN_OR_RETURN(const TensorView out, watch.Zeros(dtype, {b, s, heads, value_c}));
+  ASSIGN_OR_RETURN(const TensorView d_out, watch.Random(dtype, {b, s, heads, value_c}));
   ASSIGN_OR_RETURN(const TensorView lse, watch.Zeros(accumulator, {b, heads, s}));
   ASSIGN_OR_RETURN(const TensorView delta, watch.Zeros(accumulator, {b, heads, s}));
-  const int64_t q_end = heads, k_end = heads + kv_heads;
   const float scale = 1.0f / std::sqrt(static_cast<float>(c));
-  const kernels::AttentionForwardArgs forward = {.q = qkv.Slice(2, 0, q_end),
-                                                 .k = qkv.Slice(2, q_end, k_end),
-                                                 .v = qkv.Slice(2, k_end, packed),
+  const kernels::AttentionForwardArgs forward = {.q = HeadsAt(qkv, 0, heads, c),
+                                                 .k = HeadsAt(qkv, k_begin, kv_heads, c),
+                                                 .v = HeadsAt(qkv, v_begin, kv_heads, value_c),
                                                  .out = out,
                                                  .lse = lse,
                                                  .scale = scale};
-  const kernels::AttentionBackwardArgs backward = {.d_out = d_out,
-                                                   .q = forward.q,
-                                                   .k = forward.k,
-                                                   .v = forward.v,
-                                                   .out = out,
-                                                   .lse = lse,
-                                                   .d_q = d_qkv.Slice(2, 0, q_end),
-                                                   .d_k = d_qkv.Slice(2, q_end, k_end),
-                                                   .d_v = d_qkv.Slice(2, k_end, packed),
-                                                   .delta = delta,
-                                                   .scale = scale};
+  const kernels::AttentionBackwardArgs backward = {
+      .d_out = d_out,
+      .q = forward.q,
+      .k = forward.k,
+      .v = forward.v,
+      .out = out,
+      .lse = lse,
+      .d_q = HeadsAt(d_qkv, 0, heads, c),
+      .d_k = HeadsAt(d_qkv, k_begin, kv_heads, c),
+      .d_v = HeadsAt(d_qkv, v_begin, kv_heads, value_c),
+      .delta = delta,
+      .scale = scale};
   const std::string name = kernels::WorkOf(forward).detail;
   RETURN_IF_ERROR(bench.Add(name + " forward", forward, &kernels::AttentionForward));
   RETURN_IF_ERROR(bench.Add(name + " backward", backward, &kernels::AttentionBackward));
@@ -127,9 +137,12 @@ std::vector<GemmShape> UsualGemms(Device device) {
 }
 
 std::vector<AttentionShape> UsualAttentions(Device device) {
-  if (device.type == DeviceType::kCpu) return {{1, 256, 4, 4, 64}};
-  return {
-      {2, 8192, 32, 8, 128}, {4, 4096, 32, 8, 128}, {8, 4096, 32, 8, 64}, {16, 1024, 25, 25, 64}};
+  if (device.type == DeviceType::kCpu) return {{1, 256, 4, 4, 64, 64}};
+  return {{2, 8192, 32, 8, 128, 128},
+          {4, 4096, 32, 8, 128, 128},
+          {8, 4096, 32, 8, 64, 64},
+          {16, 1024, 25, 25, 64, 64},
+          {4, 4096, 16, 16, 192, 128}};
 }
 
 absl::StatusOr<BenchTable> BenchGemm(const std::vector<GemmShape>& shapes, Device device,

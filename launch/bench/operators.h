@@ -14,9 +14,9 @@ namespace muster::launch {
 struct GemmShape {
   int64_t m = 0, n = 0, k = 0;
 };
-// Causal; q [b, s, heads, c], k and v [b, s, kv_heads, c], packed.
+// Causal; q [b, s, heads, c], k [b, s, kv_heads, c], v [b, s, kv_heads, value_c], packed.
 struct AttentionShape {
-  int64_t b = 0, s = 0, heads = 0, kv_heads = 0, c = 0;
+  int64_t b = 0, s = 0, heads = 0, kv_heads = 0, c = 0, value_c = 0;
 };
 
 // What transformers of 1 to 8 G parameters do; on CPU small ones.

@@ -24,8 +24,8 @@ using kernels::Device;
 using kernels::DeviceType;
 using kernels::DType;
 
-// "16x1024x25" -> numbers. Errors: not `count` positive numbers.
-absl::StatusOr<std::vector<int64_t>> ParseShape(const std::string& text, size_t count,
+// "16x1024x25" -> numbers. Errors: not `fewest` to `most` positive numbers.
+absl::StatusOr<std::vector<int64_t>> ParseShape(const std::string& text, size_t fewest, size_t most,
                                                 const char* form) {
   const std::vector<std::string> parts = absl::StrSplit(text, 'x');
   std::vector<int64_t> numbers;
@@ -34,7 +34,9 @@ absl::StatusOr<std::vector<int64_t>> ParseShape(const std::string& text, size_t 
     if (!absl::SimpleAtoi(part, &number) || number < 1) break;
     numbers.push_back(number);
   }
-  if (parts.size() == count && numbers.size() == count) return numbers;
+  if (numbers.size() == parts.size() && fewest <= parts.size() && parts.size() <= most) {
+    return numbers;
+  }
   return absl::InvalidArgumentError(
       absl::StrCat("--shape ", text, ": wanted ", form, ", positive numbers"));
 }
@@ -123,7 +125,7 @@ class GemmCommand : public OperatorCommand {
     ASSIGN_OR_RETURN(const DType dtype, DTypeOf(device));
     std::vector<GemmShape> shapes;
     for (const std::string& text : shapes_) {
-      ASSIGN_OR_RETURN(const std::vector<int64_t> n, ParseShape(text, 3, "MxNxK"));
+      ASSIGN_OR_RETURN(const std::vector<int64_t> n, ParseShape(text, 3, 3, "MxNxK"));
       shapes.push_back({n[0], n[1], n[2]});
     }
     return BenchGemm(shapes.empty() ? UsualGemms(device) : shapes, device, dtype);
@@ -133,9 +135,11 @@ class GemmCommand : public OperatorCommand {
 class AttentionCommand : public OperatorCommand {
  public:
   CommandText text() const override {
-    return {"attention", "causal attention, forward and backward",
-            "SHAPE is BxSxHxKxC: B sequences of S tokens, H heads, K of keys and values, C wide.",
-            "muster bench attention --shape 8x1024x16x16x64"};
+    return {
+        "attention", "causal attention, forward and backward",
+        "SHAPE is BxSxHxKxC: B sequences of S tokens, H heads, K of keys and values, C wide; or "
+        "BxSxHxKxCxV with values V wide.",
+        "muster bench attention --shape 8x1024x16x16x64"};
   }
 
  protected:
@@ -144,12 +148,13 @@ class AttentionCommand : public OperatorCommand {
     ASSIGN_OR_RETURN(const DType dtype, DTypeOf(device));
     std::vector<AttentionShape> shapes;
     for (const std::string& text : shapes_) {
-      ASSIGN_OR_RETURN(const std::vector<int64_t> n, ParseShape(text, 5, "BxSxHxKxC"));
+      ASSIGN_OR_RETURN(const std::vector<int64_t> n,
+                       ParseShape(text, 5, 6, "BxSxHxKxC or BxSxHxKxCxV"));
       if (n[2] % n[3] != 0) {
         return absl::InvalidArgumentError(
             absl::StrCat("--shape ", text, ": wanted H, ", n[2], ", as a multiple of K, ", n[3]));
       }
-      shapes.push_back({n[0], n[1], n[2], n[3], n[4]});
+      shapes.push_back({n[0], n[1], n[2], n[3], n[4], n.back()});
     }
     return BenchAttention(shapes.empty() ? UsualAttentions(device) : shapes, device, dtype);
   }

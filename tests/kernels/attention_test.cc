@@ -22,11 +22,13 @@ struct Case {
   int64_t batch, num_queries, num_keys, num_heads, num_kv_heads, channels;
   bool causal = true;
   int64_t q_begin = 0, k_begin = 0;
+  int64_t value_head_size = 0;  // 0: channels
+  int64_t value_channels() const { return value_head_size > 0 ? value_head_size : channels; }
 };
 
-// Heads [first, first + count) of packed [B, S, heads C] as [B, S, count, C].
-TensorView SliceHeads(const TensorView& packed, int64_t first, int64_t count, int64_t channels) {
-  TensorView x = packed.Slice(2, first * channels, (first + count) * channels);
+// Columns [begin, begin + count C) of packed [B, S, width] as [B, S, count, C].
+TensorView HeadsAt(const TensorView& packed, int64_t begin, int64_t count, int64_t channels) {
+  TensorView x = packed.Slice(2, begin, begin + count * channels);
   const int64_t batch_stride = x.strides[0], token_stride = x.strides[1];
   x.shape = {packed.shape[0], packed.shape[1], count, channels};
   x.strides = {batch_stride, token_stride, channels, 1};
@@ -44,24 +46,25 @@ struct Attention {
 
   Attention(const Case& shape, DType type) : c(shape), dtype(type) {
     const int64_t q_width = (c.num_heads + 2) * c.channels;
-    const int64_t kv_width = 2 * c.num_kv_heads * c.channels;
+    const int64_t v_begin = c.num_kv_heads * c.channels;
+    const int64_t kv_width = v_begin + c.num_kv_heads * c.value_channels();
     q_memory = RandomTensor(dtype, {c.batch, c.num_queries, q_width}, "q");
     kv_memory = RandomTensor(dtype, {c.batch, c.num_keys, kv_width}, "kv");
     d_q_memory = MakeTensor(dtype, {c.batch, c.num_queries, q_width});
     d_kv_memory = MakeTensor(dtype, {c.batch, c.num_keys, kv_width});
     FillNan(d_q_memory.view());
     FillNan(d_kv_memory.view());
-    out = MakeTensor(dtype, {c.batch, c.num_queries, c.num_heads, c.channels});
+    out = MakeTensor(dtype, {c.batch, c.num_queries, c.num_heads, c.value_channels()});
     FillNan(out.view());
     d_out = RandomTensor(dtype, out.view().shape, "d_out");
     lse = MakeTensor(AccumulatorDType(dtype), {c.batch, c.num_heads, c.num_queries});
     delta = MakeTensor(AccumulatorDType(dtype), lse.view().shape);
-    q = SliceHeads(q_memory.view(), 1, c.num_heads, c.channels);
-    d_q = SliceHeads(d_q_memory.view(), 1, c.num_heads, c.channels);
-    k = SliceHeads(kv_memory.view(), 0, c.num_kv_heads, c.channels);
-    v = SliceHeads(kv_memory.view(), c.num_kv_heads, c.num_kv_heads, c.channels);
-    d_k = SliceHeads(d_kv_memory.view(), 0, c.num_kv_heads, c.channels);
-    d_v = SliceHeads(d_kv_memory.view(), c.num_kv_heads, c.num_kv_heads, c.channels);
+    q = HeadsAt(q_memory.view(), c.channels, c.num_heads, c.channels);
+    d_q = HeadsAt(d_q_memory.view(), c.channels, c.num_heads, c.channels);
+    k = HeadsAt(kv_memory.view(), 0, c.num_kv_heads, c.channels);
+    v = HeadsAt(kv_memory.view(), v_begin, c.num_kv_heads, c.value_channels());
+    d_k = HeadsAt(d_kv_memory.view(), 0, c.num_kv_heads, c.channels);
+    d_v = HeadsAt(d_kv_memory.view(), v_begin, c.num_kv_heads, c.value_channels());
     scale = static_cast<float>(1 / std::sqrt(static_cast<double>(c.channels)));
   }
   static void FillNan(const TensorView& x) {
@@ -120,20 +123,21 @@ TEST_P(AttentionCase, GradientsEqualDefinition) {
 // The sizes cross the blocks of 64 queries and 512 keys.
 INSTANTIATE_TEST_SUITE_P(
     Attention, AttentionCase,
-    ::testing::Combine(::testing::Values(Case{"OneToken", 1, 1, 1, 1, 1, 4},
-                                         Case{"Causal", 2, 33, 33, 2, 2, 8},
-                                         Case{"Full", 2, 33, 33, 2, 2, 8, false},
-                                         Case{"GroupsOfTwo", 1, 40, 40, 4, 2, 16},
-                                         Case{"OneKeyHead", 1, 40, 40, 3, 1, 16},
-                                         Case{"QueryBlocks", 1, 131, 131, 2, 1, 8},
-                                         Case{"KeyBlocks", 1, 70, 1040, 2, 1, 8, true, 970, 0},
-                                         Case{"KeyBlocksFull", 1, 20, 1040, 1, 1, 8, false},
-                                         Case{"LaterQueries", 1, 20, 50, 2, 2, 8, true, 30, 0},
-                                         Case{"SomeRowsSeeNoKey", 1, 90, 50, 2, 2, 8, true, 0, 25},
-                                         Case{"NoRowSeesAKey", 1, 9, 7, 2, 1, 8, true, 3, 100},
-                                         Case{"NoKeys", 1, 9, 0, 2, 1, 8, false},
-                                         Case{"NoQueries", 1, 0, 9, 2, 1, 8}),
-                       ::testing::Values(DType::kFloat32, DType::kBFloat16, DType::kFloat64)),
+    ::testing::Combine(
+        ::testing::Values(
+            Case{"OneToken", 1, 1, 1, 1, 1, 4}, Case{"Causal", 2, 33, 33, 2, 2, 8},
+            Case{"Full", 2, 33, 33, 2, 2, 8, false}, Case{"GroupsOfTwo", 1, 40, 40, 4, 2, 16},
+            Case{"OneKeyHead", 1, 40, 40, 3, 1, 16}, Case{"QueryBlocks", 1, 131, 131, 2, 1, 8},
+            Case{"KeyBlocks", 1, 70, 1040, 2, 1, 8, true, 970, 0},
+            Case{"KeyBlocksFull", 1, 20, 1040, 1, 1, 8, false},
+            Case{"LaterQueries", 1, 20, 50, 2, 2, 8, true, 30, 0},
+            Case{"SomeRowsSeeNoKey", 1, 90, 50, 2, 2, 8, true, 0, 25},
+            Case{"NoRowSeesAKey", 1, 9, 7, 2, 1, 8, true, 3, 100},
+            Case{"NarrowValues", 1, 131, 131, 4, 2, 24, true, 0, 0, 16},
+            Case{"WideValues", 2, 33, 40, 2, 1, 8, true, 7, 0, 20},
+            Case{"LatentHeads", 1, 70, 70, 2, 2, 192, true, 0, 0, 128},
+            Case{"NoKeys", 1, 9, 0, 2, 1, 8, false}, Case{"NoQueries", 1, 0, 9, 2, 1, 8}),
+        ::testing::Values(DType::kFloat32, DType::kBFloat16, DType::kFloat64)),
     [](const ::testing::TestParamInfo<std::tuple<Case, DType>>& info) {
       return std::string(std::get<0>(info.param).name) + "_" + Name(std::get<1>(info.param));
     });
@@ -141,7 +145,10 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(Attention, GradientsMatchFiniteDifferences) {
   const std::vector<Case> cases = {{"causal", 1, 6, 6, 4, 2, 3},
                                    {"full", 2, 4, 5, 2, 1, 3, false},
-                                   {"shifted", 1, 5, 6, 2, 2, 3, true, 2, 3}};
+                                   {"shifted", 1, 5, 6, 2, 2, 3, true, 2, 3},
+                                   {"narrow values", 1, 6, 6, 4, 2, 3, true, 0, 0, 2},
+                                   {"wide values", 2, 4, 5, 2, 1, 2, false, 0, 0, 5},
+                                   {"latent heads", 1, 3, 3, 2, 2, 192, true, 0, 0, 128}};
   for (const Case& c : cases) {
     SCOPED_TRACE(c.name);
     const Attention attention(c, DType::kFloat64);
@@ -227,7 +234,7 @@ void MergeByLse(const std::vector<Attention>& parts, const TensorView& out, cons
 }
 
 TEST(Attention, BlocksOfKeysMergeByLogSumExp) {
-  const Attention whole({"", 2, 24, 24, 4, 2, 8}, DType::kFloat64);
+  const Attention whole({"", 2, 24, 24, 4, 2, 8, true, 0, 0, 6}, DType::kFloat64);
   cpu::AttentionForward(whole.ForwardArgs());
   cpu::AttentionBackward(whole.BackwardArgs());
   std::vector<Attention> parts;
@@ -253,6 +260,13 @@ TEST(Attention, BlocksOfKeysMergeByLogSumExp) {
     EXPECT_TRUE(IsClose(args.d_v, Values(whole.d_v.Slice(1, begin, begin + 8))));
   }
   EXPECT_TRUE(IsClose(whole.d_q, d_q));
+}
+
+TEST(AttentionDeathTest, RejectsOutputsThatAreNotOfTheValuesHeadSize) {
+  const Attention attention({"", 1, 4, 4, 2, 2, 8, true, 0, 0, 4}, DType::kFloat32);
+  AttentionForwardArgs args = attention.ForwardArgs();
+  args.out = args.q;
+  EXPECT_DEATH(cpu::AttentionForward(args), "argument out wants fp32\\[1, 4, 2, 4\\]");
 }
 
 TEST(AttentionDeathTest, RejectsHeadsThatDoNotDivide) {

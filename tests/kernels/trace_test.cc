@@ -97,6 +97,15 @@ TEST(OpWork, CountsCausalAttentionHalfAndAbsentTensorsNot) {
   args.causal = true;
   EXPECT_EQ(WorkOf(args).flops, full / 2);
   EXPECT_EQ(WorkOf(args).bytes, 2.0 * (2 * 1024 + 2 * 512));
+  const Tensor v = MakeTensor(DType::kBFloat16, {2, 16, 2, 4});
+  const Tensor out = MakeTensor(DType::kBFloat16, {2, 16, 4, 4});
+  args.v = v.view();
+  args.out = out.view();
+  EXPECT_EQ(WorkOf(args).flops, full / 4 + full / 8);
+  EXPECT_EQ(WorkOf(args).detail, "b2 s16 h4/2 d8/4 causal");
+  const AttentionBackwardArgs backward = {
+      .q = q.view(), .k = k.view(), .v = v.view(), .out = out.view()};
+  EXPECT_EQ(WorkOf(backward).flops, 3 * full / 4 + 2 * full / 8);
   const Tensor x = MakeTensor(DType::kFloat32, {4, 8});
   EXPECT_EQ(WorkOf(RmsNormForwardArgs{.x = x.view(), .y = x.view()}).bytes, 2.0 * 4 * 8 * 4);
 }

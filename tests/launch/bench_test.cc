@@ -61,6 +61,18 @@ TEST(BenchCommand, AttentionGivesForwardAndBackward) {
   ExpectRates(nlohmann::json::parse(outcome.out), 2);
 }
 
+TEST(BenchCommand, AttentionTakesAHeadSizeOfTheValues) {
+  const Outcome outcome =
+      RunBench({"attention", "--device", "cpu", "--json", "--shape", "1x32x4x2x24x16"});
+  ASSERT_EQ(outcome.code, kExitDone) << outcome.err;
+  const auto table = nlohmann::json::parse(outcome.out);
+  ExpectRates(table, 2);
+  EXPECT_EQ(table["rows"][0]["name"], "b1 s32 h4/2 d24/16 causal forward");
+  const double flops =
+      table["rows"][0]["rate"].get<double>() * 1e12 * table["rows"][0]["seconds"].get<double>();
+  EXPECT_NEAR(flops, 4.0 * 32 * 32 * (24 + 16), 1);
+}
+
 TEST(BenchCommand, WrongShapesAndDevicesAreNamed) {
   for (const char* shape : {"64x48", "64x48x32x1", "64x0x32", "64xx32", "axbxc", ""}) {
     const Outcome outcome = RunBench({"gemm", "--device", "cpu", "--shape", shape});

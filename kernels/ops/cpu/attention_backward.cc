@@ -15,8 +15,8 @@
 namespace muster::kernels::cpu {
 namespace {
 
-// A thread's blocks in the accumulator type; k, v, d_k and d_v hold a whole head, [Sk, C]. They
-// grow to the largest call and stay.
+// A thread's blocks in the accumulator type; k and d_k hold a whole head, [Sk, C], v and d_v
+// [Sk, Cv]. They grow to the largest call and stay.
 template <typename A>
 struct BackwardScratch {
   std::vector<A> q, k, v, d_out, p, d_s, d_q, d_k, d_v;
@@ -30,10 +30,10 @@ struct BackwardHead {
   HeadRows<T> d_q;
   const A* lse;
   A* delta;
-  const A *k, *v;  // [Sk, C]
-  A *d_k, *d_v;    // [Sk, C], added to
+  const A *k, *v;  // [Sk, C], [Sk, Cv]
+  A *d_k, *d_v;    // the same, added to
   Mask mask;
-  int64_t channels;
+  int64_t channels, value_channels;  // C, Cv
   A scale;
 };
 
@@ -44,7 +44,7 @@ void ComputeDelta(const BackwardHead<T>& head, int64_t begin, int64_t count) {
   for (int64_t i = begin; i < begin + count; ++i) {
     const T* d_out = head.d_out.From(i).data;
     const T* out = head.out.From(i).data;
-    head.delta[i] = LaneSum<A>(head.channels, [=](int64_t c) {
+    head.delta[i] = LaneSum<A>(head.value_channels, [=](int64_t c) {
       return static_cast<A>(d_out[c]) * static_cast<A>(out[c]);
     });
   }
@@ -70,7 +70,7 @@ void GradientRow(A* scores, A* d_p, int64_t visible, int64_t num_keys, A lse, A 
 template <typename A>
 struct QueryBlock {
   int64_t begin, count;
-  const A *q, *d_out;  // [count, C]
+  const A *q, *d_out;  // [count, C], [count, Cv]
   A* d_q;              // [count, C], added to
 };
 
@@ -78,45 +78,47 @@ struct QueryBlock {
 template <typename T, typename A = Accumulator<T>>
 void BackwardKeys(const BackwardHead<T>& head, const QueryBlock<A>& block, int64_t key,
                   int64_t num_keys, BackwardScratch<A>& scratch) {
-  const int64_t channels = head.channels, at = key * channels;
+  const int64_t channels = head.channels, value_channels = head.value_channels;
+  const int64_t at = key * channels, value_at = key * value_channels;
   A* p = scratch.p.data();
   A* d_s = scratch.d_s.data();
-  const auto score_product = [&](const A* rows, const A* key_rows, A* scores, A alpha) {
+  const auto score_product = [&](const A* rows, const A* key_rows, int64_t width, A* scores,
+                                 A alpha) {
     Gemm(GemmArgs<A>{.m = block.count,
                      .n = num_keys,
-                     .k = channels,
+                     .k = width,
                      .a = rows,
-                     .a_stride = channels,
+                     .a_stride = width,
                      .b = key_rows,
-                     .b_stride = channels,
+                     .b_stride = width,
                      .c = scores,
                      .c_stride = kKeyBlock,
                      .b_transposed = true,
                      .alpha = alpha});
   };
-  score_product(block.q, head.k + at, p, head.scale);
-  score_product(block.d_out, head.v + at, d_s, 1);
+  score_product(block.q, head.k + at, channels, p, head.scale);
+  score_product(block.d_out, head.v + value_at, value_channels, d_s, 1);
   for (int64_t i = 0; i < block.count; ++i) {
     const int64_t row = block.begin + i;
     const int64_t visible = std::clamp<int64_t>(head.mask.End(row) - key, 0, num_keys);
     GradientRow(p + i * kKeyBlock, d_s + i * kKeyBlock, visible, num_keys, head.lse[row],
                 head.delta[row], head.scale);
   }
-  const auto key_product = [&](const A* scores, const A* rows, A* key_rows) {
+  const auto key_product = [&](const A* scores, const A* rows, int64_t width, A* key_rows) {
     Gemm(GemmArgs<A>{.m = num_keys,
-                     .n = channels,
+                     .n = width,
                      .k = block.count,
                      .a = scores,
                      .a_stride = kKeyBlock,
                      .b = rows,
-                     .b_stride = channels,
+                     .b_stride = width,
                      .c = key_rows,
-                     .c_stride = channels,
+                     .c_stride = width,
                      .a_transposed = true,
                      .beta = 1});
   };
-  key_product(p, block.d_out, head.d_v + at);
-  key_product(d_s, block.q, head.d_k + at);
+  key_product(p, block.d_out, value_channels, head.d_v + value_at);
+  key_product(d_s, block.q, channels, head.d_k + at);
   Gemm(GemmArgs<A>{.m = block.count,
                    .n = channels,
                    .k = num_keys,
@@ -138,7 +140,7 @@ void BackwardQueries(const BackwardHead<T>& head, int64_t begin, int64_t count,
       .begin = begin,
       .count = count,
       .q = Load(head.q.From(begin), count, channels, scratch.q),
-      .d_out = Load(head.d_out.From(begin), count, channels, scratch.d_out),
+      .d_out = Load(head.d_out.From(begin), count, head.value_channels, scratch.d_out),
       .d_q = Reserve(scratch.d_q, kQueryBlock * channels)};
   std::fill_n(block.d_q, count * channels, A{0});
   const int64_t keys_end = head.mask.End(begin + count - 1);
@@ -154,14 +156,15 @@ void BackwardGroup(const AttentionBackwardArgs& args, int64_t batch, int64_t kv_
                    BackwardScratch<Accumulator<T>>& scratch) {
   using A = Accumulator<T>;
   const int64_t num_queries = args.q.shape[1], num_heads = args.q.shape[2];
-  const int64_t num_keys = args.k.shape[1], channels = args.q.shape[3];
+  const int64_t num_keys = args.k.shape[1];
+  const int64_t channels = args.q.shape[3], value_channels = args.v.shape[3];
   const int64_t group = num_heads / args.k.shape[2];
   const A* k = Load(Head<const T>(args.k, batch, kv_head), num_keys, channels, scratch.k);
-  const A* v = Load(Head<const T>(args.v, batch, kv_head), num_keys, channels, scratch.v);
+  const A* v = Load(Head<const T>(args.v, batch, kv_head), num_keys, value_channels, scratch.v);
   A* d_k = Reserve(scratch.d_k, num_keys * channels);
-  A* d_v = Reserve(scratch.d_v, num_keys * channels);
+  A* d_v = Reserve(scratch.d_v, num_keys * value_channels);
   std::fill_n(d_k, num_keys * channels, A{0});
-  std::fill_n(d_v, num_keys * channels, A{0});
+  std::fill_n(d_v, num_keys * value_channels, A{0});
   Reserve(scratch.p, kQueryBlock * kKeyBlock);
   Reserve(scratch.d_s, kQueryBlock * kKeyBlock);
   for (int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
@@ -178,13 +181,14 @@ void BackwardGroup(const AttentionBackwardArgs& args, int64_t batch, int64_t kv_
                                   .d_v = d_v,
                                   .mask = {args.causal, args.q_begin - args.k_begin, num_keys},
                                   .channels = channels,
+                                  .value_channels = value_channels,
                                   .scale = static_cast<A>(args.scale)};
     for (int64_t begin = 0; begin < num_queries; begin += kQueryBlock) {
       BackwardQueries(head, begin, std::min(kQueryBlock, num_queries - begin), scratch);
     }
   }
   Store(d_k, num_keys, channels, Head<T>(args.d_k, batch, kv_head));
-  Store(d_v, num_keys, channels, Head<T>(args.d_v, batch, kv_head));
+  Store(d_v, num_keys, value_channels, Head<T>(args.d_v, batch, kv_head));
 }
 
 template <typename T>

@@ -14,8 +14,8 @@
 namespace muster::kernels::cpu {
 namespace {
 
-// A thread's blocks in the accumulator type; k and v hold a whole head, [Sk, C]. They grow to the
-// largest call and stay.
+// A thread's blocks in the accumulator type; k and v hold a whole head, [Sk, C] and [Sk, Cv]. They
+// grow to the largest call and stay.
 template <typename A>
 struct ForwardScratch {
   std::vector<A> q, k, v, scores, out;
@@ -54,9 +54,9 @@ struct ForwardHead {
   HeadRows<const T> q;
   HeadRows<T> out;
   A* lse;
-  const A *k, *v;  // [Sk, C]
+  const A *k, *v;  // [Sk, C], [Sk, Cv]
   Mask mask;
-  int64_t channels;
+  int64_t channels, value_channels;  // C, Cv
   A scale;
 };
 
@@ -64,11 +64,11 @@ struct ForwardHead {
 template <typename T, typename A = Accumulator<T>>
 void ForwardBlock(const ForwardHead<T>& head, int64_t begin, int64_t count,
                   ForwardScratch<A>& scratch) {
-  const int64_t channels = head.channels;
+  const int64_t channels = head.channels, value_channels = head.value_channels;
   const A* q = Load(head.q.From(begin), count, channels, scratch.q);
   A* scores = Reserve(scratch.scores, kQueryBlock * kKeyBlock);
-  A* out = Reserve(scratch.out, kQueryBlock * channels);
-  std::fill_n(out, count * channels, A{0});
+  A* out = Reserve(scratch.out, kQueryBlock * value_channels);
+  std::fill_n(out, count * value_channels, A{0});
   std::fill_n(scratch.max, count, -std::numeric_limits<A>::infinity());
   std::fill_n(scratch.sum, count, A{0});
   const int64_t keys_end = head.mask.End(begin + count - 1);
@@ -90,26 +90,26 @@ void ForwardBlock(const ForwardHead<T>& head, int64_t begin, int64_t count,
       const A factor =
           SoftmaxRow(scores + i * kKeyBlock, visible, num_keys, scratch.max[i], scratch.sum[i]);
       if (factor == 1) continue;
-      for (int64_t c = 0; c < channels; ++c) out[i * channels + c] *= factor;
+      for (int64_t c = 0; c < value_channels; ++c) out[i * value_channels + c] *= factor;
     }
     Gemm(GemmArgs<A>{.m = count,
-                     .n = channels,
+                     .n = value_channels,
                      .k = num_keys,
                      .a = scores,
                      .a_stride = kKeyBlock,
-                     .b = head.v + key * channels,
-                     .b_stride = channels,
+                     .b = head.v + key * value_channels,
+                     .b_stride = value_channels,
                      .c = out,
-                     .c_stride = channels,
+                     .c_stride = value_channels,
                      .beta = 1});
   }
   for (int64_t i = 0; i < count; ++i) {
     const A sum = scratch.sum[i];
     const A inverse = sum == 0 ? A{0} : A{1} / sum;  // sum 0: no key was seen
-    for (int64_t c = 0; c < channels; ++c) out[i * channels + c] *= inverse;
+    for (int64_t c = 0; c < value_channels; ++c) out[i * value_channels + c] *= inverse;
     head.lse[begin + i] = scratch.max[i] + std::log(sum);
   }
-  Store(out, count, channels, head.out.From(begin));
+  Store(out, count, value_channels, head.out.From(begin));
 }
 
 // All query heads of one key/value head.
@@ -118,10 +118,11 @@ void ForwardGroup(const AttentionForwardArgs& args, int64_t batch, int64_t kv_he
                   ForwardScratch<Accumulator<T>>& scratch) {
   using A = Accumulator<T>;
   const int64_t num_queries = args.q.shape[1], num_heads = args.q.shape[2];
-  const int64_t num_keys = args.k.shape[1], channels = args.q.shape[3];
+  const int64_t num_keys = args.k.shape[1];
+  const int64_t channels = args.q.shape[3], value_channels = args.v.shape[3];
   const int64_t group = num_heads / args.k.shape[2];
   const A* k = Load(Head<const T>(args.k, batch, kv_head), num_keys, channels, scratch.k);
-  const A* v = Load(Head<const T>(args.v, batch, kv_head), num_keys, channels, scratch.v);
+  const A* v = Load(Head<const T>(args.v, batch, kv_head), num_keys, value_channels, scratch.v);
   for (int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
     const ForwardHead<T> head = {.q = Head<const T>(args.q, batch, h),
                                  .out = Head<T>(args.out, batch, h),
@@ -130,6 +131,7 @@ void ForwardGroup(const AttentionForwardArgs& args, int64_t batch, int64_t kv_he
                                  .v = v,
                                  .mask = {args.causal, args.q_begin - args.k_begin, num_keys},
                                  .channels = channels,
+                                 .value_channels = value_channels,
                                  .scale = static_cast<A>(args.scale)};
     for (int64_t begin = 0; begin < num_queries; begin += kQueryBlock) {
       ForwardBlock(head, begin, std::min(kQueryBlock, num_queries - begin), scratch);

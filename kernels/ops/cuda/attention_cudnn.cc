@@ -67,8 +67,12 @@ bool IsCandidate(const Args& args, std::initializer_list<const TensorView*> tens
 template <typename Args>
 std::vector<int64_t> KeyOf(const Args& args, bool backward,
                            std::initializer_list<const TensorView*> tensors) {
-  std::vector<int64_t> key = {backward, static_cast<int64_t>(MaskOfArgs(args)),
-                              std::bit_cast<int32_t>(args.scale), args.k.shape[1], args.k.shape[2]};
+  std::vector<int64_t> key = {backward,
+                              static_cast<int64_t>(MaskOfArgs(args)),
+                              std::bit_cast<int32_t>(args.scale),
+                              args.k.shape[1],
+                              args.k.shape[2],
+                              args.v.shape[3]};
   for (int dim = 0; dim < 4; ++dim) key.push_back(args.q.shape[dim]);
   for (const TensorView* x : tensors) {
     for (int64_t stride : StridesOf(*x)) key.push_back(stride);

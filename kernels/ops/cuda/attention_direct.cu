@@ -3,6 +3,8 @@
 // together add the 32 rows to the warp's sum, each lane holding every 32nd channel. Softmax with a
 // running maximum and sum (Milakov & Gimelshein, 2018); probabilities again from the log-sum-exp in
 // the backward (Dao et al., 2022). Reads S rows per row, mostly from the caches: bound by them.
+#include <algorithm>
+
 #include "kernels/ops/cuda/attention_direct.h"
 #include "kernels/ops/cuda/launch.cuh"
 #include "kernels/ops/cuda/vector.cuh"
@@ -26,7 +28,8 @@ struct Rows {
 
 struct Sizes {
   int64_t batch, num_queries, num_keys;
-  int heads, kv_heads, channels;
+  int heads, kv_heads;
+  int channels, value_channels;  // of q and k; of v and out
   bool causal;
   int64_t offset;  // query i sees keys up to i + offset
   float scale;
@@ -104,7 +107,8 @@ __global__ void ForwardKernel(ForwardTensors<T> x, Sizes sizes) {
   __shared__ float rows[kWarpsPerBlock][kMaxDirectHeadSize];
   const Place at = PlaceOfWarp(sizes.num_queries, sizes.heads);
   if (at.row >= sizes.batch * sizes.heads * sizes.num_queries) return;
-  const int lane = threadIdx.x % kWarp, channels = sizes.channels;
+  const int lane = threadIdx.x % kWarp;
+  const int channels = sizes.channels, value_channels = sizes.value_channels;
   const int64_t kv_head = at.head / (sizes.heads / sizes.kv_heads);
   float* q = rows[threadIdx.x / kWarp];
   LoadRow(x.q.At(at.batch, at.token, at.head, channels), q, channels, lane);
@@ -125,12 +129,12 @@ __global__ void ForwardKernel(ForwardTensors<T> x, Sizes sizes) {
     for (int slot = 0; slot < kSlots; ++slot) out[slot] *= factor;
     const int count = static_cast<int>(keys_end - begin < kWarp ? keys_end - begin : kWarp);
     for (int j = 0; j < count; ++j) {
-      AddRow(out, __shfl_sync(kAllLanes, p, j), x.v.At(at.batch, begin + j, kv_head, channels),
-             channels, lane);
+      AddRow(out, __shfl_sync(kAllLanes, p, j),
+             x.v.At(at.batch, begin + j, kv_head, value_channels), value_channels, lane);
     }
   }
-  StoreRow(out, sum == 0 ? 0.0f : 1 / sum, x.out.At(at.batch, at.token, at.head, channels),
-           channels, lane);
+  StoreRow(out, sum == 0 ? 0.0f : 1 / sum, x.out.At(at.batch, at.token, at.head, value_channels),
+           value_channels, lane);
   if (lane == 0) x.lse[at.row] = max + logf(sum);  // -infinity for a row that sees no key
 }
 
@@ -140,16 +144,19 @@ __global__ void QueryGradientKernel(BackwardTensors<T> x, Sizes sizes) {
   __shared__ float rows[kWarpsPerBlock][2][kMaxDirectHeadSize];
   const Place at = PlaceOfWarp(sizes.num_queries, sizes.heads);
   if (at.row >= sizes.batch * sizes.heads * sizes.num_queries) return;
-  const int lane = threadIdx.x % kWarp, channels = sizes.channels;
+  const int lane = threadIdx.x % kWarp;
+  const int channels = sizes.channels, value_channels = sizes.value_channels;
   const int64_t kv_head = at.head / (sizes.heads / sizes.kv_heads);
   float* q = rows[threadIdx.x / kWarp][0];
   float* d_out = rows[threadIdx.x / kWarp][1];
   LoadRow(x.q.At(at.batch, at.token, at.head, channels), q, channels, lane);
-  LoadRow(x.d_out.At(at.batch, at.token, at.head, channels), d_out, channels, lane);
+  LoadRow(x.d_out.At(at.batch, at.token, at.head, value_channels), d_out, value_channels, lane);
   __syncwarp();
-  const T* out = x.out.At(at.batch, at.token, at.head, channels);
+  const T* out = x.out.At(at.batch, at.token, at.head, value_channels);
   float delta = 0;
-  for (int c = lane; c < channels; c += kWarp) delta = fmaf(d_out[c], ToFloat(out[c]), delta);
+  for (int c = lane; c < value_channels; c += kWarp) {
+    delta = fmaf(d_out[c], ToFloat(out[c]), delta);
+  }
   delta = WarpSum(delta);
   if (lane == 0) x.delta[at.row] = delta;
 
@@ -161,9 +168,9 @@ __global__ void QueryGradientKernel(BackwardTensors<T> x, Sizes sizes) {
     float d_s = 0;
     if (key < keys_end) {
       const T* k = x.k.At(at.batch, key, kv_head, channels);
-      const T* v = x.v.At(at.batch, key, kv_head, channels);
+      const T* v = x.v.At(at.batch, key, kv_head, value_channels);
       const float p = expf(sizes.scale * Dot(q, k, channels) - lse);
-      d_s = sizes.scale * p * (Dot(d_out, v, channels) - delta);
+      d_s = sizes.scale * p * (Dot(d_out, v, value_channels) - delta);
     }
     const int count = static_cast<int>(keys_end - begin < kWarp ? keys_end - begin : kWarp);
     for (int j = 0; j < count; ++j) {
@@ -180,12 +187,13 @@ __global__ void KeyGradientKernel(BackwardTensors<T> x, Sizes sizes) {
   __shared__ float rows[kWarpsPerBlock][2][kMaxDirectHeadSize];
   const Place at = PlaceOfWarp(sizes.num_keys, sizes.kv_heads);
   if (at.row >= sizes.batch * sizes.kv_heads * sizes.num_keys) return;
-  const int lane = threadIdx.x % kWarp, channels = sizes.channels;
+  const int lane = threadIdx.x % kWarp;
+  const int channels = sizes.channels, value_channels = sizes.value_channels;
   const int group = sizes.heads / sizes.kv_heads;
   float* k = rows[threadIdx.x / kWarp][0];
   float* v = rows[threadIdx.x / kWarp][1];
   LoadRow(x.k.At(at.batch, at.token, at.head, channels), k, channels, lane);
-  LoadRow(x.v.At(at.batch, at.token, at.head, channels), v, channels, lane);
+  LoadRow(x.v.At(at.batch, at.token, at.head, value_channels), v, value_channels, lane);
   __syncwarp();
   float d_k[kSlots] = {}, d_v[kSlots] = {};
   const int64_t first = sizes.QueriesBegin(at.token);
@@ -196,22 +204,22 @@ __global__ void KeyGradientKernel(BackwardTensors<T> x, Sizes sizes) {
       float p = 0, d_s = 0;
       if (query < sizes.num_queries) {
         const T* q = x.q.At(at.batch, query, head, channels);
-        const T* d_out = x.d_out.At(at.batch, query, head, channels);
+        const T* d_out = x.d_out.At(at.batch, query, head, value_channels);
         p = expf(sizes.scale * Dot(k, q, channels) - x.lse[lse_row + query]);
-        d_s = sizes.scale * p * (Dot(v, d_out, channels) - x.delta[lse_row + query]);
+        d_s = sizes.scale * p * (Dot(v, d_out, value_channels) - x.delta[lse_row + query]);
       }
       const int64_t left = sizes.num_queries - begin;
       const int count = static_cast<int>(left < kWarp ? left : kWarp);
       for (int i = 0; i < count; ++i) {
-        AddRow(d_v, __shfl_sync(kAllLanes, p, i), x.d_out.At(at.batch, begin + i, head, channels),
-               channels, lane);
+        AddRow(d_v, __shfl_sync(kAllLanes, p, i),
+               x.d_out.At(at.batch, begin + i, head, value_channels), value_channels, lane);
         AddRow(d_k, __shfl_sync(kAllLanes, d_s, i), x.q.At(at.batch, begin + i, head, channels),
                channels, lane);
       }
     }
   }
   StoreRow(d_k, 1, x.d_k.At(at.batch, at.token, at.head, channels), channels, lane);
-  StoreRow(d_v, 1, x.d_v.At(at.batch, at.token, at.head, channels), channels, lane);
+  StoreRow(d_v, 1, x.d_v.At(at.batch, at.token, at.head, value_channels), value_channels, lane);
 }
 
 template <typename T>
@@ -227,6 +235,7 @@ Sizes SizesOf(const Args& args) {
           .heads = static_cast<int>(args.q.shape[2]),
           .kv_heads = static_cast<int>(args.k.shape[2]),
           .channels = static_cast<int>(args.q.shape[3]),
+          .value_channels = static_cast<int>(args.v.shape[3]),
           .causal = args.causal,
           .offset = args.q_begin - args.k_begin,
           .scale = args.scale};
@@ -238,9 +247,10 @@ LaunchShape ShapeOf(int64_t rows) {
 }
 
 bool HeadFits(const char* op, const Sizes& sizes, StreamView stream) {
-  if (sizes.channels <= kMaxDirectHeadSize) return true;
+  const int widest = std::max(sizes.channels, sizes.value_channels);
+  if (widest <= kMaxDirectHeadSize) return true;
   FailUnimplemented(op,
-                    "heads of " + std::to_string(sizes.channels) + " channels; use at most " +
+                    "heads of " + std::to_string(widest) + " channels; use at most " +
                         std::to_string(kMaxDirectHeadSize),
                     stream);
   return false;

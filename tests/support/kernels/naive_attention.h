@@ -10,7 +10,7 @@
 namespace muster::kernels {
 
 struct NaiveAttention {
-  std::vector<double> out;                 // [B, Sq, H, C]
+  std::vector<double> out;                 // [B, Sq, H, Cv]
   std::vector<double> lse, probabilities;  // [B, H, Sq], [B, H, Sq, Sk]
   std::vector<double> d_q, d_k, d_v;       // only from NaiveAttentionBackward
 };
@@ -35,8 +35,9 @@ inline NaiveAttention NaiveAttentionForward(const AttentionForwardArgs& args) {
   const int64_t num_queries = args.q.shape[1], num_heads = args.q.shape[2];
   const int64_t num_keys = args.k.shape[1], group = num_heads / args.k.shape[2];
   const size_t channels = static_cast<size_t>(args.q.shape[3]);
+  const size_t value_channels = static_cast<size_t>(args.v.shape[3]);
   NaiveAttention result;
-  result.out.assign(q.size(), 0);
+  result.out.assign(static_cast<size_t>(args.out.num_elements()), 0);
   ForEachQuery(args.q, [&](int64_t b, int64_t h, int64_t i) {
     std::vector<double> scores(static_cast<size_t>(num_keys));
     double max = -std::numeric_limits<double>::infinity(), sum = 0;
@@ -57,8 +58,8 @@ inline NaiveAttention NaiveAttentionForward(const AttentionForwardArgs& args) {
     for (int64_t j = 0; j < num_keys; ++j) {
       const double p = sum > 0 ? scores[static_cast<size_t>(j)] / sum : 0;
       result.probabilities.push_back(p);
-      for (size_t c = 0; c < channels; ++c) {
-        result.out[RowOf(args.q, b, i, h) + c] += p * v[RowOf(args.k, b, j, h / group) + c];
+      for (size_t c = 0; c < value_channels; ++c) {
+        result.out[RowOf(args.out, b, i, h) + c] += p * v[RowOf(args.v, b, j, h / group) + c];
       }
     }
     result.lse.push_back(max + std::log(sum));
@@ -76,21 +77,24 @@ inline NaiveAttention NaiveAttentionBackward(const AttentionForwardArgs& args,
   const std::vector<double> d_out = Values(d_out_view);
   const int64_t num_keys = args.k.shape[1], group = args.q.shape[2] / args.k.shape[2];
   const size_t channels = static_cast<size_t>(args.q.shape[3]);
+  const size_t value_channels = static_cast<size_t>(args.v.shape[3]);
   result.d_q.assign(q.size(), 0);
   result.d_k.assign(k.size(), 0);
   result.d_v.assign(v.size(), 0);
   auto p = result.probabilities.begin();
   ForEachQuery(args.q, [&](int64_t b, int64_t h, int64_t i) {
-    const size_t query = RowOf(args.q, b, i, h);
+    const size_t query = RowOf(args.q, b, i, h), row = RowOf(args.out, b, i, h);
     double delta = 0;
-    for (size_t c = 0; c < channels; ++c) delta += d_out[query + c] * result.out[query + c];
+    for (size_t c = 0; c < value_channels; ++c) delta += d_out[row + c] * result.out[row + c];
     for (int64_t j = 0; j < num_keys; ++j, ++p) {
-      const size_t key = RowOf(args.k, b, j, h / group);
+      const size_t key = RowOf(args.k, b, j, h / group), value = RowOf(args.v, b, j, h / group);
       double d_p = 0;
-      for (size_t c = 0; c < channels; ++c) d_p += d_out[query + c] * v[key + c];
+      for (size_t c = 0; c < value_channels; ++c) {
+        d_p += d_out[row + c] * v[value + c];
+        result.d_v[value + c] += *p * d_out[row + c];
+      }
       const double d_score = *p * (d_p - delta) * args.scale;
       for (size_t c = 0; c < channels; ++c) {
-        result.d_v[key + c] += *p * d_out[query + c];
         result.d_q[query + c] += d_score * k[key + c];
         result.d_k[key + c] += d_score * q[query + c];
       }
