@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "kernels/device/device.h"
+#include "kernels/ops/attention_support.h"
 #include "launch/exit_codes.h"
 
 namespace muster::launch {
@@ -72,8 +73,10 @@ std::string NameAndType(const CLI::Option& option) {
 }  // namespace
 
 std::string VersionText() {
-  return absl::StrCat("muster " MUSTER_VERSION " (", kernels::kBuiltWithCuda ? "CPU, CUDA" : "CPU",
-                      ")");
+  if (!kernels::kBuiltWithCuda) return "muster " MUSTER_VERSION " (CPU)";
+  const std::string cudnn = kernels::CudnnVersion();
+  return absl::StrCat("muster " MUSTER_VERSION " (CPU, CUDA, ",
+                      cudnn.empty() ? "no cuDNN" : "cuDNN " + cudnn, ")");
 }
 
 std::string RootHelp(const std::vector<CommandText>& commands) {

@@ -8,7 +8,8 @@
 
 namespace muster::launch {
 
-// "muster 0.1.0 (CPU)": version and backends of this build.
+// "muster 0.1.0 (CPU)", "muster 0.1.0 (CPU, CUDA, cuDNN 9.19.0)": version and backends of this
+// build.
 std::string VersionText();
 
 // muster --help: the commands and the exit codes.

@@ -97,6 +97,17 @@ Finding Cuda(const HostFacts& facts) {
                                       : "CUDA_VISIBLE_DEVICES may hide them"};
 }
 
+// Empty on a build without CUDA.
+std::vector<Finding> FusedAttention(const HostFacts& facts) {
+  if (!facts.built_with_cuda) return {};
+  if (!facts.cudnn_version.empty()) {
+    return {{Level::kOk, "cuDNN", facts.cudnn_version + ", for attention in bf16", ""}};
+  }
+  return {{Level::kNote, "cuDNN", "this build has none: jobs in bf16 on GPUs do not start",
+           "launch/fetch_cudnn_frontend, then build again; or precision.attention_kernel=DIRECT, "
+           "which is some hundred times slower"}};
+}
+
 Finding SharedMemory(const HostFacts& facts) {
   const Space& space = facts.shared_memory;
   const std::string found = absl::StrCat(Gibibytes(space.free_bytes), " free of ",
@@ -143,8 +154,13 @@ const char* Name(Finding::Level level) {
 }
 
 std::vector<Finding> Assess(const HostFacts& facts) {
-  return {Processor(facts), Memory(facts), Mpi(facts),          Mpirun(facts), Stacks(facts),
-          Slurm(facts),     Cuda(facts),   SharedMemory(facts), Disk(facts),   Limits(facts)};
+  std::vector<Finding> findings = {Processor(facts), Memory(facts), Mpi(facts), Mpirun(facts),
+                                   Stacks(facts),    Slurm(facts),  Cuda(facts)};
+  for (const Finding& finding : FusedAttention(facts)) findings.push_back(finding);
+  for (const Finding& finding : {SharedMemory(facts), Disk(facts), Limits(facts)}) {
+    findings.push_back(finding);
+  }
+  return findings;
 }
 
 }  // namespace muster::launch

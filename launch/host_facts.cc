@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "kernels/device/device.h"
+#include "kernels/ops/attention_support.h"
 #include "launch/mpi_probe.h"
 
 namespace muster::launch {
@@ -153,6 +154,7 @@ HostFacts ReadHostFacts() {
   facts.nvcc_path = FindOnPath(path + ":/usr/local/cuda/bin", "nvcc");
   facts.slurm_job_id = Variable("SLURM_JOB_ID");
   facts.built_with_cuda = kernels::kBuiltWithCuda;
+  facts.cudnn_version = kernels::CudnnVersion();
   facts.cuda_devices = kernels::DeviceCount(kernels::DeviceType::kCuda);
   facts.nvidia_driver = ValueOf(ReadText("/proc/driver/nvidia/version"), "NVRM version");
   facts.shared_memory = SpaceOf("/dev/shm");

@@ -26,6 +26,7 @@ struct HostFacts {
   std::string stack_tool_path;  // what saves the stacks of ranks that hang; empty: nothing does
   std::string slurm_job_id;
   bool built_with_cuda = false;
+  std::string cudnn_version;  // that attention runs on; empty: not in this build
   int cuda_devices = 0;
   std::string nvidia_driver;  // empty: none
   Space shared_memory, working_directory;

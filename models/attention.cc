@@ -64,7 +64,8 @@ std::unique_ptr<parallel::ContextAttention> MakeContext(const StageContext& stag
                                          .heads = Heads(stage),
                                          .kv_heads = KvHeads(stage),
                                          .head_size = stage.config.head_size(),
-                                         .dtype = stage.shape.dtype},
+                                         .dtype = stage.shape.dtype,
+                                         .kernel = stage.shape.attention_kernel},
                                         *stage.mesh, stage.shape.gather_context);
 }
 
@@ -128,7 +129,8 @@ absl::Status Attention::Attend(const Activations& kept, StreamView compute) {
                              .v = packed.v,
                              .out = out,
                              .lse = kept.lse,
-                             .scale = Scale(stage_)},
+                             .scale = Scale(stage_),
+                             .kernel = stage_.shape.attention_kernel},
                             compute);
   return absl::OkStatus();
 }
@@ -160,7 +162,8 @@ absl::Status Attention::AttendBackward(const Activations& kept, TensorView d_qkv
                               .d_v = d_packed.v,
                               .delta = delta_,
                               .scale = Scale(stage_),
-                              .deterministic = stage_.shape.deterministic_attention},
+                              .deterministic = stage_.shape.deterministic_attention,
+                              .kernel = stage_.shape.attention_kernel},
                              compute);
   return absl::OkStatus();
 }

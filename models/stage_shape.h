@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "kernels/base/dtype.h"
+#include "kernels/ops/attention.h"
 
 namespace muster::models {
 
@@ -29,6 +30,7 @@ struct StageShape {
   // Context parallelism by all keys at once, instead of a ring (parallel/cp/context_attention.h).
   bool gather_context = false;
   bool deterministic_attention = true;  // the backward's sums, on GPUs
+  kernels::AttentionKernel attention_kernel = kernels::AttentionKernel::kCudnn;  // on GPUs, in bf16
   // The output projection runs over chunks of tokens whose logits fit here (at least one token).
   int64_t logits_bytes = int64_t{512} << 20;
   // Ranks over which the rows of the residual stream are cut: the tensor group's with sequence

@@ -13,6 +13,12 @@
 
 namespace muster::kernels {
 
+// What runs attention in bf16 on CUDA. In fp32 the direct kernels run, whatever this says.
+enum class AttentionKernel : uint8_t {
+  kCudnn,   // cuDNN's fused kernels; where they do not take the arguments, the stream fails
+  kDirect,  // our own: any mask, strides and head size up to 256, some hundred times slower
+};
+
 struct AttentionForwardArgs {
   TensorView q;    // [B, Sq, H, C]
   TensorView k;    // [B, Sk, K, C]
@@ -23,6 +29,7 @@ struct AttentionForwardArgs {
   bool causal = true;
   int64_t q_begin = 0;  // global position of row 0 of q, and of k
   int64_t k_begin = 0;
+  AttentionKernel kernel = AttentionKernel::kCudnn;
 };
 MUSTER_DECLARE_OP(AttentionForward)
 
@@ -37,6 +44,7 @@ struct AttentionBackwardArgs {
   int64_t q_begin = 0, k_begin = 0;
   // On CUDA with bf16: false lets cuDNN sum d_q in any order, which is faster; other bits each run.
   bool deterministic = true;
+  AttentionKernel kernel = AttentionKernel::kCudnn;
 };
 MUSTER_DECLARE_OP(AttentionBackward)
 

@@ -34,6 +34,7 @@ nlohmann::ordered_json Json(const HostFacts& facts, const std::vector<Finding>& 
                                  {"nvcc", facts.nvcc_path},
                                  {"slurm_job_id", facts.slurm_job_id},
                                  {"built_with_cuda", facts.built_with_cuda},
+                                 {"cudnn_version", facts.cudnn_version},
                                  {"cuda_devices", facts.cuda_devices},
                                  {"nvidia_driver", facts.nvidia_driver},
                                  {"shared_memory", Json(facts.shared_memory)},

@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "kernels/device/stream.h"
+#include "kernels/ops/attention.h"
 #include "kernels/tensor/arena.h"
 #include "parallel/mesh/mesh.h"
 
@@ -23,6 +24,7 @@ struct ContextAttentionShape {
   int64_t sequences = 1, tokens = 0;  // B, S: two chunks, so even
   int64_t heads = 1, kv_heads = 1, head_size = 0;
   kernels::DType dtype = kernels::DType::kFloat32;
+  kernels::AttentionKernel kernel = kernels::AttentionKernel::kCudnn;
 };
 
 // Tensors are of the shape's dtype, with contiguous heads and free strides of tokens and sequences:

@@ -18,7 +18,7 @@ using kernels::StreamView;
 using kernels::TensorView;
 
 void GatheredAttention::PlanMemory(ArenaPlan& plan, const std::string& name) {
-  const auto [B, S, H, K, C, dtype] = shape_;
+  const auto [B, S, H, K, C, dtype, kernel] = shape_;
   const int64_t n = group().size();
   const DType accumulator = kernels::AccumulatorDType(dtype);
   const auto add = [&](TensorView* view, const char* what, DType type, const Shape& shape) {
@@ -73,7 +73,8 @@ absl::Status GatheredAttention::Forward(const ContextForwardArgs& args, StreamVi
          .out = args.out.Slice(1, half * c, (half + 1) * c),
          .lse = lse.Slice(0, half, half + 1).Reshape({shape_.sequences, shape_.heads, c}),
          .scale = args.scale,
-         .q_begin = ChunkOf(half) * c},
+         .q_begin = ChunkOf(half) * c,
+         .kernel = shape_.kernel},
         compute);
   }
   return absl::OkStatus();
@@ -99,7 +100,8 @@ void GatheredAttention::BackwardHalf(const ContextBackwardArgs& args, int half,
        .delta = delta_,
        .scale = args.scale,
        .q_begin = chunk * c,
-       .deterministic = args.deterministic},
+       .deterministic = args.deterministic,
+       .kernel = shape_.kernel},
       compute);
   for (int64_t seen = 0; seen <= chunk; ++seen) {
     kernels::CopyRows(

@@ -29,7 +29,7 @@ static_assert(kHome + 2 <= SideStream::kNumEvents);
 }  // namespace
 
 void RingAttention::PlanMemory(ArenaPlan& plan, const std::string& name) {
-  const auto [B, S, H, K, C, dtype] = shape_;
+  const auto [B, S, H, K, C, dtype, kernel] = shape_;
   const DType accumulator = kernels::AccumulatorDType(dtype);
   const Shape heads{B, S, H, C}, block{B, S, 2 * K, C}, lse{B, H, S};
   const auto add = [&](TensorView* view, const char* what, DType type, const Shape& shape) {
@@ -89,7 +89,8 @@ absl::Status RingAttention::Forward(const ContextForwardArgs& args, StreamView c
                              .v = ValuesOf(args.kv),
                              .out = own,
                              .lse = args.lse,
-                             .scale = args.scale},
+                             .scale = args.scale,
+                             .kernel = shape_.kernel},
                             compute);
   if (!in_place) kernels::CopyRows({.x = AsRows(own), .out = AsRows(sum)}, compute);
   for (int step = 1; step < n; ++step) {
@@ -106,7 +107,8 @@ absl::Status RingAttention::Forward(const ContextForwardArgs& args, StreamView c
                                .out = part,
                                .lse = lse,
                                .scale = args.scale,
-                               .causal = false},
+                               .causal = false,
+                               .kernel = shape_.kernel},
                               compute);
     compute.Record(side().event(kUsed));
     kernels::AttentionMerge(
@@ -143,7 +145,8 @@ void RingAttention::BackwardStep(const ContextBackwardArgs& args, int step, Stre
                               .delta = Prefix(delta_, lse_shape),
                               .scale = args.scale,
                               .causal = step == 0,
-                              .deterministic = args.deterministic},
+                              .deterministic = args.deterministic,
+                              .kernel = shape_.kernel},
                              compute);
   compute.Record(side().event(kUsed));
   kernels::CopyRows({.x = AsRows(d_q), .out = AsRows(late(sum_)), .accumulate = step > 0}, compute);

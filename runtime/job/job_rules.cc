@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/device/device.h"
+#include "kernels/ops/attention_support.h"
 #include "models/config.h"
 #include "runtime/job/fault_plan.h"
 #include "runtime/job/peak.h"
@@ -130,6 +131,7 @@ class Checker {
   void CheckOptimizer();
   void CheckData(FileRules files);
   void CheckDevice();
+  void CheckAttention();
   void CheckNccl();
   void CheckRecompute();
   void CheckZero(const MeshDegrees& mesh);
@@ -394,6 +396,37 @@ void Checker::CheckDevice() {
   }
 }
 
+// What has no kernel on GPUs, or only a slow one that nobody asked for.
+void Checker::CheckAttention() {
+  if (job_.device() != CUDA || job_.precision().compute() == fp64 ||
+      AnyBroken({"precision", "model.head_size", "model.heads", "model.hidden"})) {
+    return;
+  }
+  const bool bf16_compute = job_.precision().compute() == bf16;
+  const kernels::AttentionKernel kernel = AttentionKernelOf(job_.precision());
+  const bool fused = bf16_compute && kernel == kernels::AttentionKernel::kCudnn;
+  const int64_t size = job_.model().head_size();
+  const std::string problem = kernels::HeadSizeProblem(
+      kernel, bf16_compute ? kernels::DType::kBFloat16 : kernels::DType::kFloat32, size, size);
+  if (size > 0 && !problem.empty()) {
+    const int64_t nearest =
+        std::min(kernels::kMaxAttentionHeadSize,
+                 NearestMultiple(size, fused ? kernels::kFusedHeadSizeUnit : 2));
+    const bool direct_takes_it = fused && size <= kernels::kMaxAttentionHeadSize;
+    Broken("model.head_size",
+           absl::StrCat("model.head_size is ", size, ": on GPUs ", problem, "; the nearest is ",
+                        nearest,
+                        direct_takes_it ? ", or set precision.attention_kernel=DIRECT, which is "
+                                          "some hundred times slower"
+                                        : ""));
+  }
+  if (fused && kernels::kBuiltWithCuda && kernels::CudnnVersion().empty()) {
+    Broken("precision.attention_kernel",
+           "precision.attention_kernel is CUDNN: this build has no cuDNN; build with it "
+           "(launch/fetch_cudnn_frontend), or use DIRECT, which is some hundred times slower");
+  }
+}
+
 void Checker::CheckFaults(int world_size) {
   if (job_.safety().replica_check_every() > 0 && job_.zero().level() == 3 &&
       !AnyBroken({"zero.level", "safety.replica_check_every"})) {
@@ -479,6 +512,11 @@ MeshDegrees DegreesOf(const Job& job) {
   return degrees;
 }
 
+kernels::AttentionKernel AttentionKernelOf(const Precision& precision) {
+  return precision.attention_kernel() == DIRECT ? kernels::AttentionKernel::kDirect
+                                                : kernels::AttentionKernel::kCudnn;
+}
+
 int SmallestWorld(const MeshDegrees& degrees) {
   const auto at_least_one = [](int degree) { return std::max(int64_t{1}, int64_t{degree}); };
   const int64_t inner = at_least_one(degrees.tp) * at_least_one(degrees.cp);
@@ -511,6 +549,7 @@ MeshDegrees CheckJob(const Job& job, int world_size, FileRules files, const Fiel
   checker.CheckOptimizer();
   checker.CheckData(files);
   checker.CheckDevice();
+  checker.CheckAttention();
   checker.CheckNccl();
   checker.CheckRecompute();
   checker.CheckZero(mesh);

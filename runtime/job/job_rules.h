@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/ops/attention.h"
 #include "parallel/mesh/mesh.h"
 #include "runtime/job/config.h"
 #include "runtime/job/field_path.h"
@@ -14,6 +15,9 @@ enum class FileRules { kCheck, kSkip };  // whether data and tokenizer files mus
 
 // The degrees that the config asks for; dp is 0 where it is left open.
 parallel::MeshDegrees DegreesOf(const Job& job);
+
+// What the config asks to run attention in bf16 on GPUs.
+kernels::AttentionKernel AttentionKernelOf(const Precision& precision);
 
 // The smallest world on which these degrees fit: an open dp becomes as small as ep x etp allows.
 int SmallestWorld(const parallel::MeshDegrees& degrees);

@@ -10,6 +10,7 @@
 #include "models/uneven_work.h"
 #include "parallel/comm/time_category.h"
 #include "parallel/dp/copy_engines.h"
+#include "runtime/job/job_rules.h"
 #include "runtime/job/pipeline.h"
 #include "runtime/train/agreed_matmuls.h"
 #include "runtime/train/planned_matmuls.h"
@@ -29,6 +30,7 @@ models::StageShape ShapeOf(const ResolvedJob& job, const PipelinePlan& pipeline)
   shape.sequences = job.microbatch_sequences;
   shape.sequence_length = job.sequence_length / job.mesh.cp;
   shape.deterministic_attention = job.job.precision().deterministic_attention();
+  shape.attention_kernel = AttentionKernelOf(job.job.precision());
   shape.gather_context = job.job.mesh().context_exchange() == ALL_GATHER;
   shape.num_microbatches = job.job.schedule().microbatches();
   if (job.job.mesh().sequence_parallel()) shape.stream_ranks = job.mesh.tp;

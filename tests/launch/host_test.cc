@@ -66,6 +66,7 @@ HostFacts GoodHost() {
   facts.sbatch_path = "/usr/bin/sbatch";
   facts.stack_tool_path = "/usr/bin/eu-stack";
   facts.built_with_cuda = true;
+  facts.cudnn_version = "9.19.0";
   facts.cuda_devices = 1;
   facts.nvidia_driver = "580";
   facts.shared_memory = {"/dev/shm", int64_t{1} << 30, int64_t{1} << 30};
@@ -107,6 +108,7 @@ TEST(HostAdvice, EachLackIsFoundOnItsOwn) {
       {"Slurm", Level::kNote, [](HostFacts& f) { f.sbatch_path = ""; }},
       {"CUDA", Level::kNote, [](HostFacts& f) { f.built_with_cuda = false; }},
       {"CUDA", Level::kNote, [](HostFacts& f) { f.cuda_devices = 0; }},
+      {"cuDNN", Level::kNote, [](HostFacts& f) { f.cudnn_version = ""; }},
       {"shared memory", Level::kNote, [](HostFacts& f) { f.shared_memory.free_bytes = 64 << 20; }},
       {"disk", Level::kNote, [](HostFacts& f) { f.working_directory.free_bytes = 1 << 20; }},
       {"limits", Level::kNote, [](HostFacts& f) { f.open_files_limit = 256; }},

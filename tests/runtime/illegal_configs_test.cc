@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "runtime/job/config.h"
 #include "tests/support/runtime/scratch_directory.h"
@@ -369,6 +370,39 @@ TEST(IllegalConfigs, AreRefusedWithEveryBrokenRuleAndNoOther) {
           << found;
     }
   }
+}
+
+// On GPUs, whether or not this build has any.
+TEST(IllegalConfigs, AttentionOnGpusMustHaveAKernelOrTheSlowOneByName) {
+  struct {
+    const char* overrides;
+    const char* problem;  // parts; null: none
+  } const cases[] = {
+      {"precision.compute=bf16", nullptr},
+      {"precision.compute=bf16 model.head_size=256", nullptr},
+      {"precision.compute=bf16 model.head_size=20",
+       "model.head_size is 20|cuDNN|multiples of 8 up to 256|nearest is "
+       "24|attention_kernel=DIRECT"},
+      {"precision.compute=bf16 model.head_size=20 precision.attention_kernel=DIRECT", nullptr},
+      {"precision.compute=fp32 model.head_size=20", nullptr},
+      {"precision.compute=bf16 model.head_size=512", "model.head_size is 512|nearest is 256"},
+      {"precision.compute=fp32 model.head_size=512", "512|direct kernels|nearest is 256"},
+  };
+  for (const auto& [overrides, problem] : cases) {
+    SCOPED_TRACE(overrides);
+    bool legal = false;
+    std::vector<std::string> problems =
+        ProblemsOf({kDense, 1, "", absl::StrCat("device=CUDA ", overrides).c_str(), {}}, &legal);
+    std::erase_if(problems, [](const std::string& p) {
+      return HasAllParts(p, "this build has no");  // CUDA, or cuDNN
+    });
+    ASSERT_EQ(problems.size(), problem == nullptr ? 0u : 1u) << absl::StrJoin(problems, "\n");
+    if (problem != nullptr) EXPECT_TRUE(HasAllParts(problems.front(), problem)) << problems.front();
+  }
+  bool legal = false;
+  EXPECT_TRUE(
+      ProblemsOf({kDense, 1, "", "precision.compute=bf16 model.head_size=20", {}}, &legal).empty())
+      << "the CPU takes any head size";
 }
 
 TEST(IllegalConfigs, AreAHundredOrMoreEachOnce) {

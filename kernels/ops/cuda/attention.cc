@@ -1,4 +1,5 @@
-// Chooses for each call: cuDNN's fused kernels where they apply, the direct ones else.
+// Chooses for each call: cuDNN's fused kernels, or the direct ones where kernels/ops/attention.h
+// says that those run. None stands in for the other.
 #include "kernels/ops/attention.h"
 
 #include "kernels/base/error.h"
@@ -11,6 +12,13 @@
 namespace muster::kernels::cuda {
 namespace {
 
+// Without queries or keys there is nothing to be slow at, and cuDNN takes no empty tensors.
+template <typename Args>
+bool RunsDirect(const Args& args) {
+  return args.q.dtype != DType::kBFloat16 || args.kernel == AttentionKernel::kDirect ||
+         args.q.num_elements() == 0 || args.k.num_elements() == 0;
+}
+
 #ifdef MUSTER_WITH_CUDNN
 absl::StatusOr<CudnnAttention*> CudnnOf(StreamView stream) {
   CudaContext& context = CudaContext::Of(stream);
@@ -19,51 +27,40 @@ absl::StatusOr<CudnnAttention*> CudnnOf(StreamView stream) {
   }
   return static_cast<CudnnAttention*>(context.attention.get());
 }
-
-absl::Status Run(const AttentionForwardArgs& args, StreamView stream) {
-  if (args.q.dtype == DType::kBFloat16) {
-    ASSIGN_OR_RETURN(CudnnAttention* const cudnn, CudnnOf(stream));
-    ASSIGN_OR_RETURN(const bool done, cudnn->Forward(args));
-    if (done) return absl::OkStatus();
-  }
-  DirectAttentionForward(args, stream);
-  return absl::OkStatus();
+absl::Status RunCudnn(const AttentionForwardArgs& args, StreamView stream) {
+  ASSIGN_OR_RETURN(CudnnAttention* const cudnn, CudnnOf(stream));
+  return cudnn->Forward(args);
 }
-
-absl::Status Run(const AttentionBackwardArgs& args, StreamView stream) {
-  if (args.q.dtype == DType::kBFloat16) {
-    ASSIGN_OR_RETURN(CudnnAttention* const cudnn, CudnnOf(stream));
-    ASSIGN_OR_RETURN(const bool done, cudnn->Backward(args));
-    if (done) return absl::OkStatus();
-  }
-  DirectAttentionBackward(args, stream);
-  return absl::OkStatus();
+absl::Status RunCudnn(const AttentionBackwardArgs& args, StreamView stream) {
+  ASSIGN_OR_RETURN(CudnnAttention* const cudnn, CudnnOf(stream));
+  return cudnn->Backward(args);
 }
-#else  // a build that was told to do without cuDNN
-absl::Status Run(const AttentionForwardArgs& args, StreamView stream) {
-  DirectAttentionForward(args, stream);
-  return absl::OkStatus();
-}
-absl::Status Run(const AttentionBackwardArgs& args, StreamView stream) {
-  DirectAttentionBackward(args, stream);
-  return absl::OkStatus();
+#else
+template <typename Args>
+absl::Status RunCudnn(const Args&, StreamView) {
+  return absl::UnimplementedError(
+      "attention in bf16 wants cuDNN, which this build has not: build with it "
+      "(launch/fetch_cudnn_frontend), or set precision.attention_kernel=DIRECT, which is some "
+      "hundred times slower");
 }
 #endif
 
 template <typename Args>
-void CheckAndRun(const Args& args, StreamView stream) {
+void CheckAndRun(const Args& args, StreamView stream,
+                 void (*run_direct)(const Args&, StreamView stream)) {
   CheckArgs(args);
-  const absl::Status status = Run(args, stream);
+  if (RunsDirect(args)) return run_direct(args, stream);
+  const absl::Status status = RunCudnn(args, stream);
   if (!status.ok()) stream.Fail(status);
 }
 
 }  // namespace
 
 void AttentionForward(const AttentionForwardArgs& args, StreamView stream) {
-  CheckAndRun(args, stream);
+  CheckAndRun(args, stream, &DirectAttentionForward);
 }
 void AttentionBackward(const AttentionBackwardArgs& args, StreamView stream) {
-  CheckAndRun(args, stream);
+  CheckAndRun(args, stream, &DirectAttentionBackward);
 }
 
 }  // namespace muster::kernels::cuda

@@ -9,8 +9,9 @@
 #include <unordered_map>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/base/error.h"
-#include "kernels/base/log.h"
+#include "kernels/ops/attention_support.h"
 #include "kernels/ops/cuda/attention_mask.h"
 
 namespace muster::kernels::cuda {
@@ -51,17 +52,40 @@ AttentionMask MaskOfArgs(const Args& args) {
   return MaskOf(args.causal, args.q_begin - args.k_begin, args.q.shape[1], args.k.shape[1]);
 }
 
-// Whether it is worth asking cuDNN.
+// Empty, or what speaks against asking cuDNN.
 template <typename Args>
-bool IsCandidate(const Args& args, std::initializer_list<const TensorView*> tensors) {
-  if (args.q.dtype != DType::kBFloat16 || args.q.num_elements() == 0 ||
-      args.k.num_elements() == 0 || MaskOfArgs(args) == AttentionMask::kOther) {
-    return false;
+std::string Obstacle(const Args& args, std::initializer_list<const TensorView*> tensors) {
+  const std::string heads =
+      HeadSizeProblem(AttentionKernel::kCudnn, args.q.dtype, args.q.shape[3], args.v.shape[3]);
+  if (!heads.empty()) return heads;
+  if (MaskOfArgs(args) == AttentionMask::kOther) {
+    return absl::StrCat("it has no causal mask for queries from position ", args.q_begin,
+                        " on and keys from ", args.k_begin, " on");
   }
   for (const TensorView* x : tensors) {
-    if (!IsAligned(*x)) return false;
+    if (IsAligned(*x)) continue;
+    return absl::StrCat("it wants addresses and strides of whole 16 bytes; found ", x->ToString(),
+                        " at ", absl::Hex(reinterpret_cast<uintptr_t>(x->data)), " with strides ",
+                        x->strides.ToString());
   }
-  return true;
+  return "";
+}
+
+const char* PassOf(const AttentionForwardArgs&) { return "forward"; }
+const char* PassOf(const AttentionBackwardArgs& args) {
+  return args.deterministic ? "deterministic backward" : "backward";
+}
+
+template <typename Args>
+absl::Status Refusal(const Args& args, const std::string& why) {
+  const absl::Status failed = LibraryError("planning cuDNN attention: " + why);
+  if (absl::IsResourceExhausted(failed)) return failed;
+  const Shape &q = args.q.shape, &k = args.k.shape;
+  return absl::UnimplementedError(absl::StrCat(
+      "cuDNN ", LoadedCudnnVersion(), " has no kernel for attention's ", PassOf(args), " of b",
+      q[0], " s", q[1], "/", k[1], " h", q[2], "/", k[2], " d", q[3], "/", args.v.shape[3],
+      args.causal ? " causal" : "", ": ", why,
+      "; precision.attention_kernel=DIRECT runs it without cuDNN, some hundred times slower"));
 }
 
 template <typename Args>
@@ -154,7 +178,16 @@ std::shared_ptr<Graph> BackwardGraph(const AttentionBackwardArgs& args) {
 
 }  // namespace
 
-// graph is null where cuDNN has no kernel.
+std::string LoadedCudnnVersion() {
+  const auto text = [](size_t version) {
+    return absl::StrCat(version / 10000, ".", version / 100 % 100, ".", version % 100);
+  };
+  const std::string loaded = text(cudnnGetVersion());
+  return cudnnGetVersion() == CUDNN_VERSION
+             ? loaded
+             : absl::StrCat(loaded, " (compiled with ", text(CUDNN_VERSION), ")");
+}
+
 struct CudnnAttention::Plan {
   std::shared_ptr<Graph> graph;  // shared by cudnn-frontend's own design
   int64_t workspace_bytes = 0;
@@ -183,32 +216,21 @@ CudnnAttention::~CudnnAttention() {
   if (handle_ != nullptr) cudnnDestroy(static_cast<cudnnHandle_t>(handle_));
 }
 
-template <typename Build>
-absl::StatusOr<CudnnAttention::Plan*> CudnnAttention::GetPlan(const Key& key, Build&& build) {
+template <typename Args, typename Build>
+absl::StatusOr<CudnnAttention::Plan*> CudnnAttention::GetPlan(const Args& args, const Key& key,
+                                                              Build&& build) {
   if (const auto found = plans_.find(key); found != plans_.end()) return found->second.get();
   auto plan = std::make_unique<Plan>();
-  std::string refusal;
   try {
-    std::shared_ptr<Graph> graph = build();
-    fe::error_t error = graph->build(static_cast<cudnnHandle_t>(handle_),
-                                     {fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK});
-    if (error.is_bad()) {
-      refusal = error.get_message();
-    } else {
-      plan->workspace_bytes = graph->get_workspace_size();
-      plan->graph = std::move(graph);
-    }
+    plan->graph = build();
+    fe::error_t error = plan->graph->build(static_cast<cudnnHandle_t>(handle_),
+                                           {fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK});
+    if (error.is_bad()) return Refusal(args, error.get_message());
+    plan->workspace_bytes = plan->graph->get_workspace_size();
   } catch (const std::exception& exception) {
-    refusal = exception.what();
+    return Refusal(args, exception.what());
   }
-  if (plan->graph == nullptr) {
-    const absl::Status failed = LibraryError("planning cuDNN attention: " + refusal);
-    if (absl::IsResourceExhausted(failed)) return failed;
-    Log(Severity::kWarning,
-        "cuDNN has no attention kernel for a shape, the slow direct one runs "
-        "instead: " +
-            refusal);
-  } else if (plan->workspace_bytes > workspace_.bytes()) {
+  if (plan->workspace_bytes > workspace_.bytes()) {
     workspace_ = DeviceBuffer();  // waits for the kernels that use it
     ASSIGN_OR_RETURN(workspace_, DeviceBuffer::Allocate(device_, plan->workspace_bytes));
   }
@@ -224,38 +246,35 @@ absl::Status CudnnAttention::Run(Plan& plan, Pointers& pointers) {
   } catch (const std::exception& exception) {
     return LibraryError(std::string("cuDNN attention: ") + exception.what());
   }
+  ++num_runs_;
   return absl::OkStatus();
 }
 
-absl::StatusOr<bool> CudnnAttention::Forward(const AttentionForwardArgs& args) {
+absl::Status CudnnAttention::Forward(const AttentionForwardArgs& args) {
   const auto tensors = {&args.q, &args.k, &args.v, &args.out};
-  if (!IsCandidate(args, tensors)) return false;
-  ASSIGN_OR_RETURN(Plan* const plan, GetPlan(KeyOf(args, /*backward=*/false, tensors),
+  if (const std::string why = Obstacle(args, tensors); !why.empty()) return Refusal(args, why);
+  ASSIGN_OR_RETURN(Plan* const plan, GetPlan(args, KeyOf(args, /*backward=*/false, tensors),
                                              [&] { return ForwardGraph(args); }));
-  if (plan->graph == nullptr) return false;
   std::unordered_map<int64_t, void*> pointers = {{kQ, args.q.data},
                                                  {kK, args.k.data},
                                                  {kV, args.v.data},
                                                  {kOut, args.out.data},
                                                  {kLse, args.lse.data}};
-  RETURN_IF_ERROR(Run(*plan, pointers));
-  return true;
+  return Run(*plan, pointers);
 }
 
-absl::StatusOr<bool> CudnnAttention::Backward(const AttentionBackwardArgs& args) {
+absl::Status CudnnAttention::Backward(const AttentionBackwardArgs& args) {
   const auto tensors = {&args.q,     &args.k,   &args.v,   &args.out,
                         &args.d_out, &args.d_q, &args.d_k, &args.d_v};
-  if (!IsCandidate(args, tensors)) return false;
+  if (const std::string why = Obstacle(args, tensors); !why.empty()) return Refusal(args, why);
   Key key = KeyOf(args, /*backward=*/true, tensors);
   key.push_back(args.deterministic);
-  ASSIGN_OR_RETURN(Plan* const plan, GetPlan(key, [&] { return BackwardGraph(args); }));
-  if (plan->graph == nullptr) return false;
+  ASSIGN_OR_RETURN(Plan* const plan, GetPlan(args, key, [&] { return BackwardGraph(args); }));
   std::unordered_map<int64_t, void*> pointers = {
       {kQ, args.q.data},     {kK, args.k.data},     {kV, args.v.data},
       {kOut, args.out.data}, {kLse, args.lse.data}, {kDOut, args.d_out.data},
       {kDQ, args.d_q.data},  {kDK, args.d_k.data},  {kDV, args.d_v.data}};
-  RETURN_IF_ERROR(Run(*plan, pointers));
-  return true;
+  return Run(*plan, pointers);
 }
 
 }  // namespace muster::kernels::cuda

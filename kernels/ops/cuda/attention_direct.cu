@@ -3,8 +3,7 @@
 // together add the 32 rows to the warp's sum, each lane holding every 32nd channel. Softmax with a
 // running maximum and sum (Milakov & Gimelshein, 2018); probabilities again from the log-sum-exp in
 // the backward (Dao et al., 2022). Reads S rows per row, mostly from the caches: bound by them.
-#include <algorithm>
-
+#include "kernels/ops/attention_support.h"
 #include "kernels/ops/cuda/attention_direct.h"
 #include "kernels/ops/cuda/launch.cuh"
 #include "kernels/ops/cuda/vector.cuh"
@@ -14,7 +13,7 @@ namespace {
 
 constexpr int kWarpsPerBlock = 4;
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kSlots = kMaxDirectHeadSize / kWarp;  // channels a lane may hold
+constexpr int kSlots = kMaxAttentionHeadSize / kWarp;  // channels a lane may hold
 
 // Rows of [B, S, heads, C].
 template <typename T>
@@ -104,7 +103,7 @@ __device__ Place PlaceOfWarp(int64_t num_tokens, int heads) {
 
 template <typename T>
 __global__ void ForwardKernel(ForwardTensors<T> x, Sizes sizes) {
-  __shared__ float rows[kWarpsPerBlock][kMaxDirectHeadSize];
+  __shared__ float rows[kWarpsPerBlock][kMaxAttentionHeadSize];
   const Place at = PlaceOfWarp(sizes.num_queries, sizes.heads);
   if (at.row >= sizes.batch * sizes.heads * sizes.num_queries) return;
   const int lane = threadIdx.x % kWarp;
@@ -141,7 +140,7 @@ __global__ void ForwardKernel(ForwardTensors<T> x, Sizes sizes) {
 // d_q, and delta = sum_c d_out out for the keys' kernel.
 template <typename T>
 __global__ void QueryGradientKernel(BackwardTensors<T> x, Sizes sizes) {
-  __shared__ float rows[kWarpsPerBlock][2][kMaxDirectHeadSize];
+  __shared__ float rows[kWarpsPerBlock][2][kMaxAttentionHeadSize];
   const Place at = PlaceOfWarp(sizes.num_queries, sizes.heads);
   if (at.row >= sizes.batch * sizes.heads * sizes.num_queries) return;
   const int lane = threadIdx.x % kWarp;
@@ -184,7 +183,7 @@ __global__ void QueryGradientKernel(BackwardTensors<T> x, Sizes sizes) {
 // d_k and d_v of one key, over the queries of its group of heads in fixed order.
 template <typename T>
 __global__ void KeyGradientKernel(BackwardTensors<T> x, Sizes sizes) {
-  __shared__ float rows[kWarpsPerBlock][2][kMaxDirectHeadSize];
+  __shared__ float rows[kWarpsPerBlock][2][kMaxAttentionHeadSize];
   const Place at = PlaceOfWarp(sizes.num_keys, sizes.kv_heads);
   if (at.row >= sizes.batch * sizes.kv_heads * sizes.num_keys) return;
   const int lane = threadIdx.x % kWarp;
@@ -247,11 +246,12 @@ LaunchShape ShapeOf(int64_t rows) {
 }
 
 bool HeadFits(const char* op, const Sizes& sizes, StreamView stream) {
-  const int widest = std::max(sizes.channels, sizes.value_channels);
-  if (widest <= kMaxDirectHeadSize) return true;
+  const std::string problem = HeadSizeProblem(AttentionKernel::kDirect, DType::kFloat32,
+                                              sizes.channels, sizes.value_channels);
+  if (problem.empty()) return true;
   FailUnimplemented(op,
-                    "heads of " + std::to_string(widest) + " channels; use at most " +
-                        std::to_string(kMaxDirectHeadSize),
+                    "heads of " + std::to_string(sizes.channels) + " and " +
+                        std::to_string(sizes.value_channels) + " channels: " + problem,
                     stream);
   return false;
 }
