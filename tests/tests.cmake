@@ -122,6 +122,7 @@ foreach(script IN LISTS scripts)
   muster_test_needs(8 600 ${name})
   set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77)
 endforeach()
+muster_test_needs(1 60 fetch_headers_test)
 
 # Short forms of the drills; what the long ones have shown is in docs/benchmarks/faults.md.
 add_test(NAME kill_drill
