@@ -198,6 +198,10 @@ void Tokens(Bench& bench, int64_t tokens, int64_t dim, int64_t vocabulary) {
   bench.Measure("EmbeddingBackward (d_out only)" + shape + std::to_string(dim), row_bytes, [&] {
     EmbeddingBackward({x, ids, d_table}, stream);
   });
+  const TensorView same_ids = bench.Indices({tokens}, [](int64_t) { return 7; });
+  bench.Measure("EmbeddingBackward of one token" + shape + std::to_string(dim), row_bytes, [&] {
+    EmbeddingBackward({x, same_ids, d_table}, stream);
+  });
   bench.Measure("CrossEntropyStats" + shape + std::to_string(vocabulary), logit_bytes, [&] {
     CrossEntropyStats({logits, ids, stats}, stream);
   });

@@ -263,6 +263,47 @@ TEST_P(CudaParity, Embedding) {
   }
 }
 
+// Padding, constant data: many tokens in a row of the table, 65,536 in one, beside rows of a few
+// and tokens of another shard. Rows of more and of fewer than kernels/ops/cuda/embedding.cu's
+// kFewEquals.
+TEST_P(CudaParity, EmbeddingBackwardOfFrequentTokens) {
+  constexpr int64_t kTokens = 65536, kDim = 24;
+  const Tensor d_out = RandomTensor(GetParam(), {kTokens, kDim}, "d_out");
+  const auto expect_parity = [&](const Tensor& indices) {
+    const Tensor d_table = RandomTensor(kF32, {40, kDim}, "d_table");
+    ExpectParity(
+        [&](Place& at) {
+          EmbeddingBackward({.d_out = at(d_out),
+                             .indices = at(indices),
+                             .d_table = at(d_table),
+                             .vocab_begin = 10},
+                            at.stream());
+        },
+        {SameBits(d_table)});
+  };
+  {
+    SCOPED_TRACE("one token");
+    const Tensor indices = MakeTensor(DType::kInt32, {kTokens});
+    for (int64_t t = 0; t < kTokens; ++t) SetValue(indices.view(), t, 17);
+    expect_parity(indices);
+  }
+  {
+    SCOPED_TRACE("some frequent tokens");
+    const Tensor indices = RandomIndices(kTokens, 0, 60, "tokens");
+    for (int64_t t = 0; t < kTokens; t += 2) SetValue(indices.view(), t, t % 3 == 0 ? 12 : 49);
+    for (int64_t t = 1; t < kTokens; t += 4) SetValue(indices.view(), t, 3);  // not of this shard
+    expect_parity(indices);
+  }
+  {
+    SCOPED_TRACE("as many as are compared, and one more");
+    const Tensor indices = MakeTensor(DType::kInt32, {kTokens});
+    for (int64_t t = 0; t < kTokens; ++t) {
+      SetValue(indices.view(), t, t < 3 * 1024 ? 10 + t % 3 : t == 50000 ? 10 : 5);
+    }
+    expect_parity(indices);
+  }
+}
+
 TEST_P(CudaParity, CrossEntropy) {
   // Rows as long as they are apart, and with a gap that must stay as it is.
   using Case = std::pair<int64_t, int64_t>;

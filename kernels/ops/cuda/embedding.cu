@@ -3,11 +3,12 @@
 //   1. A token's place among its equals is drawn from an integer counter; the first to draw owns
 //      the row. Equals get a region of a list; which region depends on timing, what ends up in it
 //      does not:
-//   2. within its region each token's final place is the number of smaller ones.
+//   2. within its region each token's final place is the number of smaller ones. A token is
+//      compared with its equals if those are few (kFewEquals): at most kFewEquals T comparisons. A
+//      longer region is listed by a block that walks all T tokens in order; there are at most
+//      T / kFewEquals of those.
 //   3. The owner's blocks walk the region in order and add to the table's row, which is read and
 //      written once. In all d_out once, and 8 bytes an element of the rows that occur.
-// Step 2 compares each token with its equals: quadratic in the number of occurrences of one token,
-// which is small in text.
 #include "kernels/ops/cuda/flat.cuh"
 #include "kernels/ops/cuda/vector.cuh"
 #include "kernels/ops/embedding.h"
@@ -49,6 +50,10 @@ __global__ void LookupKernel(Lookup<T> lookup) {
   }
 }
 
+constexpr int32_t kFewEquals = 1024;
+// Of rows that have more than kFewEquals tokens each.
+constexpr int64_t MostLongRows(int64_t num_tokens) { return num_tokens / (kFewEquals + 1); }
+
 // The groups of equal indices, in the stream's workspace.
 struct Groups {
   const int32_t* indices;
@@ -59,6 +64,8 @@ struct Groups {
   int32_t* place;     // [num_tokens]: drawn; 0 is the owner
   int32_t* unsorted;  // [num_tokens]: tokens by region
   int32_t* sorted;    // [num_tokens]: tokens by region, rising within each
+  int32_t* num_long;  // [1]: rows of more than kFewEquals tokens
+  int32_t* long_row;  // [MostLongRows(num_tokens)]: those, in any order
 
   // Of this shard, or -1.
   __device__ int64_t RowOf(int64_t t) const {
@@ -82,7 +89,11 @@ struct ClaimRegion {
   __device__ void Run(int64_t t) const {
     const int64_t row = groups.RowOf(t);
     if (row < 0 || groups.place[t] != 0) return;
-    groups.begin[row] = atomicAdd(groups.next, groups.count[row]);
+    const int32_t count = groups.count[row];
+    groups.begin[row] = atomicAdd(groups.next, count);
+    if (count > kFewEquals) {
+      groups.long_row[atomicAdd(groups.num_long, 1)] = static_cast<int32_t>(row);
+    }
   }
 };
 
@@ -95,18 +106,58 @@ struct ListTokens {
   }
 };
 
-struct SortRegion {
+struct SortShortRegion {
   Groups groups;
   template <int kWidth>
   __device__ void Run(int64_t t) const {
     const int64_t row = groups.RowOf(t);
-    if (row < 0) return;
+    if (row < 0 || groups.count[row] > kFewEquals) return;
     const int32_t* region = groups.unsorted + groups.begin[row];
     int32_t smaller = 0;
     for (int32_t i = 0; i < groups.count[row]; ++i) smaller += region[i] < t;
     groups.sorted[groups.begin[row] + smaller] = static_cast<int32_t>(t);
   }
 };
+
+// A block lists one long row's tokens. Each warp looks at kLooks x 32 tokens at a time, each lane
+// at every 32nd; what the warps before it found in the same round comes before its own.
+constexpr int kListWarps = kMaxThreads / kWarp, kLooks = 8;
+__global__ void __launch_bounds__(kMaxThreads) ListLongRegionKernel(Groups groups) {
+  __shared__ int32_t found_by[kListWarps];
+  if (static_cast<int32_t>(blockIdx.x) >= *groups.num_long) return;
+  const int32_t row = groups.long_row[blockIdx.x];
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  int32_t* list = groups.sorted + groups.begin[row];
+  int32_t listed = 0;
+  for (int64_t begin = 0; begin < groups.num_tokens; begin += kListWarps * kLooks * kWarp) {
+    const int64_t first = begin + int64_t{warp} * kLooks * kWarp + lane;
+    unsigned equal[kLooks];
+    int32_t found = 0;
+#pragma unroll
+    for (int look = 0; look < kLooks; ++look) {
+      const int64_t t = first + look * kWarp;
+      const bool is_equal = t < groups.num_tokens && groups.RowOf(t) == row;
+      equal[look] = __ballot_sync(0xffffffffu, is_equal);
+      found += __popc(equal[look]);
+    }
+    if (lane == 0) found_by[warp] = found;
+    __syncthreads();
+    int32_t place = listed;
+    for (int other = 0; other < kListWarps; ++other) {
+      place += other < warp ? found_by[other] : 0;
+      listed += found_by[other];
+    }
+#pragma unroll
+    for (int look = 0; look < kLooks; ++look) {
+      const unsigned before = equal[look] & ((1u << lane) - 1);
+      if (equal[look] >> lane & 1) {
+        list[place + __popc(before)] = static_cast<int32_t>(first + look * kWarp);
+      }
+      place += __popc(equal[look]);
+    }
+    __syncthreads();  // found_by has been read
+  }
+}
 
 // blockIdx.x: token, whose block works only if the token owns its row; blockIdx.y: columns.
 template <typename T, int kWidth>
@@ -139,19 +190,24 @@ bool GroupTokens(const EmbeddingBackwardArgs& args, Groups& groups, StreamView s
             .num_tokens = num_tokens,
             .num_rows = num_rows,
             .first_row = args.vocab_begin,
-            .count = scratch.Take<int32_t>(num_rows + 1),
+            .count = scratch.Take<int32_t>(num_rows + 2),
             .begin = scratch.Take<int32_t>(num_rows),
             .next = nullptr,
             .place = scratch.Take<int32_t>(num_tokens),
             .unsorted = scratch.Take<int32_t>(num_tokens),
-            .sorted = scratch.Take<int32_t>(num_tokens)};
+            .sorted = scratch.Take<int32_t>(num_tokens),
+            .num_long = nullptr,
+            .long_row = scratch.Take<int32_t>(MostLongRows(num_tokens))};
   if (!scratch.Fits(op, stream)) return false;
   groups.next = groups.count + num_rows;
-  FillZeroAsync(groups.count, (num_rows + 1) * static_cast<int64_t>(sizeof(int32_t)), stream);
+  groups.num_long = groups.next + 1;
+  FillZeroAsync(groups.count, (num_rows + 2) * static_cast<int64_t>(sizeof(int32_t)), stream);
   RunFlat<1>(op, num_tokens, {}, DrawPlace{groups}, stream);
   RunFlat<1>(op, num_tokens, {}, ClaimRegion{groups}, stream);
   RunFlat<1>(op, num_tokens, {}, ListTokens{groups}, stream);
-  RunFlat<1>(op, num_tokens, {}, SortRegion{groups}, stream);
+  RunFlat<1>(op, num_tokens, {}, SortShortRegion{groups}, stream);
+  Launch(op, stream, &ListLongRegionKernel,
+         {.blocks = MostLongRows(num_tokens), .threads_x = kMaxThreads}, groups);
   return true;
 }
 
