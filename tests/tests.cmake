@@ -61,31 +61,10 @@ add_test(NAME runtime_mpi_8 COMMAND ${MUSTER_MPIRUN} -np 8 $<TARGET_FILE:muster_
          --gtest_filter=*OnEightRanks*)
 muster_test_needs(8 300 runtime_mpi_8)
 
-# What wants a GPU: `tests/run --gpu`, on a host whose ranks each find one of their own.
-if(MUSTER_WITH_CUDA)
-  add_test(NAME cuda_operators COMMAND muster_kernels_test --gtest_filter=*Cuda*)
-  add_test(NAME cuda_training COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/cuda_training_test
-                                      ${CMAKE_BINARY_DIR}/muster WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-  add_test(NAME gpu_ratios COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/gpu/ratios_test
-                                   ${CMAKE_BINARY_DIR})
-  set(gpu_tests cuda_operators cuda_training gpu_ratios)
-  execute_process(COMMAND nvidia-smi -L OUTPUT_VARIABLE gpu_list ERROR_QUIET
-                  RESULT_VARIABLE no_gpu_list)
-  string(REGEX MATCHALL "GPU [0-9]+:" gpu_names "${gpu_list}")
-  list(LENGTH gpu_names num_gpus)
-  foreach(ranks RANGE 1 ${num_gpus})
-    if(ranks GREATER 0 AND ranks LESS_EQUAL num_gpus)
-      add_test(NAME nccl_${ranks} COMMAND ${MUSTER_MPIRUN} -np ${ranks}
-               $<TARGET_FILE:muster_parallel_mpi_test> --gtest_filter=Nccl*:CopyEngines*:PeerExchange*:NewGroup*)
-      list(APPEND gpu_tests nccl_${ranks})
-    endif()
-  endforeach()
-  set_tests_properties(${gpu_tests} PROPERTIES LABELS gpu TIMEOUT 900 RUN_SERIAL ON)
-endif()
-
 # The parity matrix: each number of ranks takes the layouts of its size. And layouts drawn at random.
 add_executable(muster_parity_test tests/parity/parity_matrix_mpi_test.cc
-               tests/parity/random_layouts_mpi_test.cc tests/parity/layouts.cc
+               tests/parity/random_layouts_mpi_test.cc tests/parity/cuda_layouts_mpi_test.cc
+               tests/parity/layouts.cc tests/parity/train_layout.cc
                tests/support/runtime/training_run.cc tests/support/runtime/parity_errors.cc
                tests/support/mpi_main.cc)
 target_link_libraries(muster_parity_test muster_runtime GTest::gtest MPI::MPI_CXX)
@@ -101,6 +80,47 @@ foreach(ranks 2 4 8)
                    --gtest_filter=RandomLayouts.*)
   muster_test_needs(${ranks} 600 parity_matrix_${ranks} random_layouts_${ranks})
 endforeach()
+
+# What wants a GPU: `tests/run --gpu`, on a host whose ranks each find one of their own. The filters
+# stand here once, for the test that each selects something, too.
+set(gpu_operators *Cuda*)
+set(gpu_groups Nccl*:CopyEngines*:PeerExchange*:NewGroup*)
+set(gpu_jobs Cuda*)
+set(gpu_layouts *Cuda*)
+add_test(NAME gpu_filters COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/gpu/filters_test
+         $<TARGET_FILE:muster_kernels_test> ${gpu_operators}
+         $<TARGET_FILE:muster_parallel_mpi_test> ${gpu_groups}
+         $<TARGET_FILE:muster_runtime_mpi_test> ${gpu_jobs}
+         $<TARGET_FILE:muster_parity_test> ${gpu_layouts})
+muster_test_needs(1 120 gpu_filters)
+if(MUSTER_WITH_CUDA)
+  add_test(NAME cuda_operators COMMAND muster_kernels_test --gtest_filter=${gpu_operators})
+  add_test(NAME cuda_training COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/cuda_training_test
+                                      ${CMAKE_BINARY_DIR}/muster WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  add_test(NAME gpu_ratios COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/gpu/ratios_test
+                                   ${CMAKE_BINARY_DIR})
+  set(gpu_tests cuda_operators cuda_training gpu_ratios)
+  execute_process(COMMAND nvidia-smi -L OUTPUT_VARIABLE gpu_list ERROR_QUIET
+                  RESULT_VARIABLE no_gpu_list)
+  string(REGEX MATCHALL "GPU [0-9]+:" gpu_names "${gpu_list}")
+  list(LENGTH gpu_names num_gpus)
+  foreach(ranks RANGE 1 ${num_gpus})
+    if(ranks GREATER 0 AND ranks LESS_EQUAL num_gpus)
+      set(mpirun ${MUSTER_MPIRUN} -np ${ranks})
+      add_test(NAME nccl_${ranks}
+               COMMAND ${mpirun} $<TARGET_FILE:muster_parallel_mpi_test> --gtest_filter=${gpu_groups})
+      list(APPEND gpu_tests nccl_${ranks})
+      if(ranks EQUAL 1 OR ranks EQUAL 2 OR ranks EQUAL 4)
+        add_test(NAME cuda_jobs_${ranks}
+                 COMMAND ${mpirun} $<TARGET_FILE:muster_runtime_mpi_test> --gtest_filter=${gpu_jobs})
+        add_test(NAME cuda_layouts_${ranks}
+                 COMMAND ${mpirun} $<TARGET_FILE:muster_parity_test> --gtest_filter=${gpu_layouts})
+        list(APPEND gpu_tests cuda_jobs_${ranks} cuda_layouts_${ranks})
+      endif()
+    endif()
+  endforeach()
+  set_tests_properties(${gpu_tests} PROPERTIES LABELS gpu TIMEOUT 900 RUN_SERIAL ON)
+endif()
 
 # Measurements, not tests: tests/bench/<name>.cc -> <name>.
 if(MUSTER_WITH_CUDA)

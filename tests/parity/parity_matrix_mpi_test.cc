@@ -7,29 +7,18 @@
 #include <cstdlib>
 #include <map>
 #include <string>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
 #include "tests/parity/layouts.h"
+#include "tests/parity/train_layout.h"
 #include "tests/support/mpi_main.h"
 #include "tests/support/runtime/parity_errors.h"
-#include "tests/support/runtime/training_run.h"
 
 namespace muster::runtime {
 namespace {
 
 constexpr int64_t kSteps = 20;
-
-TrainingRun TrainModel(parallel::World& world, const ParityModel& model,
-                       const std::string& overrides) {
-  std::vector<std::string> all = absl::StrSplit(model.overrides, ' ', absl::SkipEmpty());
-  for (const absl::string_view text : absl::StrSplit(overrides, ' ', absl::SkipEmpty())) {
-    all.emplace_back(text);
-  }
-  return Train(world, model.config, all, kSteps);
-}
 
 // On one rank, once for each model.
 const TrainingRun& Reference(const ParityModel& model) {
@@ -37,7 +26,7 @@ const TrainingRun& Reference(const ParityModel& model) {
   const auto [run, is_new] = runs.try_emplace(model.name);
   if (is_new) {
     const std::unique_ptr<parallel::World> alone = parallel::World::Alone();
-    run->second = TrainModel(*alone, model, "");
+    run->second = TrainModel(*alone, model, "", kSteps);
   }
   return run->second;
 }
@@ -61,21 +50,11 @@ TEST_P(ParityMatrix, EqualsOneRank) {
   }
   const ParityModel& model = ParityModelNamed(layout.model);
   const TrainingRun& one = Reference(model);
-  const TrainingRun many = TrainModel(parallel::TestWorld(), model, layout.overrides);
+  const TrainingRun many = TrainModel(parallel::TestWorld(), model, layout.overrides, kSteps);
   AppendRow(layout, ExpectEqualToOneRank(one, many, parallel::TestWorld()));
 }
 
-// "moe_4_mesh_dp_2_mesh_tp_2"
-std::string TestName(const testing::TestParamInfo<Layout>& info) {
-  std::string name =
-      absl::StrCat(info.param.model, "_", info.param.ranks, "_", info.param.overrides);
-  for (char& c : name) {
-    if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
-  }
-  return name;
-}
-
-INSTANTIATE_TEST_SUITE_P(Layouts, ParityMatrix, testing::ValuesIn(AllLayouts()), TestName);
+INSTANTIATE_TEST_SUITE_P(Layouts, ParityMatrix, testing::ValuesIn(AllLayouts()), LayoutName);
 
 TEST(ParityMatrixItself, HasAtLeastEightyLayoutsEachOnce) {
   std::map<std::string, int> seen;

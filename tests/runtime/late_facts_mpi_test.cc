@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -196,6 +197,32 @@ TEST(LateFacts, StepReturnsBeforeItsWorkHasRun) {
   gate.set_value();
   ASSERT_TRUE(trainer.Settle().ok());
   EXPECT_EQ(trainer.last_step().step, 2);
+}
+
+// The same on a GPU's stream, once every kernel is loaded. Were the step to wait for its own work,
+// the gate would open by itself, late, so that the test ends.
+TEST(CudaLateFacts, StepReturnsBeforeItsWorkHasRun) {
+  if (!parallel::HasGpus()) GTEST_SKIP() << "wants a GPU for each rank";
+  const ResolvedJob job =
+      JobOf("tiny-dense.textproto", {kBatch, "device=CUDA"}, TestWorld().size());
+  JobRun run(job, StreamMode::kQueue);
+  Trainer& trainer = run.trainer();
+  for (const int64_t step : {1, 2, 3}) ASSERT_TRUE(trainer.Step(step).ok());
+  std::promise<void> gate;
+  const std::shared_future<void> open = gate.get_future().share();
+  std::atomic<bool> waited_in_vain{false};
+  trainer.state().compute().Enqueue([&, open] {
+    waited_in_vain = open.wait_for(std::chrono::seconds(20)) != std::future_status::ready;
+  });
+  const absl::Status stepped = trainer.Step(4);
+  const bool returned_at_once = !waited_in_vain;
+  const int64_t known = trainer.last_step().step;
+  gate.set_value();
+  ASSERT_TRUE(stepped.ok()) << stepped;
+  EXPECT_TRUE(returned_at_once) << "step 4 waited for its own work";
+  EXPECT_EQ(known, 3);
+  ASSERT_TRUE(trainer.Settle().ok());
+  EXPECT_EQ(trainer.last_step().step, 4);
 }
 
 TEST(LateFacts, AStopTakesAtMostOneStepMoreAndLosesNone) {

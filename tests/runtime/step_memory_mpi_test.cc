@@ -10,9 +10,12 @@
 #include "absl/strings/str_join.h"
 #include "kernels/base/error.h"
 #include "kernels/device/buffer_count.h"
+#include "kernels/device/memory.h"
 #include "kernels/device/span.h"
+#include "kernels/ops/attention_support.h"
 #include "kernels/ops/matmul_notes.h"
 #include "runtime/train/trainer.h"
+#include "tests/support/cuda_memory.h"
 #include "tests/support/mpi_main.h"
 #include "tests/support/runtime/training_run.h"
 
@@ -43,10 +46,10 @@ std::vector<Layout> Layouts() {
   return layouts;
 }
 
-ResolvedJob JobOf(const Layout& layout) {
+ResolvedJob JobOf(const Layout& layout, int world_size = TestWorld().size()) {
   std::vector<std::string> all = {"goodput.peak=0.1",
                                   "log.progress=false",
-                                  "train.steps=4",
+                                  "train.steps=6",
                                   "train.sequence_length=32",
                                   "train.global_batch_sequences=36",
                                   "schedule.microbatches=3",
@@ -56,7 +59,7 @@ ResolvedJob JobOf(const Layout& layout) {
       std::string(MUSTER_SOURCE_DIR) + "/configs/jobs/" + std::string(layout.config);
   ResolvedJob job;
   std::vector<ConfigProblem> problems;
-  MUSTER_CHECK(LoadJob(path, all, TestWorld().size(), &job, &problems)) << Describe(problems, path);
+  MUSTER_CHECK(LoadJob(path, all, world_size, &job, &problems)) << Describe(problems, path);
   return job;
 }
 
@@ -143,6 +146,80 @@ TEST(StepMemory, WarmingUpRunsEveryProductOfAStep) {
     ASSERT_TRUE(TestWorld().GatherText("").ok());
     if (TestWorld().rank() == 0) std::filesystem::remove_all(directory);
   }
+}
+
+// On GPUs the warm-up takes what libraries want; kernels are loaded at their first use, the last of
+// them in step 2, which reads the facts of step 1.
+TEST(CudaStepMemory, StepsAfterTheWarmUpTakeNoneOfTheHostsAndTheDevicesMemory) {
+  if (!parallel::HasGpus()) GTEST_SKIP() << "wants a GPU for each rank";
+  const kernels::Device gpu = parallel::TestGpu();
+  for (Layout& layout : Layouts()) {
+    layout.overrides.push_back("device=CUDA");
+    SCOPED_TRACE(layout.config + (" " + absl::StrJoin(layout.overrides, " ")));
+    const ResolvedJob job = JobOf(layout);
+    const std::string directory = SharedTemporaryDirectory(TestWorld());
+    auto trainer = Trainer::Create(
+        job, TestWorld(), {.run_directory = directory, .process_start_ns = kernels::MonotonicNs()});
+    ASSERT_TRUE(trainer.ok()) << trainer.status();
+    const bool warms = job.mesh.pp == 1;  // else the first step does
+    if (warms) ASSERT_TRUE((*trainer)->WarmUp().ok());
+    int64_t buffers = kernels::NumBuffersTaken();
+    ASSERT_TRUE((*trainer)->Step(1).ok());
+    if (!warms) buffers = kernels::NumBuffersTaken();
+    ASSERT_TRUE((*trainer)->Step(2).ok());
+    ASSERT_TRUE((*trainer)->Settle().ok());
+    const int64_t free_bytes = kernels::FreeDeviceBytes(gpu);
+    for (const int64_t step : {3, 4, 5, 6}) ASSERT_TRUE((*trainer)->Step(step).ok());
+    ASSERT_TRUE((*trainer)->Settle().ok());
+    EXPECT_EQ(kernels::NumBuffersTaken(), buffers);
+    EXPECT_EQ(kernels::FreeDeviceBytes(gpu), free_bytes) << "of the device, free bytes";
+    trainer->reset();
+    ASSERT_TRUE(TestWorld().GatherText("").ok());
+    if (TestWorld().rank() == 0) std::filesystem::remove_all(directory);
+  }
+}
+
+// Leaves `left` bytes of a GPU's memory.
+std::vector<kernels::DeviceBuffer> TakeAllBut(int64_t left, kernels::Device gpu) {
+  std::vector<kernels::DeviceBuffer> taken;
+  for (;;) {
+    const int64_t bytes = kernels::FreeDeviceBytes(gpu) - left;
+    if (bytes < (int64_t{4} << 20)) return taken;
+    auto buffer = kernels::DeviceBuffer::Allocate(gpu, bytes);
+    MUSTER_CHECK_OK(buffer.status());
+    taken.push_back(*std::move(buffer));
+  }
+}
+
+// Of a GPU that is full but for half of what attention's backward wants beside the plan.
+TEST(CudaStepMemory, AWarmUpThatFindsNoRoomNamesTheBiggestBlocks) {
+  if (TestWorld().size() != 1 || !parallel::HasGpus()) GTEST_SKIP() << "wants one rank on a GPU";
+  if (kernels::CudnnVersion().empty()) GTEST_SKIP() << "wants cuDNN, whose workspace is too big";
+  // All scores of 16 sequences and 4 heads in bf16: 512 MiB.
+  const ResolvedJob job =
+      JobOf({"tiny-dense.textproto",
+             {"device=CUDA", "precision.compute=bf16", "train.global_batch_sequences=16",
+              "schedule.microbatches=1", "model.layers=1", "model.max_positions=2048",
+              "train.sequence_length=2048", "data.synthetic.tokens=65536"}},
+            1);
+  const std::string directory = SharedTemporaryDirectory(TestWorld());
+  {
+    auto trainer = Trainer::Create(
+        job, TestWorld(), {.run_directory = directory, .process_start_ns = kernels::MonotonicNs()});
+    ASSERT_TRUE(trainer.ok()) << trainer.status();
+    const auto taken = TakeAllBut(int64_t{256} << 20, parallel::TestGpu());
+    const absl::Status status = (*trainer)->WarmUp();
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+    const kernels::ArenaPlan& plan = (*trainer)->state().plan;
+    for (const std::string& wanted :
+         {std::string("allocating "),
+          std::string("memory plan of ") + std::to_string(plan.total_bytes()) + " bytes",
+          plan.Describe(8)}) {
+      EXPECT_NE(status.message().find(wanted), absl::string_view::npos) << wanted << "\nis not in\n"
+                                                                        << status;
+    }
+  }
+  std::filesystem::remove_all(directory);
 }
 
 }  // namespace

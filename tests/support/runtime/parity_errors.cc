@@ -121,18 +121,17 @@ ParityErrors CompareWithOneRank(const TrainingRun& one, const TrainingRun& many,
   return errors;
 }
 
-void ExpectWithinTolerance(const ParityErrors& errors) {
-  constexpr double kLossTolerance = 1e-5, kGradientTolerance = 1e-4;
-  EXPECT_LE(errors.loss, kLossTolerance);
-  EXPECT_LE(errors.validation, kLossTolerance);
-  EXPECT_LE(errors.gradient, kGradientTolerance) << errors.worst_gradient;
+void ExpectWithinTolerance(const ParityErrors& errors, const ParityTolerance& tolerance) {
+  EXPECT_LE(errors.loss, tolerance.loss);
+  EXPECT_LE(errors.validation, tolerance.loss);
+  EXPECT_LE(errors.gradient, tolerance.gradient) << errors.worst_gradient;
 }
 
 ParityErrors ExpectEqualToOneRank(const TrainingRun& one, const TrainingRun& many,
-                                  parallel::World& world) {
+                                  parallel::World& world, const ParityTolerance& tolerance) {
   const ParityErrors errors = CompareWithOneRank(one, many, world);
   EXPECT_LT(one.losses.back(), one.losses.front()) << "the model did not learn";
-  ExpectWithinTolerance(errors);
+  ExpectWithinTolerance(errors, tolerance);
   return errors;
 }
 

@@ -20,10 +20,13 @@ struct ParityErrors {
 ParityErrors CompareWithOneRank(const TrainingRun& one, const TrainingRun& many,
                                 parallel::World& world);
 
-// As expectations: losses to 1e-5, gradient tensors to 1e-4.
-void ExpectWithinTolerance(const ParityErrors& errors);
+// The most that two runs in fp32 may differ by.
+struct ParityTolerance {
+  double loss = 1e-5, gradient = 1e-4;
+};
+void ExpectWithinTolerance(const ParityErrors& errors, const ParityTolerance& tolerance = {});
 // Both; and that the model has learned.
 ParityErrors ExpectEqualToOneRank(const TrainingRun& one, const TrainingRun& many,
-                                  parallel::World& world);
+                                  parallel::World& world, const ParityTolerance& tolerance = {});
 
 }  // namespace muster::runtime

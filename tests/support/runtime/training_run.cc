@@ -32,12 +32,23 @@ void AddPieces(const Parameter& parameter, int64_t begin, int64_t end, const flo
   }
 }
 
+// On the host, wherever the state is.
+kernels::Tensor GradientShard(const TrainingState& state, int bucket) {
+  const kernels::TensorView shard = state.buckets->gradient_shard(bucket);
+  auto host = kernels::Tensor::Allocate(shard.dtype, shard.shape);
+  MUSTER_CHECK_OK(host.status());
+  kernels::CopyAsync(host->view(), shard, state.compute());
+  MUSTER_CHECK_OK(state.compute().Synchronize());
+  return *std::move(host);
+}
+
 std::vector<GradientPiece> ReducedGradients(const TrainingState& state) {
   std::vector<GradientPiece> pieces;
   for (size_t b = 0; b < state.layout.buckets.size(); ++b) {
     const parallel::Bucket& bucket = state.layout.buckets[b];
     const int64_t begin = bucket.shard_begin(), end = begin + bucket.shard_elements();
-    const auto* gradients = state.buckets->gradient_shard(static_cast<int>(b)).as<float>();
+    const kernels::Tensor shard = GradientShard(state, static_cast<int>(b));
+    const auto* gradients = shard.view().as<float>();
     for (const parallel::BucketSlice& slice : bucket.slices) {
       const int64_t first = std::max(begin, slice.offset);
       const int64_t last = std::min(end, slice.offset + slice.count);
