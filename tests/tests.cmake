@@ -94,12 +94,18 @@ add_test(NAME gpu_filters COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/gpu/filters_
          $<TARGET_FILE:muster_parity_test> ${gpu_layouts})
 muster_test_needs(1 120 gpu_filters)
 if(MUSTER_WITH_CUDA)
+  add_library(muster_lying_nccl MODULE tests/gpu/lying_nccl.cc)
   add_test(NAME cuda_operators COMMAND muster_kernels_test --gtest_filter=${gpu_operators})
   add_test(NAME cuda_training COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/cuda_training_test
                                       ${CMAKE_BINARY_DIR}/muster WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   add_test(NAME gpu_ratios COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/gpu/ratios_test
                                    ${CMAKE_BINARY_DIR})
-  set(gpu_tests cuda_operators cuda_training gpu_ratios)
+  add_test(NAME nccl_version COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/gpu/nccl_version_test
+           ${CMAKE_BINARY_DIR}/muster $<TARGET_FILE:muster_lying_nccl>
+           WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  add_test(NAME gpu_kill_drill COMMAND python3 ${CMAKE_SOURCE_DIR}/tests/drills/gpu_kill_drill
+                                       ${CMAKE_BINARY_DIR}/muster WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set(gpu_tests cuda_operators cuda_training gpu_ratios nccl_version gpu_kill_drill)
   execute_process(COMMAND nvidia-smi -L OUTPUT_VARIABLE gpu_list ERROR_QUIET
                   RESULT_VARIABLE no_gpu_list)
   string(REGEX MATCHALL "GPU [0-9]+:" gpu_names "${gpu_list}")
