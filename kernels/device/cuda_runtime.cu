@@ -156,6 +156,11 @@ std::string ProductName(Device device) {
   return properties.name;
 }
 
+std::string PciBusId(Device device) {
+  char name[32] = "";
+  return cudaDeviceGetPCIBusId(name, sizeof(name), device.index) == cudaSuccess ? name : "";
+}
+
 absl::StatusOr<std::unique_ptr<EventState>> MakeEvent(Device device) {
   return MakeEventWithFlags(device, cudaEventDisableTiming);
 }

@@ -13,6 +13,7 @@ namespace muster::kernels::cuda {
 
 int DeviceCount();
 std::string ProductName(Device device);  // empty if there is no such device
+std::string PciBusId(Device device);     // "0000:1b:00.0"; empty likewise
 // Makes the device current in the calling thread, as launches on its streams want.
 void MakeCurrent(Device device);
 absl::StatusOr<std::unique_ptr<EventState>> MakeEvent(Device device);

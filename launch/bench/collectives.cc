@@ -91,7 +91,8 @@ absl::Status AddSize(int64_t bytes, const Limit& limit, const ProcessGroup& grou
                           .seconds = seconds,
                           .rate = sent / seconds * 1e-9,
                           .limit = limit.bytes * 1e-9,
-                          .unit = "GB/s"});
+                          .unit = "GB/s",
+                          .gauges = watch.gauges()});
   }
   watch.FreeTensors();
   return absl::OkStatus();

@@ -6,7 +6,6 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "kernels/base/error.h"
 #include "kernels/ops/op_work.h"
 #include "launch/bench/stopwatch.h"
@@ -28,11 +27,10 @@ class OperatorBench {
     ASSIGN_OR_RETURN(bench.ceilings_, MeasureCeilings(device, dtype));
     ASSIGN_OR_RETURN(bench.watch_, Stopwatch::Create(device));
     bench.table_.title = title;
-    bench.table_.facts = {
-        {"device", DeviceText(device)},
-        {"dtype", kernels::Name(dtype)},
-        {"limit", absl::StrFormat("%.4g TFLOP/s of square products, measured in this run",
-                                  bench.ceilings_.matmul_flops * 1e-12)}};
+    bench.table_.facts = {{"device", DeviceText(device)},
+                          {"dtype", kernels::Name(dtype)},
+                          {"ceilings", CeilingText(bench.ceilings_, device)},
+                          {"limit", "the products' ceiling"}};
     return bench;
   }
 
@@ -44,7 +42,8 @@ class OperatorBench {
                            .seconds = seconds,
                            .rate = kernels::WorkOf(args).flops / seconds * 1e-12,
                            .limit = ceilings_.matmul_flops * 1e-12,
-                           .unit = "TFLOP/s"});
+                           .unit = "TFLOP/s",
+                           .gauges = watch_->gauges()});
     return absl::OkStatus();
   }
   Stopwatch& watch() { return *watch_; }

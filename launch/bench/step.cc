@@ -1,14 +1,22 @@
 #include "launch/bench/step.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstdlib>
+#include <ctime>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <memory>
+#include <sstream>
 #include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/base/error.h"
+#include "kernels/device/gauges.h"
 #include "kernels/device/span.h"
 #include "runtime/train/trainer.h"
 
@@ -41,6 +49,30 @@ std::vector<bool> Inner(const std::vector<Trace::Interval>& intervals) {
   return inner;
 }
 
+// By clock, the middle one of those that are known.
+kernels::GaugeReading MedianOf(std::vector<kernels::GaugeReading> readings) {
+  std::erase_if(readings, [](const auto& reading) { return reading.sm_clock_mhz == 0; });
+  if (readings.empty()) return {};
+  const auto middle = readings.begin() + static_cast<std::ptrdiff_t>(readings.size() / 2);
+  std::nth_element(readings.begin(), middle, readings.end(),
+                   [](const auto& a, const auto& b) { return a.sm_clock_mhz < b.sm_clock_mhz; });
+  return *middle;
+}
+
+// Seconds since the system started this process.
+double ProcessSeconds() {
+  std::ifstream file("/proc/self/stat");
+  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  // The name, in brackets, may have spaces; the start is field 22, in ticks since the host's.
+  std::istringstream fields(text.substr(text.rfind(')') + 1));
+  std::string field;
+  for (int number = 3; number <= 22; ++number) fields >> field;
+  timespec now{};
+  clock_gettime(CLOCK_BOOTTIME, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9 -
+         std::strtod(field.c_str(), nullptr) / static_cast<double>(sysconf(_SC_CLK_TCK));
+}
+
 void AddFacts(const runtime::ResolvedJob& job, const runtime::Trainer& trainer,
               const Ceilings& ceilings, const std::vector<StepMetrics>& steps, BenchTable& table) {
   const StepMetrics& median = steps[steps.size() / 2];
@@ -61,9 +93,7 @@ void AddFacts(const runtime::ResolvedJob& job, const runtime::Trainer& trainer,
            static_cast<double>(median.tokens) / median.step_seconds / job.mesh.world_size())},
       {"MFU", absl::StrFormat("%.2f %% with causal attention counted half, %.2f %% in full",
                               100 * median.mfu, 100 * median.mfu_full_attention)},
-      {"ceilings", absl::StrFormat("%.4g TFLOP/s of square products, %.4g GB/s of a copy, in this "
-                                   "run",
-                                   ceilings.matmul_flops * 1e-12, ceilings.copy_bytes * 1e-9)},
+      {"ceilings", CeilingText(ceilings, state.device)},
       {"of products",
        absl::StrFormat("%.2f %%: the step's model FLOPs at that rate",
                        100 * state.cost.flops_per_token() * static_cast<double>(median.tokens) /
@@ -133,18 +163,26 @@ absl::StatusOr<BenchTable> BenchStep(const runtime::ResolvedJob& job, parallel::
   if (job.job.device() == runtime::CUDA) {
     device = {kernels::DeviceType::kCuda, world.local_rank()};
   }
+  const double before_ceilings = ProcessSeconds();
   ASSIGN_OR_RETURN(const Ceilings ceilings,
                    MeasureCeilings(device, runtime::StorageDType(job.job.precision().compute())));
+  const double ceiling_seconds = ProcessSeconds() - before_ceilings;
   ASSIGN_OR_RETURN(const std::unique_ptr<runtime::Trainer> trainer,
                    runtime::Trainer::Create(job, world,
                                             {.run_directory = run_directory,
                                              .process_start_ns = kernels::MonotonicNs()}));
   int64_t step = 0;
+  RETURN_IF_ERROR(trainer->Step(++step));
+  RETURN_IF_ERROR(trainer->Settle());
+  const double start_seconds = ProcessSeconds() - ceiling_seconds;
   while (step < kWarmUps) RETURN_IF_ERROR(trainer->Step(++step));
   // Facts may come a step late; the one after the timed steps brings those of the last.
   std::vector<StepMetrics> timed;
+  const std::unique_ptr<kernels::Gauges> gauges = kernels::Gauges::Open(device);
+  std::vector<kernels::GaugeReading> readings;
   while (timed.size() < static_cast<size_t>(steps)) {
     RETURN_IF_ERROR(trainer->Step(++step));
+    if (gauges != nullptr) readings.push_back(gauges->Read());
     if (trainer->last_step().step > kWarmUps) timed.push_back(trainer->last_step());
   }
   RETURN_IF_ERROR(trainer->Settle());
@@ -160,6 +198,13 @@ absl::StatusOr<BenchTable> BenchStep(const runtime::ResolvedJob& job, parallel::
   ASSIGN_OR_RETURN(const std::vector<Trace::Interval> intervals, trace->Stop());
   BenchTable table;
   AddFacts(job, *trainer, ceilings, timed, table);
+  table.facts.emplace_back(
+      "start",
+      absl::StrFormat("%.2f s from the process' start to the end of its first step, without "
+                      "the ceilings' measurement",
+                      start_seconds));
+  const std::string clock = GaugeText(MedianOf(readings));
+  if (!clock.empty()) table.facts.emplace_back("clock", clock + ", median of the timed steps");
   table.rows = SumByOperator(intervals, trace->rows(), ceilings);
   table.facts.emplace_back("traced",
                            absl::StrFormat("%.2f ms: one step with events around every operator%s",

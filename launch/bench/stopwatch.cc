@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_format.h"
 #include "kernels/base/error.h"
 #include "kernels/ops/cast.h"
 #include "kernels/ops/matmul_rate.h"
@@ -20,6 +21,7 @@ absl::StatusOr<std::unique_ptr<Stopwatch>> Stopwatch::Create(Device device) {
       kernels::Stream::Create(
           device, cpu ? kernels::StreamMode::kInline : kernels::StreamMode::kQueue, "bench"));
   std::unique_ptr<Stopwatch> watch(new Stopwatch(std::move(stream)));
+  watch->gauges_ = kernels::Gauges::Open(device);
   ASSIGN_OR_RETURN(watch->timeline_, kernels::Timeline::Create(watch->stream(), kCategory + 1));
   return watch;
 }
@@ -40,6 +42,9 @@ absl::StatusOr<double> Stopwatch::MedianOf(size_t fewest, size_t most,
     seconds.push_back(static_cast<double>(ns[kCategory]) * 1e-9);
     total += seconds.back();
   }
+  run();
+  if (gauges_ != nullptr) reading_ = gauges_->Read();
+  RETURN_IF_ERROR(timeline_->Collect().status());
   std::sort(seconds.begin(), seconds.end());
   return seconds[seconds.size() / 2];
 }
@@ -76,6 +81,13 @@ absl::StatusOr<Ceilings> MeasureCeilings(Device device, kernels::DType dtype) {
                    watch->Median([&] { kernels::CopyAsync(to, from, watch->stream()); }));
   ceilings.copy_bytes = 2.0 * static_cast<double>(from.bytes()) / seconds;
   return ceilings;
+}
+
+std::string CeilingText(const Ceilings& ceilings, Device device) {
+  return absl::StrFormat("%.4g TFLOP/s of %s products, %.4g GB/s of a copy, in this run",
+                         ceilings.matmul_flops * 1e-12,
+                         device.type == DeviceType::kCpu ? "1024^3" : "8192^3",
+                         ceilings.copy_bytes * 1e-9);
 }
 
 std::string DeviceText(Device device) {

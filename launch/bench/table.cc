@@ -7,6 +7,11 @@
 
 namespace muster::launch {
 
+std::string GaugeText(const kernels::GaugeReading& reading) {
+  if (reading.sm_clock_mhz == 0) return "";
+  return absl::StrFormat("%d MHz %.0f W", reading.sm_clock_mhz, reading.power_watts);
+}
+
 std::string RenderText(const BenchTable& table) {
   std::string text = table.title + "\n";
   for (const auto& [name, value] : table.facts) {
@@ -21,6 +26,8 @@ std::string RenderText(const BenchTable& table) {
     if (row.rate > 0 && row.limit > 0) {
       text += absl::StrFormat("  %5.1f %% of %.4g", 100 * row.rate / row.limit, row.limit);
     }
+    const std::string gauges = GaugeText(row.gauges);
+    if (!gauges.empty()) text += "  " + gauges;
     text += "\n";
   }
   return text;
@@ -39,7 +46,9 @@ std::string RenderJson(const BenchTable& table) {
          {"rate", number(row.rate)},
          {"limit", number(row.limit)},
          {"unit", row.unit},
-         {"percent_of_limit", number(row.limit > 0 ? 100 * row.rate / row.limit : 0)}});
+         {"percent_of_limit", number(row.limit > 0 ? 100 * row.rate / row.limit : 0)},
+         {"sm_clock_mhz", number(row.gauges.sm_clock_mhz)},
+         {"power_watts", number(row.gauges.power_watts)}});
   }
   return json.dump(2) + "\n";
 }

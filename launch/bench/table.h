@@ -4,6 +4,8 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/device/gauges.h"
+
 namespace muster::launch {
 
 struct BenchRow {
@@ -13,6 +15,7 @@ struct BenchRow {
   double rate = 0;     // in `unit`; 0: not counted
   double limit = 0;    // in `unit`; 0: none known
   std::string unit;    // "TFLOP/s"
+  kernels::GaugeReading gauges;
 };
 
 struct BenchTable {
@@ -22,10 +25,12 @@ struct BenchTable {
   std::vector<BenchRow> rows;
 };
 
-// Milliseconds, rate, limit and percentage of it, a line a row.
+// "1755 MHz 698 W", or empty.
+std::string GaugeText(const kernels::GaugeReading& reading);
+// Milliseconds, rate, limit and percentage of it, clock and power, a line a row.
 std::string RenderText(const BenchTable& table);
 // {"title", "facts": {...}, "rows": [{"name", "calls", "seconds", "rate", "limit", "unit",
-// "percent_of_limit"}]}; absent numbers are null.
+// "percent_of_limit", "sm_clock_mhz", "power_watts"}]}; absent numbers are null.
 std::string RenderJson(const BenchTable& table);
 
 }  // namespace muster::launch

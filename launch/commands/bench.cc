@@ -164,12 +164,16 @@ class CollectivesCommand : public BenchCommand {
  public:
   CommandText text() const override {
     return {"collectives", "collectives over all ranks; run it under mpirun",
-            "Bus bandwidth of all-reduce, reduce-scatter, all-gather and all-to-all, by size.",
-            "mpirun -np 4 muster bench collectives --mib 1 --mib 64"};
+            "Bus bandwidth of all-reduce, reduce-scatter, all-gather and all-to-all, by size. Of "
+            "CONFIG and --set only communication is read, as NCCL's options.",
+            "mpirun -np 4 muster bench collectives --mib 64 --set communication.nccl.max_ctas=8"};
   }
   void Declare(CLI::App& app) override {
+    AddJobOptions(app, &options_);
+    app.get_option("CONFIG")->required(false);
     DeclareDevice(app);
-    app.add_option("--mib", mebibytes_, "size of the tensor; repeatable (default: 1, 16 and 64)")
+    app.add_option("--mib", mebibytes_,
+                   "size of the tensor; repeatable (default: 1, 16, 64, and on GPUs 256 and 1024)")
         ->type_name("N")
         ->allow_extra_args(false);
     BenchCommand::Declare(app);
@@ -177,9 +181,22 @@ class CollectivesCommand : public BenchCommand {
 
  protected:
   absl::StatusOr<BenchTable> Measure() override {
-    ASSIGN_OR_RETURN(const std::unique_ptr<parallel::World> world, parallel::World::Create({}));
-    speaks_ = world->rank() == 0;
-    ASSIGN_OR_RETURN(const Device device, DeviceOf(world->local_rank()));
+    ASSIGN_OR_RETURN(const RankEnv env, ReadRankEnv(CurrentEnvironment()));
+    speaks_ = env.rank == 0;
+    ASSIGN_OR_RETURN(const Device device, DeviceOf(env.local_rank));
+    const bool on_gpus = device.type == DeviceType::kCuda;
+    runtime::Communication communication;
+    std::vector<runtime::ConfigProblem> problems;
+    if (!runtime::LoadCommunication(options_.config, options_.overrides,
+                                    on_gpus ? runtime::CUDA : runtime::CPU, &communication,
+                                    &problems)) {
+      return absl::InvalidArgumentError(runtime::Describe(
+          problems, options_.config.empty() ? "the command line" : options_.config));
+    }
+    if (mebibytes_.empty()) {
+      mebibytes_ = {1, 16, 64};
+      if (on_gpus) mebibytes_.insert(mebibytes_.end(), {256, 1024});
+    }
     std::vector<int64_t> bytes;
     for (const double size : mebibytes_) {
       if (!(size > 0 && size <= 65536)) {
@@ -188,11 +205,17 @@ class CollectivesCommand : public BenchCommand {
       }
       bytes.push_back(static_cast<int64_t>(size * 1048576));
     }
-    return BenchCollectives(bytes, device, *world);
+    ASSIGN_OR_RETURN(const std::unique_ptr<parallel::World> world,
+                     parallel::World::Create(WorldOptionsOf(communication)));
+    ASSIGN_OR_RETURN(BenchTable table, BenchCollectives(bytes, device, *world));
+    const std::string nccl = communication.nccl().ShortDebugString();
+    if (on_gpus) table.facts.emplace_back("NCCL", nccl.empty() ? "its own choices" : nccl);
+    return table;
   }
 
  private:
-  std::vector<double> mebibytes_ = {1, 16, 64};
+  JobOptions options_;
+  std::vector<double> mebibytes_;
 };
 
 class StepCommand : public BenchCommand {

@@ -116,6 +116,30 @@ bool LoadJob(const std::string& path, const std::vector<std::string>& overrides,
   return Resolve(std::move(config), world_size, FileRules::kCheck, origins, job, problems);
 }
 
+bool LoadCommunication(const std::string& path, const std::vector<std::string>& overrides,
+                       DeviceKind device, Communication* communication,
+                       std::vector<ConfigProblem>* problems) {
+  problems->clear();
+  Job config;
+  FieldOrigins origins(path, *Job::descriptor());
+  std::string text;
+  if (!path.empty()) {
+    if (!ReadConfigFile(path, &text, problems)) return false;
+    ReadTextProto(text, "", &config, &origins, problems);
+  }
+  for (const std::string& override_text : overrides) {
+    if (override_text.starts_with("communication.")) continue;
+    problems->push_back({"--set " + override_text.substr(0, override_text.find('=')),
+                         "wanted a field of communication: no other is read here"});
+  }
+  if (!problems->empty()) return false;
+  ApplyOverrides(overrides, &config, &origins, problems);
+  config.set_device(device);
+  CheckCommunication(config, origins, problems);
+  *communication = config.communication();
+  return problems->empty();
+}
+
 bool LoadResolvedJob(const std::string& run_directory, ResolvedJob* job,
                      std::vector<ConfigProblem>* problems) {
   *job = {};

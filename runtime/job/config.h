@@ -35,6 +35,12 @@ struct ResolvedJob {
 bool LoadJob(const std::string& path, const std::vector<std::string>& overrides, int world_size,
              ResolvedJob* job, std::vector<ConfigProblem>* problems);
 
+// Of the file, or of none if `path` is empty, and of overrides, which may name communication's
+// fields only: what they say of how ranks of such a device talk.
+bool LoadCommunication(const std::string& path, const std::vector<std::string>& overrides,
+                       DeviceKind device, Communication* communication,
+                       std::vector<ConfigProblem>* problems);
+
 // Reads <run_directory>/config.textproto, the resolved config kept with a run: the world size
 // follows from its mesh. Data files may be gone by now, so they are not looked for.
 bool LoadResolvedJob(const std::string& run_directory, ResolvedJob* job,

@@ -559,4 +559,11 @@ MeshDegrees CheckJob(const Job& job, int world_size, FileRules files, const Fiel
   return mesh;
 }
 
+void CheckCommunication(const Job& job, const FieldOrigins& origins,
+                        std::vector<ConfigProblem>* problems) {
+  Checker checker(job, origins, problems);
+  checker.CheckBounds();
+  checker.CheckNccl();
+}
+
 }  // namespace muster::runtime

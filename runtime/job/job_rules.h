@@ -28,4 +28,8 @@ int SmallestWorld(const parallel::MeshDegrees& degrees);
 parallel::MeshDegrees CheckJob(const Job& job, int world_size, FileRules files,
                                const FieldOrigins& origins, std::vector<ConfigProblem>* problems);
 
+// Likewise, of a job of which only `device` and `communication` will be read.
+void CheckCommunication(const Job& job, const FieldOrigins& origins,
+                        std::vector<ConfigProblem>* problems);
+
 }  // namespace muster::runtime

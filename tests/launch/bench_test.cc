@@ -47,6 +47,9 @@ TEST(BenchCommand, GemmGivesThreeProductsAShape) {
   ASSERT_EQ(outcome.code, kExitDone) << outcome.err;
   const auto table = nlohmann::json::parse(outcome.out);
   ExpectRates(table, 6);
+  const std::string ceilings = table["facts"]["ceilings"];
+  EXPECT_NE(ceilings.find("TFLOP/s of 1024^3 products"), std::string::npos) << ceilings;
+  EXPECT_NE(ceilings.find("GB/s of a copy"), std::string::npos) << ceilings;
   EXPECT_EQ(table["rows"][0]["name"], "64 x 48 x 32 input gradient");
   EXPECT_EQ(table["facts"]["dtype"], "fp32");
   const double flops =
@@ -90,6 +93,25 @@ TEST(BenchCommand, CollectivesWantSeveralRanks) {
   EXPECT_NE(outcome.err.find("mpirun -np N"), std::string::npos) << outcome.err;
 }
 
+TEST(BenchCommand, CollectivesReadCommunicationOnly) {
+  struct {
+    const char* override_text;
+    const char* wanted;
+  } const cases[] = {{"mesh.tp=2", "--set mesh.tp: wanted a field of communication"},
+                     {"communication.ncl.max_ctas=2", "did you mean communication.nccl"},
+                     {"communication.nccl.max_ctas=65", "at most 64"},
+                     {"communication.nccl.max_ctas=2", "device is CPU"}};
+  for (const auto& [override_text, wanted] : cases) {
+    const Outcome outcome = RunBench({"collectives", "--device", "cpu", "--set", override_text});
+    EXPECT_EQ(outcome.code, kExitUsage) << override_text;
+    EXPECT_NE(outcome.err.find(wanted), std::string::npos) << outcome.err;
+  }
+  const Outcome outcome =
+      RunBench({"collectives", MUSTER_SOURCE_DIR "/configs/jobs/tiny-moe.textproto", "--device",
+                "cpu", "--set", "communication.deadline_seconds=9"});
+  EXPECT_NE(outcome.err.find("mpirun -np N"), std::string::npos) << outcome.err;
+}
+
 TEST(BenchCommand, StepSaysWhereTheTimeOfOneStepGoes) {
   const std::string run = MUSTER_BINARY_DIR "/bench_test_run";
   std::filesystem::remove_all(run);
@@ -107,6 +129,22 @@ TEST(BenchCommand, StepSaysWhereTheTimeOfOneStepGoes) {
     EXPECT_NE(names.find(wanted), std::string::npos) << wanted << " in\n" << names;
   }
   EXPECT_EQ(names.find("compute: optimizer\n"), std::string::npos) << "a span holds operators";
+  const double start_seconds = std::stod(table["facts"]["start"].get<std::string>());
+  EXPECT_GT(start_seconds, 0);
+  EXPECT_LT(start_seconds, 600) << "this process began no longer ago";
+}
+
+TEST(BenchTable, HasClockAndPowerWhereTheyAreKnown) {
+  BenchTable table;
+  table.rows.push_back({.name = "known", .seconds = 1, .gauges = {1755, 698.4}});
+  table.rows.push_back({.name = "unknown", .seconds = 1});
+  const std::string text = RenderText(table);
+  EXPECT_NE(text.find("1000.0000 ms  1755 MHz 698 W\n"), std::string::npos) << text;
+  EXPECT_EQ(text.find("MHz", text.find("unknown")), std::string::npos) << text;
+  const auto rows = nlohmann::json::parse(RenderJson(table))["rows"];
+  EXPECT_EQ(rows[0]["sm_clock_mhz"], 1755);
+  EXPECT_EQ(rows[0]["power_watts"], 698.4);
+  EXPECT_TRUE(rows[1]["sm_clock_mhz"].is_null() && rows[1]["power_watts"].is_null());
 }
 
 TEST(SumByOperator, CountsInnermostIntervalsOnceAndWhatIsBetweenThemAsIdle) {
