@@ -34,8 +34,8 @@ absl::StatusOr<std::string> SetNewestAside(const Disk& disk, const std::string& 
 // The newest attempt for which a checkpoint was set aside; -1: there is none.
 absl::StatusOr<int> LastSetAside(const std::string& directory);
 
-// Removes what saves of this and earlier attempts, and removals, have left; a checkpoint that one of
-// them was about to replace comes back. Nobody else of this attempt may be saving. A save's
+// Removes what saves of this and earlier attempts, and removals, have left; a checkpoint that one
+// of them was about to replace comes back. Nobody else of this attempt may be saving. A save's
 // directory is renamed first: if an orphan of an earlier attempt is about to publish it, there is
 // nothing any more that it could rename.
 absl::Status RemoveLeftovers(const Disk& disk, const std::string& directory, int attempt);

@@ -41,8 +41,8 @@ class FaultInjector {
   // reduced.
   absl::Status AtActivations();
   absl::Status AtGradients(const std::vector<parallel::BucketSlice>& slices);
-  // For saves: the error that a disk call returns in its own place, after what a slow disk takes for
-  // it. Any thread.
+  // For saves: the error that a disk call returns in its own place, after what a slow disk takes
+  // for it. Any thread.
   absl::Status AtDiskCall(SaveTier tier, const std::string& call, const std::string& path);
   bool idle() const { return faults_.empty(); }
 

@@ -126,7 +126,7 @@ class LedgerWriter {
   virtual absl::Status status() const = 0;  // the first write error, if any
   // The records that are older (CLOCK_MONOTONIC ns) are on the disk; 0: not known of any.
   virtual int64_t synced_ns() const = 0;
-  virtual int64_t num_lost() const = 0;     // records that will never be written
+  virtual int64_t num_lost() const = 0;  // records that will never be written
 };
 
 }  // namespace muster::runtime

@@ -41,7 +41,7 @@ const std::array<KindFacts, 22>& Kinds() {
        {"disk_full", {"on", "steps", "tier"}},
        {"disk_crash", {"call", "on", "tier"}},
        {"disk_exit", {"call", "on", "tier", "code"}},
-        {"disk_slow", {"seconds", "on", "steps", "tier"}}}};
+       {"disk_slow", {"seconds", "on", "steps", "tier"}}}};
   return kKinds;
 }
 

@@ -240,10 +240,13 @@ std::string ShownOn(unsigned short columns) {
     metrics.step = 1;
     progress.Step(metrics);
   }
-  std::string text(1 << 16, '\0');
-  text.resize(static_cast<size_t>(read(controller, text.data(), text.size())));
+  close(terminal);  // so that reads end, with EIO, behind the last of what it was shown
+  std::string text;
+  char piece[4096];
+  for (ssize_t n; (n = read(controller, piece, sizeof piece)) > 0;) {
+    text.append(piece, static_cast<size_t>(n));
+  }
   close(controller);
-  close(terminal);
   return text;
 }
 

@@ -92,8 +92,7 @@ void Launch(const char* op, StreamView stream, void (*kernel)(Parameters...),
       std::forward<Arguments>(arguments)...);
   const cudaError_t error = cudaGetLastError();
   if (error != cudaSuccess) {
-    stream.Fail(
-        LibraryError(std::string("launching ") + op + ": " + cudaGetErrorString(error)));
+    stream.Fail(LibraryError(std::string("launching ") + op + ": " + cudaGetErrorString(error)));
   }
 }
 

@@ -95,7 +95,7 @@ ParityErrors CompareWithOneRank(const TrainingRun& one, const TrainingRun& many,
                                 parallel::World& world) {
   MUSTER_CHECK(one.losses.size() == many.losses.size());
   MUSTER_CHECK_EQ(many.arena_bytes, many.planned.total_bytes());  // what `muster check` says
-  for (const kernels::MatmulKey& key : many.matmuls) {  // what is chosen before step 1
+  for (const kernels::MatmulKey& key : many.matmuls) {            // what is chosen before step 1
     MUSTER_CHECK(many.planned_matmuls.contains(key)) << key.ToString() << " was not foreseen";
   }
   MUSTER_CHECK_EQ(many.matmuls.size(), many.planned_matmuls.size());
