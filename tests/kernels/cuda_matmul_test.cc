@@ -248,7 +248,7 @@ TEST_F(CudaMatmulSearch, EveryProposalRepeatsToTheBit) {
                 CUBLAS_STATUS_SUCCESS);
             ++proposals;
             cut += parts > 1;
-            std::vector<double> first;
+            std::string first;
             for (int run = 0; run < 4; ++run) {
               CopyAsync(c.view(), start.view(), stream.view());
               ASSERT_TRUE((*plan)
@@ -257,7 +257,7 @@ TEST_F(CudaMatmulSearch, EveryProposalRepeatsToTheBit) {
                                     stream.view())
                               .ok());
               const Tensor host = CopyToHost(c.view(), stream.view());
-              const std::string bytes(host.view().as<char>(),
+              const std::string bytes(static_cast<const char*>(host.view().data),
                                       static_cast<size_t>(host.view().bytes()));
               if (run == 0) first = bytes;
               ASSERT_TRUE(bytes == first) << key.ToString() << ", a sum in " << parts << " parts";
