@@ -5,7 +5,8 @@ find_library(CUDNN_LIBRARY cudnn HINTS ${CUDAToolkit_LIBRARY_DIR})
 find_path(CUDNN_FRONTEND_INCLUDE_DIR cudnn_frontend.h
           HINTS ${CMAKE_SOURCE_DIR}/build/cudnn_frontend/include)
 # What was fetched before the script's version changed would compile, too.
-if(CUDNN_FRONTEND_INCLUDE_DIR STREQUAL "${CMAKE_SOURCE_DIR}/build/cudnn_frontend/include")
+if(NOT MUSTER_CUDNN STREQUAL "OFF"
+   AND CUDNN_FRONTEND_INCLUDE_DIR STREQUAL "${CMAKE_SOURCE_DIR}/build/cudnn_frontend/include")
   file(STRINGS ${CMAKE_SOURCE_DIR}/launch/fetch_cudnn_frontend wanted REGEX "^version=")
   string(REPLACE "version=" "" wanted "${wanted}")
   file(STRINGS ${CUDNN_FRONTEND_INCLUDE_DIR}/cudnn_frontend_version.h found
@@ -30,6 +31,6 @@ if(NOT MUSTER_CUDNN STREQUAL "OFF")
     if(MUSTER_CUDNN STREQUAL "ON")
       message(FATAL_ERROR "${advice}")
     endif()
-    message(WARNING "${advice}. Without it attention on CUDA is some hundred times slower.")
+    message(WARNING "${advice}. Without it bf16 jobs on CUDA want precision.attention_kernel=DIRECT, some hundred times slower.")
   endif()
 endif()

@@ -10,6 +10,7 @@
 #include "kernels/base/log.h"
 #include "kernels/device/cuda_peer.h"
 #include "kernels/device/cuda_status.h"
+#include "kernels/device/current_device.h"
 
 namespace muster::kernels::cuda {
 namespace {
@@ -40,7 +41,7 @@ CUdeviceptr Address(const void* data) { return reinterpret_cast<CUdeviceptr>(dat
 }  // namespace
 
 absl::StatusOr<MemoryHandle> Export(const void* data, Device device) {
-  const CurrentDevice current(device);
+  MakeCurrent(device);
   using GetAddressRange = CUresult (*)(CUdeviceptr*, size_t*, CUdeviceptr);
   ASSIGN_OR_RETURN(const auto range_of, DriverFunction<GetAddressRange>("cuMemGetAddressRange"));
   CUdeviceptr base = 0;
@@ -57,7 +58,7 @@ absl::StatusOr<MemoryHandle> Export(const void* data, Device device) {
 }
 
 absl::StatusOr<void*> Map(const MemoryHandle& handle, Device device) {
-  const CurrentDevice current(device);
+  MakeCurrent(device);
   cudaIpcMemHandle_t driver_handle;
   std::memcpy(&driver_handle, handle.allocation.data(), sizeof(driver_handle));
   void* mapped = nullptr;
@@ -69,7 +70,7 @@ absl::StatusOr<void*> Map(const MemoryHandle& handle, Device device) {
 }
 
 void Unmap(void* mapped, Device device) {
-  const CurrentDevice current(device);
+  MakeCurrent(device);
   const absl::Status status = ToStatus(cudaIpcCloseMemHandle(mapped), "cudaIpcCloseMemHandle");
   if (!status.ok()) Log(Severity::kError, std::string(status.message()));
 }
@@ -102,7 +103,7 @@ absl::Status Meet(const std::vector<uint32_t*>& raised, const std::vector<uint32
 }
 
 absl::Status OverrideFlags(uint32_t* flags, int count, uint32_t value, Device device) {
-  const CurrentDevice current(device);
+  MakeCurrent(device);
   const std::vector<uint32_t> values(static_cast<size_t>(count), value);
   cudaStream_t stream = nullptr;  // of its own: the others may be waiting
   RETURN_IF_ERROR(ToStatus(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking),

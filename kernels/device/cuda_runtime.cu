@@ -23,7 +23,7 @@ class CudaGraph : public RecordedWork {
  public:
   CudaGraph(Device device, cudaGraphExec_t executable) : executable(executable), device_(device) {}
   ~CudaGraph() override {
-    const CurrentDevice current(device_);
+    MakeCurrent(device_);
     cudaGraphExecDestroy(executable);
   }
   const cudaGraphExec_t executable;
@@ -92,7 +92,7 @@ class CudaStream : public StreamState {
     return absl::OkStatus();
   }
   absl::StatusOr<std::unique_ptr<RecordedWork>> EndRecording() override {
-    const CurrentDevice current(device);
+    MakeCurrent(device);
     records = false;
     cudaGraph_t graph = nullptr;
     const absl::Status ended =
@@ -129,7 +129,7 @@ class CudaStream : public StreamState {
 };
 
 absl::StatusOr<std::unique_ptr<EventState>> MakeEventWithFlags(Device device, unsigned flags) {
-  CurrentDevice current(device);
+  MakeCurrent(device);
   cudaEvent_t event = nullptr;
   RETURN_IF_ERROR(ToStatus(cudaEventCreateWithFlags(&event, flags), "cudaEventCreate"));
   return std::make_unique<CudaEvent>(event);
@@ -171,7 +171,7 @@ absl::StatusOr<std::unique_ptr<EventState>> MakeTimedEvent(Device device) {
 
 absl::StatusOr<std::unique_ptr<StreamState>> MakeStream(Device device, const std::string& name,
                                                         StreamPriority priority) {
-  CurrentDevice current(device);
+  MakeCurrent(device);
   int lowest = 0, highest = 0;
   RETURN_IF_ERROR(ToStatus(cudaDeviceGetStreamPriorityRange(&lowest, &highest),
                            "cudaDeviceGetStreamPriorityRange"));
@@ -189,7 +189,7 @@ absl::StatusOr<std::unique_ptr<StreamState>> MakeStream(Device device, const std
 }
 
 absl::StatusOr<void*> AllocateDevice(Device device, int64_t bytes) {
-  CurrentDevice current(device);
+  MakeCurrent(device);
   void* data = nullptr;
   RETURN_IF_ERROR(
       ToStatus(cudaMalloc(&data, static_cast<size_t>(bytes)),
@@ -205,7 +205,7 @@ absl::StatusOr<void*> AllocatePinned(int64_t bytes) {
 }
 
 void FreeDevice(Device device, void* data) {
-  CurrentDevice current(device);
+  MakeCurrent(device);
   const absl::Status status = ToStatus(cudaFree(data), "cudaFree");
   if (!status.ok()) Log(Severity::kError, std::string(status.message()));
 }
@@ -216,7 +216,7 @@ void FreePinned(void* data) {
 }
 
 absl::Status PinHost(Device device, void* data, int64_t bytes) {
-  CurrentDevice current(device);
+  MakeCurrent(device);
   return ToStatus(cudaHostRegister(data, static_cast<size_t>(bytes), cudaHostRegisterDefault),
                   "pinning " + std::to_string(bytes) + " bytes of host memory");
 }
@@ -234,7 +234,7 @@ absl::Status CopyAsync(void* destination, const void* source, int64_t bytes, Str
 }
 
 absl::Status FillZero(Device device, void* data, int64_t bytes) {
-  CurrentDevice current(device);
+  MakeCurrent(device);
   const std::string what = "zeroing " + std::to_string(bytes) + " bytes";
   RETURN_IF_ERROR(
       ToStatus(cudaMemsetAsync(data, 0, static_cast<size_t>(bytes), cudaStreamPerThread), what));

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/device/current_device.h"
 #include "kernels/device/stream.h"
 
 namespace muster::kernels::cuda {
@@ -14,8 +15,6 @@ namespace muster::kernels::cuda {
 int DeviceCount();
 std::string ProductName(Device device);  // empty if there is no such device
 std::string PciBusId(Device device);     // "0000:1b:00.0"; empty likewise
-// Makes the device current in the calling thread, as launches on its streams want.
-void MakeCurrent(Device device);
 absl::StatusOr<std::unique_ptr<EventState>> MakeEvent(Device device);
 absl::StatusOr<std::unique_ptr<StreamState>> MakeStream(Device device, const std::string& name,
                                                         StreamPriority priority);

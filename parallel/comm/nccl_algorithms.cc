@@ -79,8 +79,10 @@ absl::Status NcclAlgorithms::Warm(StreamView stream) {
   // Our own kernels too: loading one may wait for the device, and so for other ranks.
   for (const DType dtype :
        {DType::kFloat32, DType::kBFloat16, DType::kFloat64, DType::kInt32, DType::kInt64}) {
-    RETURN_IF_ERROR(ReduceOnDevice(dtype, ReduceOp::kMax, staging_.data(), /*stride=*/1, size_,
-                                   At(staging_.data(), kStagingBytes), /*count=*/1, stream));
+    for (const int64_t stride : {1, 16}) {  // element by element, and by 16 bytes
+      RETURN_IF_ERROR(ReduceOnDevice(dtype, ReduceOp::kMax, staging_.data(), stride, size_,
+                                     At(staging_.data(), kStagingBytes), /*count=*/1, stream));
+    }
   }
   return absl::OkStatus();
 }

@@ -60,8 +60,9 @@ class NcclCommunicator final : public Communicator, public Watchdog::Watched {
   absl::Status Run(CollectiveCall call, StreamView stream, Work work);
   absl::Status Break(const absl::Status& status, const CollectiveCall* call);
   absl::Status Warm(StreamView stream);
-  absl::Status AwaitWork(StreamView stream);
-  absl::StatusOr<std::vector<std::string>> Gather(const std::string& text);
+  absl::Status AwaitWork(StreamView stream, std::chrono::milliseconds patience);
+  absl::StatusOr<std::vector<std::string>> Gather(const std::string& text,
+                                                  std::chrono::milliseconds patience);
 
   const NcclCommunicatorOptions options_;
   const int rank_, size_;
@@ -78,6 +79,11 @@ class NcclCommunicator final : public Communicator, public Watchdog::Watched {
 NcclCommunicator::~NcclCommunicator() {
   options_.watchdog->Remove(this);
   if (comm_ == nullptr) return;
+  if (peers_ != nullptr && !options_.world_failed->load()) {
+    peers_->Unmap();
+    // Nobody frees what another rank has mapped. One that failed has, and does not come.
+    (void)Gather("x", options_.deadline->load());
+  }
   // Peers of a failed world may never come to end this communicator together.
   if (options_.world_failed->load()) comm_->Abort();
   comm_.reset();
@@ -116,39 +122,40 @@ absl::Status NcclCommunicator::Open() {
 
 absl::Status NcclCommunicator::Warm(StreamView stream) {
   RETURN_IF_ERROR(nccl_->Warm(stream));
-  return AwaitWork(stream);
+  return AwaitWork(stream, kSetupDeadline);
 }
 
-// Of start-up: for as long as opening connections may take.
-absl::Status NcclCommunicator::AwaitWork(StreamView stream) {
+absl::Status NcclCommunicator::AwaitWork(StreamView stream, std::chrono::milliseconds patience) {
   ASSIGN_OR_RETURN(const kernels::Event end, kernels::Event::Create(options_.device));
   stream.Record(end.view());
-  const auto deadline = CallTracker::Clock::now() + kSetupDeadline;
+  const auto deadline = CallTracker::Clock::now() + patience;
   while (CallTracker::Clock::now() < deadline) {
     ASSIGN_OR_RETURN(const bool reached, kernels::cuda::IsReached(end.view().state()));
     if (reached) return stream.Synchronize();
     std::this_thread::sleep_for(std::chrono::microseconds(100));
   }
-  return absl::DeadlineExceededError("the first calls do not end");
+  return absl::DeadlineExceededError("calls of the start or the end do not end");
 }
 
 absl::Status NcclCommunicator::UseCopyEngines(const CopyMemory& memory) {
   if (options_.nccl.cta_policy != NcclOptions::CtaPolicy::kZero) return absl::OkStatus();
-  ASSIGN_OR_RETURN(auto peers, PeerExchange::Create(
-                                   {.group = options_.name,
-                                    .host = options_.host,
-                                    .rank = rank_,
-                                    .size = size_,
-                                    .device = options_.device,
-                                    .memory = memory,
-                                    .gather = [this](const auto& text) { return Gather(text); }}));
+  ASSIGN_OR_RETURN(auto peers, PeerExchange::Create({.group = options_.name,
+                                                     .host = options_.host,
+                                                     .rank = rank_,
+                                                     .size = size_,
+                                                     .device = options_.device,
+                                                     .memory = memory,
+                                                     .gather = [this](const auto& text) {
+                                                       return Gather(text, kSetupDeadline);
+                                                     }}));
   std::lock_guard lock(mutex_);
   peers_ = std::move(peers);
   return absl::OkStatus();
 }
 
 // Every rank's text, all of equal length; by NCCL itself. Blocks the host.
-absl::StatusOr<std::vector<std::string>> NcclCommunicator::Gather(const std::string& text) {
+absl::StatusOr<std::vector<std::string>> NcclCommunicator::Gather(
+    const std::string& text, std::chrono::milliseconds patience) {
   const auto bytes = static_cast<int64_t>(text.size());
   ASSIGN_OR_RETURN(auto stream,
                    kernels::Stream::Create(options_.device, kernels::StreamMode::kQueue, "peers"));
@@ -165,7 +172,12 @@ absl::StatusOr<std::vector<std::string>> NcclCommunicator::Gather(const std::str
     RETURN_IF_ERROR(nccl_->AllGather(tensor(base + rank_ * bytes, bytes),
                                      tensor(base, bytes * size_), stream.view()));
   }
-  RETURN_IF_ERROR(AwaitWork(stream.view()));
+  const absl::Status ended = AwaitWork(stream.view(), patience);
+  if (!ended.ok()) {  // to give memory back would wait for what never ends
+    std::lock_guard lock(mutex_);
+    comm_->Abort();
+    return ended;
+  }
   kernels::CopyAsync(all.data(), base, bytes * size_, stream.view());
   RETURN_IF_ERROR(stream.view().Synchronize());
   std::vector<std::string> texts;

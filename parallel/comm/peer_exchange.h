@@ -30,6 +30,8 @@ class PeerExchange {
   // between ranks; peer_memory.h's.
   static absl::StatusOr<std::unique_ptr<PeerExchange>> Create(Options options);
   CopyExchange& copies() { return *copies_; }
+  // What peers named is no longer used here. Before a rank frees what it named, all must have.
+  void Unmap() { mapped_.clear(); }
 
  private:
   PeerExchange() = default;

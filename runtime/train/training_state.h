@@ -55,6 +55,7 @@ struct TrainingState {
                                                              kernels::StreamMode compute_mode);
 
   kernels::Device device;
+  kernels::Arena arena;  // outlives groups, whose ranks may map each other's
   std::unique_ptr<parallel::Mesh> mesh;
   parallel::PipelineRun training, evaluation;  // this rank's part of each
   // The first run of each, which on GPUs goes another way (parallel/pp/runner.h, PlanOpening).
@@ -75,8 +76,7 @@ struct TrainingState {
   // Device copies of the batch, int32 [microbatches, T] each, cut into microbatches.
   kernels::TensorView tokens, targets, positions;
   std::vector<models::MicrobatchTokens> microbatches;
-  kernels::TensorView step_sums;  // fp64 [StepSums::kSize]
-  kernels::Arena arena;
+  kernels::TensorView step_sums;                                     // fp64 [StepSums::kSize]
   kernels::DeviceBuffer host_sums, host_load, host_rows, host_norm;  // host sides of the facts
   // Host sides of the batch: tokens, targets, positions. Two, so that one step's can be filled
   // while the device still reads the other's.

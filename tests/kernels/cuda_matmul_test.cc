@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/device/memory.h"
+#include "kernels/ops/cast.h"
 #include "kernels/ops/matmul.h"
 #include "kernels/ops/matmul_chooser.h"
 #include "tests/support/kernels/naive_matmul.h"
@@ -210,6 +211,10 @@ TEST_F(CudaMatmulSearch, WithoutMemoryTheFirstProposalIsTaken) {
   ASSERT_TRUE(choice.ok()) << choice.status();
   EXPECT_FALSE(choice->searched);
   EXPECT_TRUE((*chooser)->Accepts(key, choice->algorithm));
+  // The lack of memory is no business of who launches next.
+  const Tensor next = CopyToCuda(RandomTensor(DType::kFloat32, {8}, "next").view(), stream.view());
+  Fill({.x = next.view(), .value = 1}, stream.view());
+  EXPECT_TRUE(stream.view().Synchronize().ok()) << stream.view().status();
 }
 
 // Whatever a search may choose, with sums that are long enough to be cut.

@@ -116,7 +116,7 @@ bool IsTiled(DType dtype, std::initializer_list<const TensorView*> tensors) {
 template <typename Args>
 void LaunchTiles(const char* op, void (*kernel)(Args), int shared_bytes, int64_t blocks,
                  const Args& args, StreamView stream) {
-  LaunchDevice device(stream);
+  MakeCurrent(stream.device());
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
   if (error != cudaSuccess) {

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "kernels/base/error.h"
+#include "kernels/device/current_device.h"
 #include "kernels/device/stream.h"
 #include "kernels/ops/cuda/launch_shape.h"
 #include "kernels/tensor/tensor.h"
@@ -58,23 +59,6 @@ void SwitchWidth(bool vectorize, Body&& body) {
   body(std::integral_constant<int, 1>{});
 }
 
-// Makes a stream's device current for the scope: CUDA launches into streams of that device only.
-class LaunchDevice {
- public:
-  explicit LaunchDevice(StreamView stream) {
-    cudaGetDevice(&before_);
-    if (before_ != stream.device().index) cudaSetDevice(stream.device().index);
-    changed_ = before_ != stream.device().index;
-  }
-  ~LaunchDevice() {
-    if (changed_) cudaSetDevice(before_);
-  }
-
- private:
-  int before_ = 0;
-  bool changed_ = false;
-};
-
 // Enqueues a kernel; an empty grid is no launch. A failed launch is left in the stream.
 template <typename... Parameters, typename... Arguments>
 void Launch(const char* op, StreamView stream, void (*kernel)(Parameters...),
@@ -82,7 +66,7 @@ void Launch(const char* op, StreamView stream, void (*kernel)(Parameters...),
   if (shape.blocks == 0 || shape.blocks_y == 0) return;
   MUSTER_CHECK(shape.blocks < (int64_t{1} << 31) && shape.blocks_y < (1 << 16))
       << op << ": a grid of " << shape.blocks << " x " << shape.blocks_y << " blocks";
-  LaunchDevice device(stream);
+  MakeCurrent(stream.device());
   if (shape.shared_bytes > kPlainShared) {
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes);
   }

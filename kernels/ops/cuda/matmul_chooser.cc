@@ -38,12 +38,12 @@ class Chooser final : public MatmulChooser {
   void Use(const std::map<MatmulKey, MatmulAlgorithm>& chosen) override { plans_.Use(chosen); }
 
  private:
-  absl::Status Provide(int64_t bytes);
+  absl::Status Provide(int64_t random_bytes, int64_t written_bytes);
 
   const StreamView stream_;
   MatmulPlans& plans_;
   std::string scope_;
-  DeviceBuffer memory_;  // random numbers
+  DeviceBuffer random_, written_;  // what runs read, and write
 };
 
 absl::StatusOr<MatmulChoice> Chooser::Search(const MatmulKey& key) {
@@ -54,10 +54,12 @@ absl::StatusOr<MatmulChoice> Chooser::Search(const MatmulKey& key) {
     return bytes - Aligned(size);
   };
   const int64_t a = place(key.a_bytes()), b = place(key.b_bytes());
-  const int64_t bias = place(key.n * SizeOf(key.result)), c = place(key.c_bytes());
-  const int64_t flush = place(FlushBytes(stream_.device()));
-  const absl::Status room = Provide(bytes);
-  char* const begin = static_cast<char*>(memory_.data());
+  const int64_t bias = place(key.n * SizeOf(key.result));
+  const int64_t flush_bytes = FlushBytes(stream_.device());
+  const absl::Status room = Provide(bytes, key.c_bytes() + flush_bytes);
+  char* const begin = static_cast<char*>(random_.data());
+  char* const flush = static_cast<char*>(written_.data());
+  char* const c = flush + flush_bytes;
   ASSIGN_OR_RETURN(const std::unique_ptr<MatmulPlan> plan,
                    MatmulPlan::Create(key, room.ok() ? begin + bias : scope_.data()));
   if (!room.ok()) {
@@ -66,30 +68,35 @@ absl::StatusOr<MatmulChoice> Chooser::Search(const MatmulKey& key) {
     return MatmulChoice{.algorithm = first, .searched = false};
   }
   const MatmulPlan::Operands operands = {
-      .a = begin + a, .b = begin + b, .bias = key.bias ? begin + bias : nullptr, .c = begin + c};
-  ASSIGN_OR_RETURN(const MatmulAlgorithm found,
-                   SearchAlgorithm(plans_.handle(), *plan, operands,
-                                   {.result = begin + c, .flush = begin + flush}, stream_));
+      .a = begin + a, .b = begin + b, .bias = key.bias ? begin + bias : nullptr, .c = c};
+  ASSIGN_OR_RETURN(
+      const MatmulAlgorithm found,
+      SearchAlgorithm(plans_.handle(), *plan, operands, {.result = c, .flush = flush}, stream_));
   return MatmulChoice{.algorithm = found};
 }
 
-// Memory full of normal numbers, of which a bf16 pair is an fp32 one too: what numbers are
-// multiplied decides about power, and so about the clock. What runs write stays finite.
-absl::Status Chooser::Provide(int64_t bytes) {
+// Operands of normal numbers, of which a bf16 pair is an fp32 one too: what numbers are multiplied
+// decides about power, and so about the clock.
+absl::Status Chooser::Provide(int64_t random_bytes, int64_t written_bytes) {
   constexpr int64_t kPeriod = int64_t{64} << 20;
-  if (memory_.bytes() >= bytes) return absl::OkStatus();
-  memory_ = DeviceBuffer();
-  ASSIGN_OR_RETURN(memory_, TakeForSearch(stream_.device(), bytes));
-  char* const begin = static_cast<char*>(memory_.data());
-  const int64_t random = std::min(bytes, kPeriod), numbers = random / SizeOf(DType::kBFloat16);
+  if (written_.bytes() < written_bytes) {
+    written_ = DeviceBuffer();
+    ASSIGN_OR_RETURN(written_, TakeForSearch(stream_.device(), written_bytes));
+  }
+  if (random_.bytes() >= random_bytes) return absl::OkStatus();
+  random_ = DeviceBuffer();
+  ASSIGN_OR_RETURN(random_, TakeForSearch(stream_.device(), random_bytes));
+  char* const begin = static_cast<char*>(random_.data());
+  const int64_t first = std::min(random_bytes, kPeriod);
+  const int64_t numbers = first / SizeOf(DType::kBFloat16);
   kernels::FillNormal({.x = TensorView(begin, DType::kBFloat16, {numbers}, stream_.device()),
                        .global_shape = {numbers},
                        .begin = {0},
                        .key = MakePhiloxKey(0, "matmul search"),
                        .std = 1.0f},
                       stream_);
-  for (int64_t done = random; done < bytes; done *= 2) {
-    kernels::CopyAsync(begin + done, begin, std::min(done, bytes - done), stream_);
+  for (int64_t done = first; done < random_bytes; done *= 2) {
+    kernels::CopyAsync(begin + done, begin, std::min(done, random_bytes - done), stream_);
   }
   return stream_.Synchronize();
 }
@@ -98,6 +105,7 @@ absl::Status Chooser::Provide(int64_t bytes) {
 
 absl::StatusOr<std::unique_ptr<MatmulChooser>> MakeMatmulChooser(StreamView stream) {
   if (!SearchesMatmuls()) return nullptr;
+  MakeCurrent(stream.device());  // of which the library's handle will be
   ASSIGN_OR_RETURN(MatmulPlans* const plans, MatmulPlans::Of(stream));
   return std::make_unique<Chooser>(stream, *plans);
 }
