@@ -131,7 +131,7 @@ int Supervisor::Run() {
     // Back-off is the failed attempt's, and a request to stop ends it.
     const bool stopped = !Ends(decision) && stop_signals_ > 0;
     ledger_->AttemptEnd(attempt_, exit_code, stopped ? Action::kStop : decision.action);
-    if (stopped) return kExitRequeue;
+    if (stopped) return failure.exit_code == kExitNotSaved ? kExitNotSaved : kExitRequeue;
     if (Ends(decision)) return decision.exit_code;
     Apply(decision);
   }
@@ -204,6 +204,7 @@ std::optional<Failure> Supervisor::Look() {
     if (step_times_) step_times_->See(event);
   }
   Reap();
+  ledger_->Flush();
   const int64_t now = MonotonicNs();
   if (starter_ < 0) detector_->SeeExit(starter_status_, now);
   std::optional<Failure> failure = detector_->Check(now);

@@ -46,8 +46,8 @@ Decision Supervisor::Judge(const Failure& failure) {
   }
   best_step_ = best;
   Decision decision = Decide(failure, history_, options_.recovery);
-  if (stop_signals_ > 0 && !Ends(decision)) {
-    const bool lost = failure.exit_code == kExitNotSaved;
+  const bool lost = failure.exit_code == kExitNotSaved;
+  if (stop_signals_ > 0 && (lost || !Ends(decision))) {
     decision = {.action = Action::kStop,
                 .exit_code = lost ? kExitNotSaved : kExitRequeue,
                 .reason = "asked to stop: no restart"};

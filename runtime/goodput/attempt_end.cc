@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "runtime/goodput/ledger_record.h"
+#include "runtime/job/exit_code.h"
 
 namespace muster::runtime {
 bool FailedBySupervisor(const AttributedAttempt& attempt) {

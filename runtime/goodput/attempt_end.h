@@ -6,12 +6,10 @@
 
 namespace muster::runtime {
 
-constexpr int32_t kExitRequeue = 75;  // stopped by request, as launch/exit_codes.h has it
-
 // A supervisor saw a failure end it; a request to stop is none.
 bool FailedBySupervisor(const AttributedAttempt& attempt);
 // As a supervisor says; without one: ended without an exit code, or with one that is neither 0 nor
-// 75 (stopped by request).
+// kExitRequeue (stopped by request).
 bool Failed(const AttributedAttempt& attempt);
 // All its ranks left an end record with exit code 0: nothing is left to do.
 bool Finished(const AttributedAttempt& attempt);

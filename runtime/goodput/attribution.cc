@@ -13,6 +13,7 @@
 #include "runtime/goodput/attempt_end.h"
 #include "runtime/goodput/charge.h"
 #include "runtime/goodput/ledger_record.h"
+#include "runtime/job/exit_code.h"
 
 namespace muster::runtime {
 namespace {
@@ -133,6 +134,11 @@ class AttemptAttributor {
       facts.goes_back_to = std::min(facts.goes_back_to, goes_back_to);
       goes_back_to = std::min(goes_back_to, rank.steps[i].step);
     }
+    const auto goes_back = [](const auto& a, const auto& b) { return a.step >= b.step; };
+    const bool goes_on =
+        !rank.steps.empty() &&
+        std::adjacent_find(rank.steps.begin(), rank.steps.end(), goes_back) == rank.steps.end();
+    went_on_to_ = goes_on ? std::min(went_on_to_, rank.steps.back().step) : -1;
   }
 
   void AddRank(const RankLog& rank) {
@@ -159,7 +165,10 @@ class AttemptAttributor {
   StepFate FateOf(const StepExecution& step, const Execution& execution) const {
     const ExecutionFacts& facts = executions_.at(execution);
     const bool complete = facts.ranks_passed == static_cast<int>(log_.ranks.size()) ||
-                          hindsight_.resumed_at > step.step;
+                          hindsight_.resumed_at > step.step ||
+                          // Every rank has begun a later one, so it ended this: a full disk may
+                          // have lost its record.
+                          step.step < went_on_to_;
     if (!step.finished || !complete) return StepFate::kLostPartial;
     if (step.step >= std::min(hindsight_.rolled_back_to, facts.goes_back_to)) {
       return StepFate::kRework;
@@ -271,6 +280,8 @@ class AttemptAttributor {
   const Hindsight hindsight_;
   StepTable& steps_;
   std::map<Execution, ExecutionFacts> executions_;
+  // The last step that every rank with a log has begun; -1 if one went back within the attempt.
+  int64_t went_on_to_ = kNever;
   AttributedAttempt result_;
 };
 

@@ -18,6 +18,7 @@
 #include "runtime/goodput/ledger_record.h"
 #include "runtime/goodput/rank_progress.h"
 #include "runtime/job/append_file.h"
+#include "runtime/job/file_error.h"
 
 namespace muster::runtime {
 namespace {
@@ -234,8 +235,7 @@ absl::StatusOr<std::unique_ptr<LedgerWriter>> LedgerWriter::Create(
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   if (error) {
-    return absl::PermissionDeniedError("cannot make the ledger's directory " + directory + ": " +
-                                       error.message() + "; choose another run directory (--run)");
+    return FileError("make the ledger's directory " + directory, error.value());
   }
   const std::string path = directory + "/" + LedgerFileName(begin.rank);
   absl::StatusOr<std::unique_ptr<AppendFile>> file =

@@ -170,7 +170,9 @@ void SetCheckpointTimes(const RunLog& log, RunReport* report) {
       if (mark.event.act == CheckpointAct::kPutOff) ++report->saves_put_off;
       if (mark.event.act == CheckpointAct::kSnapshot) {
         snapshots[id] = mark.at_ns;
-        if (last_snapshot >= 0) intervals.push_back(id.first - last_snapshot);
+        // The last save may be tried several times.
+        if (last_snapshot >= 0 && id.first > last_snapshot)
+          intervals.push_back(id.first - last_snapshot);
         last_snapshot = id.first;
       }
       const auto snapshot = snapshots.find(id);

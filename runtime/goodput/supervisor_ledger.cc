@@ -84,6 +84,7 @@ class FileSupervisorLedger final : public SupervisorLedger {
                .PutI32(exit_code)
                .PutU8(static_cast<uint8_t>(action)));
   }
+  void Flush() override { (void)file_->Flush(); }
   absl::Status status() const override { return file_->first_error(); }
   int number() const override { return number_; }
 

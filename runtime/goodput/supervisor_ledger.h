@@ -68,6 +68,7 @@ class SupervisorLedger {
   virtual void Teardown(int attempt) = 0;
   virtual void SpareIn(int attempt, const std::string& host) = 0;
   virtual void AttemptEnd(int attempt, int exit_code, Action action) = 0;
+  virtual void Flush() = 0;  // what a full disk did not take; call it now and then
   virtual absl::Status status() const = 0;
   virtual int number() const = 0;  // of the run's supervisors, from 0
 };

@@ -46,6 +46,8 @@ class SupervisorParser {
         record.monotonic_ns < last_ns_) {
       return false;
     }
+    if (record.type > static_cast<uint8_t>(SupervisorRecord::kHost))
+      return true;  // a newer writer's
     RecordFields fields(record.payload);
     const int attempt = fields.Take<int32_t>();
     if (!fields.ok() || attempt < 0) return false;

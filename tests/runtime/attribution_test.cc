@@ -157,6 +157,20 @@ TEST(Attribution, AStepThatALaterAttemptBuiltUponIsComplete) {
   EXPECT_EQ(run.productive_steps, 6);
 }
 
+TEST(Attribution, AStepWhoseRecordOneRanksDiskLostIsNot) {
+  LogBuilder builder(2);
+  RunLog log = builder.BeginAttempt().Steps(0, 5).Ends(0).Build();
+  RankLog& rank = log.attempts[0].ranks[1];
+  for (Phase& phase : rank.phases) {
+    if (phase.step_index == 2) phase = {.begin_ns = phase.begin_ns, .state = State::kUnknown};
+    if (phase.step_index > 2) --phase.step_index;
+  }
+  rank.steps.erase(rank.steps.begin() + 2);
+  const Attribution run = MustAttribute(log);
+  EXPECT_EQ(Seconds(run.total.lost_partial), 0);
+  EXPECT_EQ(run.productive_steps, 5);
+}
+
 TEST(Attribution, ARankWithoutALogIsUnknownThroughout) {
   LogBuilder builder(3);
   RunLog log = builder.BeginAttempt().Steps(0, 10).Ends(0).Build();

@@ -189,7 +189,7 @@ TEST(Ledger, FilesAreExclusiveAndPrivate) {
   const auto second = LedgerWriter::Create(scratch.path(), ExampleBegin());
   EXPECT_EQ(second.status().code(), absl::StatusCode::kAlreadyExists);
   EXPECT_EQ(LedgerWriter::Create("/proc/no", ExampleBegin()).status().code(),
-            absl::StatusCode::kPermissionDenied);
+            absl::StatusCode::kNotFound);
 }
 
 TEST(Ledger, AWriterThatGoesAwayClosesItsAttempt) {
