@@ -8,8 +8,8 @@
 
 namespace muster::launch {
 
-// What CUDA has by itself.
-constexpr int kLeastDeviceQueues = 8;
+// A stage in the middle of a V-shaped schedule has a dozen streams.
+constexpr int kLeastDeviceQueues = 16;
 
 // Errors: a pipeline on GPUs, and CUDA_DEVICE_MAX_CONNECTIONS is less than that. Where it is not
 // set, kernels::PrepareProcess sets what is wanted.

@@ -2,19 +2,12 @@
 // What muster's exit status tells scripts and schedulers (docs/guide/exit_codes.md). A supervisor
 // or a batch script decides by it whether to start the job again.
 #include "absl/status/status.h"
+#include "runtime/job/exit_code.h"
 
 namespace muster::launch {
 
-constexpr int kExitDone = 0;
-constexpr int kExitFailure = 1;  // anything that no other code names
-constexpr int kExitUsage = 2;    // the command line or a config is wrong: starting again is vain
-// Trained, or stopped as asked, but the disk did not take the state: start again (EX_IOERR).
-constexpr int kExitNotSaved = 74;
-constexpr int kExitRequeue = 75;  // stopped early, all is well: start again (EX_TEMPFAIL)
-// The state is not to be trusted (numbers that are not finite, a loss spike, replicas that differ):
-// start again from a checkpoint.
-constexpr int kExitRollBack = 76;
-constexpr int kExitDoNotRequeue = 93;  // would fail in the same way again
+using runtime::kExitDone, runtime::kExitFailure, runtime::kExitUsage, runtime::kExitNotSaved;
+using runtime::kExitDoNotRequeue, runtime::kExitRequeue, runtime::kExitRollBack;
 
 // Of an error while a job trains. A run that another job holds or has taken over stays so if this
 // one is started again: kExitDoNotRequeue.

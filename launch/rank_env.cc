@@ -78,7 +78,6 @@ absl::StatusOr<RankEnv> ReadRankEnv(const Environment& environment) {
     RETURN_IF_ERROR(ReadNumber(environment, names.rank, 0, &result.rank));
     RETURN_IF_ERROR(ReadNumber(environment, names.size, 1, &result.size));
     RETURN_IF_ERROR(ReadNumber(environment, names.local_rank, 0, &result.local_rank));
-    result.knows_local_rank = environment.contains(names.local_rank);
     result.local_size = result.local_rank + 1;  // at least; where the launcher does not say
     RETURN_IF_ERROR(ReadNumber(environment, names.local_size, 1, &result.local_size));
     RETURN_IF_ERROR(CheckBelow(names.rank, result.rank, names.size, result.size));

@@ -19,7 +19,6 @@ struct RankEnv {
   Launcher launcher = Launcher::kAlone;
   int rank = 0, size = 1;              // of the world
   int local_rank = 0, local_size = 1;  // among the ranks of this host
-  bool knows_local_rank = true;        // false: the launcher does not say, and it is 0 here
   runtime::SchedulerJob scheduler;
 };
 const char* Name(RankEnv::Launcher launcher);

@@ -14,8 +14,9 @@ namespace muster::launch {
 
 class RankLog {
  public:
-  // Makes the directory, and appends to the log that earlier attempts left. Call it before any
-  // thread is started and before MPI: it forks. Errors: the file cannot be written.
+  // Makes the directory, and appends to the log that earlier attempts left. It forks, and the
+  // child makes system calls only: threads, MPI and CUDA may be there. Errors: the file cannot be
+  // written.
   static absl::StatusOr<std::unique_ptr<RankLog>> Open(const std::string& run_directory, int rank);
   // Gives stderr back, and waits until the file is complete.
   ~RankLog();

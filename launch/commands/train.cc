@@ -159,10 +159,6 @@ class TrainCommand : public Command {
       return kExitUsage;
     }
     CatchStopSignals();
-    // Beside MPI's start and what ranks agree on.
-    opening_.emplace(job.job.device() == runtime::CUDA && env->knows_local_rank
-                         ? kernels::Device{kernels::DeviceType::kCuda, env->local_rank}
-                         : kernels::Device{});
     progress_.Entered(runtime::State::kInitRuntime);
     auto pulse = StartPulse(CurrentEnvironment(), *env,
                             runtime::DeadlinesOf(job.job.communication()), &progress_);
@@ -195,6 +191,10 @@ class TrainCommand : public Command {
       console.err << "muster train: " << world.status().message() << "\n";
       return kExitFailure;
     }
+    // Beside what ranks agree on; MPI's start, which changes the environment, is over.
+    opening_.emplace(job.job.device() == runtime::CUDA
+                         ? kernels::Device{kernels::DeviceType::kCuda, (*world)->local_rank()}
+                         : kernels::Device{});
     runtime::RankDeadline deadline(runtime::DeadlinesOf(job.job.communication()));
     progress_.Follow([&](const runtime::ProgressFacts& facts) {
       (*world)->SetDeadline(std::chrono::milliseconds(deadline.After(facts) / 1'000'000));

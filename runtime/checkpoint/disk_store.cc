@@ -55,8 +55,8 @@ class DiskStore final : public CheckpointStore {
  private:
   absl::Status CheckFence() const { return options_.fence ? options_.fence() : absl::OkStatus(); }
 
-  // Rank 0 makes the directory; the others see it appear. No other save of this attempt has its
-  // name.
+  // Rank 0 makes the directory; the others see it appear. A save of the same name that failed has
+  // been cleared away.
   absl::Status WriteOwn(const std::string& partial, const std::vector<HostPiece>& pieces,
                         const WaitFor& wait_for, SaveReport* report) const {
     if (rank_ == 0) {

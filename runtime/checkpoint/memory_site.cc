@@ -46,7 +46,7 @@ absl::StatusOr<std::string> ReadOrDrawKey(const std::string& run_directory) {
   if (IsKey(key)) return key;
   std::array<uint64_t, 2> bits{};
   if (getrandom(bits.data(), sizeof(bits), 0) != static_cast<ssize_t>(sizeof(bits))) {
-    return FileError("cannot draw a key for the memory tier", errno);
+    return FileError("draw a key for the memory tier", errno);
   }
   key = kernels::HexDigits(bits[0]) + kernels::HexDigits(bits[1]);
   MUSTER_CHECK(IsKey(key)) << key.size();

@@ -28,7 +28,7 @@ struct MemorySiteOptions {
   int attempt = 0;
   int test_hosts = 0;                       // > 0: as if the ranks were on so many hosts, in blocks
   std::function<absl::Status()> fence;      // see DiskStoreOptions
-  DiskHook hook;                            // tests
+  DiskHook hook;                            // tests, planned faults
   int64_t chunk_bytes = int64_t{16} << 20;  // of one message between hosts
 };
 

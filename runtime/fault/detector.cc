@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "runtime/job/exit_code.h"
 
 namespace muster::runtime {
 namespace {
@@ -14,26 +15,23 @@ constexpr size_t kRanksQuoted = 4;
 constexpr int64_t kMissedBeatsNs = 1'000'000'000;  // several, of a rank that beats 5 times a second
 // A host is silent for so long that what others report may well come of its loss.
 constexpr int64_t kSilentHostNs = 2'000'000'000;
-// The codes of launch/exit_codes.h, which is above this folder; a test there compares them.
-constexpr int kDone = 0, kError = 1, kUsage = 2, kNotSaved = 74, kRequeue = 75, kRollBack = 76,
-              kDoNotRequeue = 93;
 
 int64_t Ns(double seconds) { return static_cast<int64_t>(seconds * 1e9); }
 
 FailureKind KindOfExit(int status) {
   switch (status) {
-    case kDone:
+    case kExitDone:
       return FailureKind::kNone;
-    case kUsage:
+    case kExitUsage:
       return FailureKind::kUsage;
-    case kRequeue:
+    case kExitRequeue:
       return FailureKind::kPreempted;
-    case kRollBack:
+    case kExitRollBack:
       return FailureKind::kNumerics;
-    case kDoNotRequeue:
+    case kExitDoNotRequeue:
       return FailureKind::kHopeless;
-    case kError:
-    case kNotSaved:
+    case kExitFailure:
+    case kExitNotSaved:
       return FailureKind::kError;
     default:
       return FailureKind::kCrash;
@@ -53,8 +51,9 @@ void Detector::See(const RankEvent& event) {
   ranks_[static_cast<size_t>(event.rank)].lost_ns = event.at_ns;
   if (failure_) return;
   // All ranks agree to stop, and a starter ends the rest when the first has: its status tells more.
-  if (std::any_of(ranks_.begin(), ranks_.end(),
-                  [](const Rank& rank) { return rank.left && rank.last.exit_code == kRequeue; })) {
+  if (std::any_of(ranks_.begin(), ranks_.end(), [](const Rank& rank) {
+        return rank.left && rank.last.exit_code == kExitRequeue;
+      })) {
     ranks_[static_cast<size_t>(event.rank)].left = true;
     return;
   }
@@ -91,8 +90,9 @@ void Detector::SeeFrame(const RankEvent& event) {
                   absl::StrCat("rank ", event.rank, " left with exit code ", code, ": ",
                                Said(event.rank, event.at_ns)));
   failure_->exit_code = code;
-  // All ranks leave so together; the first need not be on the host that computed wrongly.
-  if (kind == FailureKind::kNumerics) failure_->hosts.clear();
+  // All ranks leave so together; the first need not be on the host that computed wrongly, or whose
+  // disk is full.
+  if (kind == FailureKind::kNumerics || code == kExitNotSaved) failure_->hosts.clear();
 }
 
 void Detector::NoteStep(const Frame& before, const Frame& frame) {

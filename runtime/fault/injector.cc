@@ -209,6 +209,7 @@ absl::Status FaultInjector::AtDiskCall(SaveTier tier, const std::string& call,
   if (faults_.empty()) return absl::OkStatus();
   std::unique_lock lock(mutex_);
   double delay = 0;
+  absl::Status status;
   for (Fault& fault : faults_) {
     const PlannedFault& plan = fault.plan;
     const int64_t step = step_;
@@ -220,19 +221,21 @@ absl::Status FaultInjector::AtDiskCall(SaveTier tier, const std::string& call,
       if (LastsNow(fault, step)) delay += plan.seconds;
       continue;
     }
+    if (!status.ok()) continue;
     if (plan.kind == FaultKind::kDiskFull) {
       if (!LastsNow(fault, step)) continue;
-      return absl::ResourceExhaustedError(call + " " + path +
-                                          ": No space left on device (planned fault)");
+      status = absl::ResourceExhaustedError(call + " " + path +
+                                            ": No space left on device (planned fault)");
+      continue;
     }
     if (fault.done || ++fault.disk_calls < plan.call || !Mark(fault, step)) continue;
     if (plan.kind == FaultKind::kDiskCrash) raise(SIGKILL);
     if (plan.kind == FaultKind::kDiskExit) _exit(plan.code);
-    return absl::UnavailableError(call + " " + path + ": Input/output error (planned fault)");
+    status = absl::UnavailableError(call + " " + path + ": Input/output error (planned fault)");
   }
   lock.unlock();  // training goes on meanwhile
   if (delay > 0) SleepFor(delay);
-  return absl::OkStatus();
+  return status;
 }
 
 }  // namespace muster::runtime

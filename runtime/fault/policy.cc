@@ -4,12 +4,11 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "runtime/job/exit_code.h"
 
 namespace muster::runtime {
 namespace {
 
-// The codes of launch/exit_codes.h, which is above this folder; a test there compares them.
-constexpr int kDone = 0, kFailure = 1, kUsage = 2, kRequeue = 75, kDoNotRequeue = 93;
 // A host is not trusted any more after so many failures in a row.
 constexpr int kFailuresOfABadHost = 2;
 // Nor a checkpoint from which so many attempts came to numbers that are not to be trusted.
@@ -51,9 +50,9 @@ Decision AfterHostFailed(bool lost, const AttemptHistory& history, const Recover
                                 ", but no other has room and no smaller mesh is allowed: "
                                 "restarting from the newest checkpoint"));
   }
-  return Stop(kRequeue, absl::StrCat(why,
-                                     ", no other has room and no smaller mesh is allowed: "
-                                     "start the job again on other hosts"));
+  return Stop(kExitRequeue, absl::StrCat(why,
+                                         ", no other has room and no smaller mesh is allowed: "
+                                         "start the job again on other hosts"));
 }
 
 Decision DecideWhere(const Failure& failure, const AttemptHistory& history,
@@ -69,14 +68,14 @@ Decision DecideWhere(const Failure& failure, const AttemptHistory& history,
 Decision AfterFailedAttempt(const Failure& failure, const AttemptHistory& history,
                             const RecoveryOptions& options) {
   if (history.cycles_without_progress >= options.max_cycles_without_progress) {
-    return Stop(kDoNotRequeue,
+    return Stop(kExitDoNotRequeue,
                 absl::StrCat("no progress in ", history.cycles_without_progress,
                              " attempts in a row: it would fail in the same way again"));
   }
   if (history.restarts >= options.max_restarts) {
-    return Stop(kFailure, absl::StrCat("all ", options.max_restarts,
-                                       " restarts from one checkpoint are used up "
-                                       "(--max-restarts)"));
+    return Stop(kExitFailure, absl::StrCat("all ", options.max_restarts,
+                                           " restarts from one checkpoint are used up "
+                                           "(--max-restarts)"));
   }
   Decision decision = DecideWhere(failure, history, options);
   // The newest checkpoint has led to the same numbers twice: what is wrong may be in it.
@@ -95,13 +94,13 @@ Decision Decide(const Failure& failure, const AttemptHistory& history,
                 const RecoveryOptions& options) {
   switch (failure.kind) {
     case FailureKind::kNone:
-      return {.action = Action::kFinish, .exit_code = kDone, .reason = "done"};
+      return {.action = Action::kFinish, .exit_code = kExitDone, .reason = "done"};
     case FailureKind::kPreempted:
-      return Stop(kRequeue, "stopped on request: start again to go on");
+      return Stop(kExitRequeue, "stopped on request: start again to go on");
     case FailureKind::kUsage:
-      return Stop(kUsage, "the command line or the config is wrong");
+      return Stop(kExitUsage, "the command line or the config is wrong");
     case FailureKind::kHopeless:
-      return Stop(kDoNotRequeue, "the job says that it would fail in the same way again");
+      return Stop(kExitDoNotRequeue, "the job says that it would fail in the same way again");
     case FailureKind::kStraggler:
       if (options.replace_stragglers && history.replaceable &&
           history.restarts < options.max_restarts) {

@@ -228,6 +228,15 @@ absl::Status AgreeOnMatmuls(const std::set<MatmulKey>& wanted, kernels::MatmulCh
   ASSIGN_OR_RETURN(const std::vector<std::string> texts, world.GatherText(ToText(mine)));
   std::vector<MatmulWishes> all;
   for (const std::string& text : texts) all.push_back(WishesIn(text));
+  // No scope: the search is off there.
+  const auto chooses = [](const MatmulWishes& wishes) { return !wishes.scope.empty(); };
+  if (std::any_of(all.begin(), all.end(), chooses) &&
+      !std::all_of(all.begin(), all.end(), chooses)) {
+    return absl::FailedPreconditionError(
+        "MUSTER_MATMUL_SEARCH=0 is set for some ranks only, which would multiply by other "
+        "algorithms; "
+        "set it for all (mpirun -x MUSTER_MATMUL_SEARCH) or none");
+  }
   const MatmulDivision division = DivideMatmuls(all);
   Chosen chosen = {.used = division.known, .kept = division.known};
   size_t on_all = 0;

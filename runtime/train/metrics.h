@@ -18,7 +18,7 @@ struct StepMetrics {
   int attempt = 0;
   double loss = 0, aux_loss = 0, z_loss = 0;  // loss: cross-entropy, mean over valid tokens, nats
   double grad_norm = 0, learning_rate = 0;
-  bool skipped = false;                    // the gradient was not finite
+  bool skipped = false;                    // its gradient was not finite, or its loss a spike
   int64_t tokens = 0;                      // of the global batch
   double step_seconds = 0;                 // wall, mean over ranks
   double mfu = 0, mfu_full_attention = 0;  // both attention conventions

@@ -294,13 +294,17 @@ absl::Status RunCheckpoints::AtEnd(int64_t step, int64_t skipped_steps, bool sto
       std::this_thread::sleep_for(std::chrono::milliseconds(100));
       ledger_.Heartbeat();
     }
+    // Rank 0 clears what a failed save has left, whose name the next one may have.
+    RETURN_IF_ERROR(world_.GatherText("").status());
     RETURN_IF_ERROR(SaveLast(step, skipped_steps));
     if (saver_->last().status.ok()) return absl::OkStatus();
   }
+  const int64_t from =
+      std::max(newest, memory_saver_ == nullptr ? -1 : memory_saver_->committed_step());
   return NotSavedError(kernels::Annotate(
       saver_->last().status,
       absl::StrCat("the state after step ", step, " is not saved; started again, the run goes on ",
-                   newest > 0 ? absl::StrCat("from ", CheckpointName(newest)) : "from its start")));
+                   from > 0 ? absl::StrCat("from ", CheckpointName(from)) : "from its start")));
 }
 
 absl::Status RunCheckpoints::SaveLast(int64_t step, int64_t skipped_steps) {

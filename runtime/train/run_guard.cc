@@ -163,9 +163,13 @@ absl::StatusOr<std::string> RunGuard::NameNonFinite(int64_t step, bool has_gradi
   if (has_gradient) {
     ASSIGN_OR_RETURN(report, runtime::NameNonFinite(*state_.buckets, state_.compute(), world_));
   }
-  if (report.knows_rank) return report.text;
-  // Of skips in a row, the first one tells.
-  if (steps_.consecutive_skips() > 0) return report.text + ", as in the step before";
+  if (report.knows_rank) {
+    non_finite_step_ = step;
+    return report.text;
+  }
+  // Of such steps in a row, the first one tells.
+  if (std::exchange(non_finite_step_, step) == step - 1)
+    return report.text + ", as in the step before";
   NonFiniteSearch search(state_.layout);
   search_ = &search;
   const absl::Status repeated = repeat_(step);

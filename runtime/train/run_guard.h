@@ -1,6 +1,7 @@
 #pragma once
 // What watches over a run from inside: planned faults (drills), gradients that are not finite, loss
-// spikes, state that changes between updates, replicas that drift apart. The trainer tells it where
+// spikes, state that changes between updates, replicas that drift apart, gradients that a second
+// run of the same step does not repeat. The trainer tells it where
 // it is; an error it returns ends the attempt before anything of the step is saved.
 #include <functional>
 #include <memory>
@@ -90,6 +91,7 @@ class RunGuard {
   std::function<absl::Status(int64_t step)> repeat_;
   NonFiniteSearch* search_ = nullptr;  // while a step is repeated
   std::string spike_;
+  int64_t non_finite_step_ = -1;  // the last one whose gradient was not finite
 };
 
 }  // namespace muster::runtime

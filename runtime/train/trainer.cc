@@ -16,6 +16,7 @@
 #include "runtime/checkpoint/weights.h"
 #include "runtime/goodput/ledger_record.h"
 #include "runtime/goodput/rank_progress.h"
+#include "runtime/job/exit_code.h"
 #include "runtime/train/agreed_peak.h"
 #include "runtime/train/clock_exchange.h"
 #include "runtime/train/lr_schedule.h"
@@ -136,10 +137,10 @@ absl::Status Trainer::End() {
       SaveWeights(options_.run_directory + "/weights", *state_->parameters, state_->Buffers(),
                   world_, state_->compute(), state_->hooks.get()),
       "the final weights are not saved")));
-  RETURN_IF_ERROR(checkpoints_->Done());
+  if (!not_saved_) RETURN_IF_ERROR(checkpoints_->Done());  // else what is in memory may be needed
   ledger_->Enter(stop_agreed_ ? State::kDrain : State::kTeardown);
   books_closed_ = true;
-  ledger_->End(not_saved_ ? 74 : stop_agreed_ ? 75 : 0);  // as launch/exit_codes.h has them
+  ledger_->End(not_saved_ ? kExitNotSaved : stop_agreed_ ? kExitRequeue : kExitDone);
   return absl::OkStatus();
 }
 
@@ -187,9 +188,10 @@ absl::Status Trainer::MakeGradients(int64_t step) {
   TrainingState& s = *state_;
   s.timeline->Enter(parallel::kCompute);
   RETURN_IF_ERROR(LoadBatch(step));
-  // A pipeline's first run may take its microbatches in another order than the next.
+  // On a GPU a pipeline's first run may take its microbatches in another order than the next.
   const bool trained = std::exchange(trained_, true);
-  const bool replays = guard_->Replays(step) && (trained || job_.mesh.pp == 1);
+  const bool alike = trained || job_.mesh.pp == 1 || s.device.type == kernels::DeviceType::kCpu;
+  const bool replays = guard_->Replays(step) && alike;
   RETURN_IF_ERROR(ForwardBackward(step, /*pass=*/0, trained ? s.training : s.first_training));
   if (replays) {
     s.timeline->Enter(parallel::kOther);
@@ -263,8 +265,8 @@ absl::Status Trainer::TraceStep(int64_t step) {
 
 // Not with stages: hosts ahead of their devices would post the next step's receives while a stage
 // may still have to load a kernel (parallel/pp/runner.h, PlanOpening). Nor where the state after a
-// step is asked for: after a skipped one (whose gradient, if it was the next step's turn already,
-// nobody can look at), and in drills.
+// step is asked for: after a skipped one, as the next one's skip may have the same cause, and in
+// drills.
 bool Trainer::ReadsLate() const {
   return !state_->compute().runs_inline() && job_.mesh.pp == 1 && !last_.skipped &&
          job_.job.faults().plan().empty();

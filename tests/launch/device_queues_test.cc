@@ -22,7 +22,7 @@ TEST(DeviceQueues, APipelineOnGpusWantsThem) {
       EXPECT_NE(status.message().find(part), std::string::npos) << part << " not in " << status;
     }
   }
-  for (const char* enough : {"8", "32"}) {
+  for (const char* enough : {"16", "32"}) {
     EXPECT_TRUE(CheckDeviceQueues(job, {{"CUDA_DEVICE_MAX_CONNECTIONS", enough}}).ok()) << enough;
   }
   EXPECT_TRUE(CheckDeviceQueues(job, {}).ok());

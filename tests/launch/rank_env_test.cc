@@ -35,7 +35,6 @@ TEST(RankEnv, ReadsOpenMpi) {
   EXPECT_EQ(env.size, 8);
   EXPECT_EQ(env.local_rank, 1);
   EXPECT_EQ(env.local_size, 4);
-  EXPECT_TRUE(env.knows_local_rank);
 }
 
 TEST(RankEnv, ReadsHydra) {
@@ -70,7 +69,6 @@ TEST(RankEnv, MpirunWinsInsideAnAllocation) {
   EXPECT_EQ(env.launcher, Launcher::kOpenMpi);
   EXPECT_EQ(env.rank, 2);
   EXPECT_EQ(env.size, 3);
-  EXPECT_FALSE(env.knows_local_rank);
   EXPECT_EQ(env.scheduler.id, "77");
   EXPECT_EQ(env.scheduler.restarts, 0);
 }

@@ -302,8 +302,8 @@ TEST_F(Heartbeats, StrangersAreRefused) {
 TEST_F(Heartbeats, OnlyRanksOfThisAttemptAreWelcomeAndEachOnce) {
   RankProgress progress;
   for (PulseOptions options : {OptionsOf(0, 0), OptionsOf(0, 1, 3)}) {
-    auto pulse = StartPulse(options, &progress);
     const int before = lost_;
+    auto pulse = StartPulse(options, &progress);
     EXPECT_TRUE(CollectUntil([&] { return lost_ > before; }));
   }
   EXPECT_TRUE(events_.empty());

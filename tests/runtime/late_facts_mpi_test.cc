@@ -98,7 +98,7 @@ class JobRun {
 std::vector<Json> Facts(std::vector<Json> lines) {
   for (Json& line : lines) {
     for (const char* key :
-         {"tokens_per_second", "step_seconds", "mfu", "mfu_full", "goodput", "breakdown"}) {
+         {"tokens_per_second", "step_seconds", "mfu", "mfu_full", "hfu", "goodput", "breakdown"}) {
       line.erase(key);
     }
   }
