@@ -258,8 +258,13 @@ absl::StatusOr<std::unique_ptr<Mesh>> Mesh::Create(World& world, const MeshDegre
                                                              : kernels::StreamMode::kQueue;
   ASSIGN_OR_RETURN(const kernels::Stream stream,
                    kernels::Stream::Create(device, mode, "warm groups"));
+  // With shards, replicas exchange within their blocks and across them, and never all at once.
+  std::set<Axis> silent_as_a_whole = silent;
+  if (degrees.shard > 0) {
+    silent_as_a_whole.insert({Axis::kDenseReplica, Axis::kExpertData, Axis::kStage});
+  }
   for (const Axis axis : kAllAxes) {
-    if (silent.contains(axis)) {
+    if (silent_as_a_whole.contains(axis)) {
       mesh->groups_.push_back(SilentGroup(axis, world, degrees));
       continue;
     }
