@@ -207,7 +207,9 @@ absl::Status NcclCommunicator::Break(const absl::Status& status, const Collectiv
   message += " failed on world rank " +
              std::to_string(options_.world_ranks[static_cast<size_t>(rank_)]) + ": ";
   if (absl::IsDeadlineExceeded(status)) {
-    message += "not done within " + std::to_string(options_.deadline->load().count()) + " ms, ";
+    message += "not done within ";
+    message += std::to_string(options_.deadline->load().count());
+    message += " ms, ";
   }
   message += std::string(status.message());
   if (call != nullptr) message += "\n" + call->log->DescribePending();
