@@ -21,7 +21,6 @@ list(FILTER parser_sources EXCLUDE REGEX
      "piece_model|tokenizer|prepare|inspect|text_blocks|batch_loader|dataset_summary|matmul_rate")
 list(FILTER parser_sources EXCLUDE REGEX
      "checkpointer|_store|memory_|weights|restore|retention|reader.cc$|writer|commit|agreement|run_directory|peak")
-list(FILTER parser_sources EXCLUDE REGEX "goodput/(attribution|report|run_log|ledger.cc)|ledger_files")
 list(APPEND parser_sources runtime/goodput/ledger_reader.cc runtime/job/peak.cc
      runtime/job/text_reader.cc kernels/ops/matmul_rate.cc runtime/fault/heartbeat_frame.cc
      runtime/train/matmul_file.cc launch/hosts.cc)
