@@ -22,8 +22,8 @@ list(FILTER parser_sources EXCLUDE REGEX
 list(FILTER parser_sources EXCLUDE REGEX
      "checkpointer|_store|memory_|weights|restore|retention|reader.cc$|writer|commit|agreement|run_directory|peak")
 list(APPEND parser_sources runtime/goodput/ledger_reader.cc runtime/job/peak.cc
-     runtime/job/text_reader.cc kernels/ops/matmul_rate.cc runtime/fault/heartbeat_frame.cc
-     runtime/train/matmul_file.cc launch/hosts.cc)
+     runtime/job/text_reader.cc kernels/ops/attention_support.cc kernels/ops/matmul_rate.cc
+     runtime/fault/heartbeat_frame.cc runtime/train/matmul_file.cc launch/hosts.cc)
 foreach(proto models/model runtime/job/job)
   list(APPEND parser_sources ${CMAKE_BINARY_DIR}/generated/${proto}.pb.cc)
 endforeach()
