@@ -30,6 +30,10 @@ uint32_t Checksum(std::string_view record) {
   return XXH32(copy.data(), record.size(), 0);
 }
 
+// Of a step or a second, of all devices that there may ever be: sums and ratios of such stay
+// finite.
+bool IsFlops(double flops) { return flops == 0 || (flops >= 1e-3 && flops <= 1e30); }
+
 }  // namespace
 
 RecordBuilder::RecordBuilder(RecordType type, int64_t monotonic_ns, int64_t realtime_ns)
@@ -98,7 +102,7 @@ std::optional<AttemptBegin> ParseAttemptBegin(std::string_view payload) {
   const bool sane_clock = IsOffset(begin.clock.offset_ns) && begin.clock.uncertainty_ns >= -1 &&
                           IsOffset(begin.clock.uncertainty_ns);
   const bool sane = begin.attempt >= 0 && begin.rank >= 0 && begin.rank < begin.world_size &&
-                    std::isfinite(begin.peak_flops) && begin.peak_flops >= 0 && sane_clock;
+                    IsFlops(begin.peak_flops) && sane_clock;
   if (!fields.ok() || !sane) return std::nullopt;
   return begin;
 }
@@ -130,8 +134,8 @@ std::optional<StepEnd> ParseStepEnd(std::string_view payload) {
   end.tokens = fields.Take<int64_t>();
   end.skipped = fields.Take<uint8_t>() != 0;
   const int count = fields.Take<uint8_t>();
-  bool sane = end.step >= 0 && end.tokens >= 0 && std::isfinite(end.model_flops) &&
-              end.model_flops >= 0 && count <= parallel::kNumTimeCategories;
+  bool sane = end.step >= 0 && end.tokens >= 0 && IsFlops(end.model_flops) &&
+              count <= parallel::kNumTimeCategories;
   for (int c = 0; sane && c < count; ++c) {
     end.time_ns[c] = fields.Take<int64_t>();
     sane = end.time_ns[c] >= 0;
@@ -141,8 +145,7 @@ std::optional<StepEnd> ParseStepEnd(std::string_view payload) {
     end.first_sequence = fields.Take<int64_t>();
     end.num_sequences = fields.Take<int64_t>();
   }
-  sane = sane && std::isfinite(end.hardware_flops) && end.hardware_flops >= 0 &&
-         end.first_sequence >= 0 && end.num_sequences >= 0;
+  sane = sane && IsFlops(end.hardware_flops) && end.first_sequence >= 0 && end.num_sequences >= 0;
   if (!fields.ok() || !sane) return std::nullopt;
   return end;
 }

@@ -86,7 +86,7 @@ void SetFactors(RunReport* report) {
   report->availability = Ratio(report->working, attribution.allocated);
   report->non_stall = Ratio(report->unstalled, report->working);
   report->non_rework = Ratio(report->useful, report->unstalled);
-  if (!attribution.possible_flops || attribution.allocated == 0) return;
+  if (attribution.possible_flops.value_or(0) <= 0 || attribution.allocated == 0) return;
   report->mean_peak_flops = *attribution.possible_flops / Seconds(attribution.allocated);
   report->goodput = attribution.productive_flops / *attribution.possible_flops;
   const double useful_flops = Seconds(report->useful) * report->mean_peak_flops;

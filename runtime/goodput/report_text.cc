@@ -151,7 +151,9 @@ std::string LossText(const RunReport& report) {
     if (ns != 0) text += Row(Spaced(name), ns, report.attribution.allocated);
   }
   if (report.compute_below_peak_seconds) {
-    const auto ns = static_cast<DeviceNs>(*report.compute_below_peak_seconds * 1e9);
+    // Of a ledger that is wrong about its FLOPs it may be anything.
+    const auto ns =
+        static_cast<DeviceNs>(std::clamp(*report.compute_below_peak_seconds * 1e9, -1e36, 1e36));
     text += Row("compute below the peak", ns, report.attribution.allocated);
   }
   return text + "\n";
