@@ -5,6 +5,7 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/base/error.h"
 #include "kernels/device/cuda_runtime.h"
 #include "kernels/device/memory.h"
@@ -204,15 +205,13 @@ bool NcclCommunicator::Look() {
 // With mutex_ held. `call`: the one that failed, if one is known.
 absl::Status NcclCommunicator::Break(const absl::Status& status, const CollectiveCall* call) {
   std::string message = call != nullptr ? call->what : "group " + options_.name;
-  message += " failed on world rank " +
-             std::to_string(options_.world_ranks[static_cast<size_t>(rank_)]) + ": ";
+  absl::StrAppend(&message, " failed on world rank ",
+                  options_.world_ranks[static_cast<size_t>(rank_)], ": ");
   if (absl::IsDeadlineExceeded(status)) {
-    message += "not done within ";
-    message += std::to_string(options_.deadline->load().count());
-    message += " ms, ";
+    absl::StrAppend(&message, "not done within ", options_.deadline->load().count(), " ms, ");
   }
-  message += std::string(status.message());
-  if (call != nullptr) message += "\n" + call->log->DescribePending();
+  absl::StrAppend(&message, status.message());
+  if (call != nullptr) absl::StrAppend(&message, "\n", call->log->DescribePending());
   first_failure_ = absl::Status(status.code(), message);
   options_.world_failed->store(true);
   // Ended calls are not failed with the rest: their streams may be gone.
