@@ -69,7 +69,7 @@ TEST_F(ReportCommand, PrintsTextOrOneJsonObject) {
 }
 
 TEST_F(ReportCommand, AStepWithAGoodputThatCannotBeFailsAndIsStillReported) {
-  WriteRun(/*attempt=*/1, /*peak_flops=*/1e-9);
+  WriteRun(/*attempt=*/1, /*peak_flops=*/1.0);
   EXPECT_EQ(Report({directory_}), kExitFailure);
   EXPECT_NE(err_.str().find(directory_ + ": step 1 of attempt 1 has a goodput of"),
             std::string::npos)

@@ -2,6 +2,7 @@
 // A supervisor over ranks that are functions of the test, and what it wrote down about them.
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -78,13 +79,14 @@ class SupervisorTest : public ::testing::Test {
     for (const auto& exit : attempts_[attempt].exits) exits.emplace_back(exit.rank, exit.status);
     return exits;
   }
-  // Sends a signal to this process from another one, in a while.
+  // Sends a signal to this process from another one, in a while: to the main thread, which the
+  // supervisor has blocked it in; a library's idle threads would die of it.
   static pid_t SignalMeIn(int ms, int number, int times = 1) {
     const pid_t parent = getpid(), child = fork();
     if (child != 0) return child;
     for (int i = 0; i < times; ++i) {
       Sleep(ms);
-      kill(parent, number);
+      syscall(SYS_tgkill, parent, parent, number);
     }
     _exit(0);
   }
