@@ -1,5 +1,5 @@
 #pragma once
-// What the CUDA files of kernels/device share: an error as a Status.
+// What CUDA files share: an error of the CUDA runtime as a Status.
 #include <cuda_runtime.h>
 
 #include <string>

@@ -183,7 +183,8 @@ class FileLedgerWriter final : public LedgerWriter {
   void Append(RecordBuilder& record) {
     last_record_ns_ = record.monotonic_ns();
     const int64_t lost = file_->num_lost();
-    if (lost > told_lost_ && file_->Flush()) {  // the gap ends in front of this record
+    if (lost > told_lost_) {
+      if (!file_->Flush()) return file_->Drop();  // no record stands behind a gap that is not told
       file_->Append(RecordBuilder(RecordType::kLost, record.monotonic_ns(), RealtimeNs())
                         .PutI64(lost - std::exchange(told_lost_, lost))
                         .Finish());

@@ -68,7 +68,7 @@ struct AttemptLog {
   // The step that the attempt goes on with, though it may not have begun it: known once its ranks
   // have restored, or found nothing to restore.
   std::optional<int64_t> resume_step;
-  std::optional<Failure> failure;      // what a supervisor saw end it
+  std::optional<Failure> failure;      // what a supervisor saw end it, or ended it for
   std::vector<Failure> stragglers;     // that it named on the way
   std::vector<RankExit> exits;         // that it saw
   std::vector<std::string> spares_in;  // hosts that came in with this attempt

@@ -74,6 +74,13 @@ Failure Moved(Failure failure, int64_t by_ns) {
   return failure;
 }
 
+// A failure; else the slow rank whose place a spare took: others only delay an attempt.
+std::optional<Failure> WhatEnded(const SupervisedAttempt& supervised) {
+  const bool replaced = supervised.action == Action::kRestartWithSpare;
+  if (supervised.failure || supervised.stragglers.empty() || !replaced) return supervised.failure;
+  return supervised.stragglers.back();
+}
+
 // The last state of a rank that died, or was killed with the rest, ends when the job failed; but
 // what the rank wrote down after that (it was ahead, or clocks differ) stands.
 void CloseAt(int64_t failed_ns, int64_t kill_ns, RankLog* rank) {
@@ -123,8 +130,9 @@ void JoinSupervisor(const SupervisorLog& log, const SupervisedAttempt& supervise
   } else {
     attempt->begin_realtime_ns += std::min<int64_t>(0, begin - FirstProcessStart(*attempt));
   }
-  if (!supervised.failure || supervised.failure->kind == FailureKind::kNone) return;
-  attempt->failure = Moved(*supervised.failure, offset);
+  const std::optional<Failure> failure = WhatEnded(supervised);
+  if (!failure || failure->kind == FailureKind::kNone) return;
+  attempt->failure = Moved(*failure, offset);
   if (attempt->failure->kind == FailureKind::kPreempted) return;  // its ranks said goodbye
   const int64_t failed = attempt->failure->happened_ns;
   for (RankLog& rank : attempt->ranks) {

@@ -135,11 +135,4 @@ absl::Status ReplicaCheck::Hear(const std::vector<std::string>& notes) const {
   return RollBackError(text);
 }
 
-absl::Status ReplicaCheck::Check() {
-  Take();
-  RETURN_IF_ERROR(state_.compute().Synchronize());
-  ASSIGN_OR_RETURN(const std::vector<std::string> notes, world_.GatherText(Note()));
-  return Hear(notes);
-}
-
 }  // namespace muster::runtime

@@ -50,8 +50,6 @@ class ReplicaCheck {
   // that names ranks and tensors.
   std::string Note() const;
   absl::Status Hear(const std::vector<std::string>& notes) const;
-  // All of it at once, of the weights as they are. Collective; waits for the compute stream.
-  absl::Status Check();
 
  private:
   ReplicaCheck(const TrainingState& state, parallel::World& world, int64_t every)

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "launch/exit_codes.h"
+#include "runtime/goodput/ledger_reader.h"
 #include "tests/support/launch/supervisor_fixture.h"
 
 namespace muster::launch {
@@ -125,6 +126,10 @@ TEST_F(SupervisorHosts, ASlowRankIsReplacedIfThatIsWanted) {
   EXPECT_EQ(attempts_[0].stragglers[0].ranks, std::vector<int>{1});
   EXPECT_FALSE(attempts_[0].failure) << "a slow rank is none";
   EXPECT_EQ(attempts_[0].action, runtime::Action::kRestartWithSpare);
+  const auto ledger = runtime::ReadLedger(directory_);
+  ASSERT_TRUE(ledger.ok()) << ledger.status();
+  ASSERT_TRUE(ledger->log.attempts[0].failure) << "but the attempt was ended for it";
+  EXPECT_EQ(ledger->log.attempts[0].failure->kind, runtime::FailureKind::kStraggler);
   EXPECT_EQ(attempts_[1].spares, std::vector<std::string>{"spare"});
 }
 

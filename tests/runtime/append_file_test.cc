@@ -94,6 +94,16 @@ TEST_F(AppendFileOnAFullDisk, HoldsABoundedNumberOfBytesAndLosesInOneGap) {
   EXPECT_TRUE(text.ends_with(Record('b', kLong) + Record('d')));
 }
 
+TEST_F(AppendFileOnAFullDisk, CountsWhatItsCallerDrops) {
+  file_->Append(Record('b'));
+  file_->Drop();
+  ThereIsRoom();
+  file_.reset();
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_NE(log.find("1 records of " + path_ + " are lost"), std::string::npos) << log;
+  EXPECT_EQ(ReadWhole(path_), Record('a', kLong) + Record('b'));
+}
+
 TEST_F(AppendFileOnAFullDisk, ThatComesAndGoesIsToldOfMoreAndMoreRarely) {
   for (int i = 0; i < 100; ++i) {
     file_->Append(Record('b', 60));

@@ -7,19 +7,14 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <string>
 
 #include "kernels/base/error.h"
+#include "kernels/device/cuda_status.h"
 #include "kernels/ops/cuda/matmul_plan.h"
 #include "kernels/ops/matmul_key.h"
 
 namespace muster::kernels::cuda {
 namespace {
-
-absl::Status CudaStatus(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return absl::OkStatus();
-  return LibraryError(std::string("Matmul: ") + what + ": " + cudaGetErrorString(error));
-}
 
 // Sums over no k: zero, the bias in every row, or what was there.
 absl::Status EmptySum(const MatmulArgs& args, cudaStream_t stream) {
@@ -30,17 +25,18 @@ absl::Status EmptySum(const MatmulArgs& args, cudaStream_t stream) {
       rows > 1 ? static_cast<size_t>(args.c.strides[0] * SizeOf(args.c.dtype)) : width;
   char* c = static_cast<char*>(args.c.data);
   if (!args.bias) {
-    return CudaStatus(cudaMemset2DAsync(c, pitch, 0, width, static_cast<size_t>(rows), stream),
-                      "cudaMemset2DAsync");
+    return ToStatus(cudaMemset2DAsync(c, pitch, 0, width, static_cast<size_t>(rows), stream),
+                    "Matmul: cudaMemset2DAsync");
   }
-  RETURN_IF_ERROR(CudaStatus(
-      cudaMemcpyAsync(c, args.bias.data, width, cudaMemcpyDeviceToDevice, stream), "copying"));
+  RETURN_IF_ERROR(
+      ToStatus(cudaMemcpyAsync(c, args.bias.data, width, cudaMemcpyDeviceToDevice, stream),
+               "Matmul: cudaMemcpyAsync"));
   for (int64_t done = 1; done < rows; done *= 2) {
     const size_t count = static_cast<size_t>(std::min(done, rows - done));
     RETURN_IF_ERROR(
-        CudaStatus(cudaMemcpy2DAsync(c + static_cast<size_t>(done) * pitch, pitch, c, pitch, width,
-                                     count, cudaMemcpyDeviceToDevice, stream),
-                   "cudaMemcpy2DAsync"));
+        ToStatus(cudaMemcpy2DAsync(c + static_cast<size_t>(done) * pitch, pitch, c, pitch, width,
+                                   count, cudaMemcpyDeviceToDevice, stream),
+                 "Matmul: cudaMemcpy2DAsync"));
   }
   return absl::OkStatus();
 }
