@@ -37,7 +37,7 @@ class AppendFile {
   AppendFile& operator=(const AppendFile&) = delete;
 
   void Append(std::string_view record);
-  void Drop() { ++num_lost_; }  // a record that its caller no longer wants written
+  void Drop() { ++num_lost_; }  // a record that must not stand behind those that are lost
   // Tries what waits; true if nothing does any more.
   bool Flush();
   // No more records come. Tries what waits once more; what the disk does not take now is lost.
