@@ -10,10 +10,20 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 fail() { echo "FAILED: $*" >&2; exit 1; }
 job=(configs/jobs/tiny-moe.textproto --set mesh.ep=2 --set train.steps=5
      --set evaluate.sequences=4 --set communication.deadline_seconds=2 --set log.tensorboard=false)
+# A killed supervisor ends before its ranks: their log is whole when they, too, are gone.
+await_ranks() {  # NAME
+  local try
+  for try in $(seq 100); do
+    grep -qs "$scratch/[${1:0:1}]${1:1}" /proc/[0-9]*/cmdline || return 0
+    sleep 0.1
+  done
+  fail "$1: ranks outlive what started them: $(tail -30 "$scratch/$1.log")"
+}
 check() {  # NAME CODE PATTERN COMMAND...
   local name=$1 code=$2 pattern=$3 status=0
   shift 3
   "$@" --run "$scratch/$name" >"$scratch/$name.log" 2>&1 || status=$?
+  await_ranks "$name"
   [ "$status" = "$code" ] || fail "$name: exit code $status, wanted $code: $(tail -30 "$scratch/$name.log")"
   grep -qE "$pattern" "$scratch/$name.log" || fail "$name: no '$pattern': $(tail -30 "$scratch/$name.log")"
   echo "$name: $(grep -oE "$pattern" "$scratch/$name.log" | head -1)"
@@ -75,11 +85,6 @@ outside=("$muster" launch "${job[@]}" --ranks 4 --set checkpoint.every_steps=1 -
          --set checkpoint.asynchronous=false
          --set "faults.plan=damage rank=2 step=4,supervisor rank=1 step=4 at=updated")
 check outside 137 'the supervisor is gone' "${outside[@]}"
-for try in $(seq 100); do  # until its ranks are gone, too
-  grep -qs "$scratch/[o]utside" /proc/[0-9]*/cmdline || break
-  [ "$try" -lt 100 ] || fail "outside: ranks outlive their supervisor"
-  sleep 0.1
-done
 check outside 0 'passed by: step-3: rank 2: .*is damaged' "${outside[@]}"
 
 # A supervisor goes back to the checkpoint before the damage, whatever it is.
