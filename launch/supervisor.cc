@@ -20,6 +20,7 @@
 #include "kernels/base/error.h"
 #include "kernels/device/span.h"
 #include "launch/exit_codes.h"
+#include "launch/open_files.h"
 #include "launch/process_space.h"
 #include "runtime/fault/pulse.h"
 #include "runtime/job/file_error.h"
@@ -100,6 +101,7 @@ absl::Status Supervisor::Open() {
   ASSIGN_OR_RETURN(
       lock_, runtime::RunLock::Take(options_.run_directory, kLockPatience,
                                     /*start=*/std::nullopt, runtime::RunLock::Of::kSupervisor));
+  RETURN_IF_ERROR(AllowOpenFilesFor(options_.num_ranks));
   ASSIGN_OR_RETURN(
       server_, runtime::HeartbeatServer::Listen(options_.interface, runtime::RunSecret::Draw()));
   ASSIGN_OR_RETURN(const int next_epoch, runtime::NextEpoch(options_.run_directory));
@@ -127,6 +129,7 @@ int Supervisor::Run() {
     for (const int64_t end = MonotonicNs() + Ns(decision.backoff_seconds);
          MonotonicNs() < end && stop_signals_ == 0;) {
       Wait(kLookEveryMs);
+      Hear();  // what is unread would end each wait at once
     }
     // Back-off is the failed attempt's, and a request to stop ends it.
     const bool stopped = !Ends(decision) && stop_signals_ > 0;
@@ -155,6 +158,7 @@ Failure Supervisor::RunAttempt() {
   if (options_.stages) detector.straggler.stage = options_.stages(num_ranks);
   detector_.emplace(detector, num_ranks, MonotonicNs());
   stop_deadline_ns_ = 0;
+  all_were_asked_ = false;
   explanation_.clear();
   StartPlan plan{.command = options_.command(num_ranks),
                  .num_ranks = num_ranks,
@@ -236,18 +240,28 @@ void Supervisor::NameStragglers(int64_t now_ns, std::optional<Failure>* failure)
     Say(slow->evidence);
     runtime::AttemptHistory history = history_;
     history.replaceable = Replaceable(slow->hosts);
-    if (Decide(*slow, history, options_.recovery).action != Action::kContinue) *failure = slow;
+    const bool ends = Decide(*slow, history, options_.recovery).action != Action::kContinue;
+    if (ends && stop_signals_ == 0) *failure = slow;  // else its last save is worth more
   }
 }
 
-// Passes a request to stop on, and ends ranks that take too long over it.
-void Supervisor::HandleStop(int64_t now_ns, std::optional<Failure>* failure) {
-  if (stop_signals_ == 0 || *failure) return;
+// Passes a request to stop on. A starter forgets it if it has not started the ranks yet, so they
+// are asked once more when all are there.
+void Supervisor::AskToStop(int64_t now_ns) {
+  if (all_were_asked_) return;
+  all_were_asked_ = detector_->all_spoke();
+  if (stop_deadline_ns_ != 0 && !all_were_asked_) return;
   if (stop_deadline_ns_ == 0) {
     stop_deadline_ns_ = now_ns + Ns(options_.stop_grace_seconds);
     Say("asked to stop: the ranks save and end");
-    if (starter_ > 0) kill(starter_, SIGUSR1);  // not the group: the starter passes it on
   }
+  if (starter_ > 0) kill(starter_, SIGUSR1);  // not the group: the starter passes it on
+}
+
+// Ends ranks that take too long over a request to stop.
+void Supervisor::HandleStop(int64_t now_ns, std::optional<Failure>* failure) {
+  if (stop_signals_ == 0 || *failure) return;
+  AskToStop(now_ns);
   if (now_ns < stop_deadline_ns_ && !kill_now_) return;
   failure->emplace();
   (*failure)->kind = FailureKind::kPreempted;

@@ -42,8 +42,9 @@ struct SupervisorOptions {
   runtime::RecoveryOptions recovery;
   runtime::DetectorOptions detector;
   runtime::SupervisorBegin begin;
-  std::string step_times;           // a file for each rank's work in each step; "": none
-  double stop_grace_seconds = 120;  // for a save after a request to stop
+  std::string step_times;  // a file for each rank's work in each step; "": none
+  // From a request to stop to the end of the save. Ranks that hang are found by their deadlines.
+  double stop_grace_seconds = 120;
   double kill_grace_seconds = 0.3;  // from SIGTERM to SIGKILL
 };
 
@@ -71,6 +72,7 @@ class Supervisor {
   std::vector<runtime::RankEvent> Hear();
   void AwaitItsHost(runtime::Failure* crash);
   void NameStragglers(int64_t now_ns, std::optional<runtime::Failure>* failure);
+  void AskToStop(int64_t now_ns);
   void HandleStop(int64_t now_ns, std::optional<runtime::Failure>* failure);
   void Wait(int milliseconds);  // for a rank, a signal or the starter's end
   void ReadSignals();
@@ -108,6 +110,7 @@ class Supervisor {
   int starter_status_ = 0;        // 128 + signal, if one ended it
   std::string explanation_;       // of its hang, in a line
   int64_t stop_deadline_ns_ = 0;  // 0: nobody has asked the ranks to stop
+  bool all_were_asked_ = false;   // all ranks were there to hear it
 };
 
 }  // namespace muster::launch

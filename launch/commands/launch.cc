@@ -48,7 +48,8 @@ bool IsRun(const std::string& directory) {
   return std::filesystem::exists(directory + "/config.textproto", error);
 }
 
-// This very binary, also if it was replaced on the disk or found by the PATH.
+// Where this binary lies, also if it was found by the PATH. To be asked at the start: of a file
+// that was replaced later, as by a new build, it would be a name that leads nowhere.
 std::string OwnPath() {
   std::error_code error;
   const std::filesystem::path path = std::filesystem::read_symlink("/proc/self/exe", error);
@@ -157,13 +158,16 @@ class Launch : public Command {
     options.recovery.max_restarts = max_restarts_;
     options.recovery.replace_stragglers = replace_stragglers_;
     options.detector.deadlines = runtime::DeadlinesOf(job.job.communication());
+    // Ranks look at the request behind a step, and an evaluation that follows it, and then save.
+    options.stop_grace_seconds +=
+        options.detector.deadlines.save_seconds + options.detector.deadlines.evaluate_seconds;
     ASSIGN_OR_RETURN(const RankEnv env, ReadRankEnv(CurrentEnvironment()));
     options.begin = {.config_hash = job.hash, .scheduler = env.scheduler, .build = VersionText()};
     return options;
   }
 
   std::vector<std::string> RankCommand(bool smaller) const {
-    std::vector<std::string> command = {OwnPath(), "train", options_.config};
+    std::vector<std::string> command = {own_path_, "train", options_.config};
     for (const std::string& override_text : options_.overrides) {
       command.insert(command.end(), {"--set", override_text});
     }
@@ -200,6 +204,7 @@ class Launch : public Command {
     return runtime::LoadJob(options_.config, overrides, ranks, job, &problems);
   }
 
+  const std::string own_path_ = OwnPath();
   JobOptions options_;
   int ranks_ = 0, spares_ = 0, min_ranks_ = 0, max_restarts_ = 20;
   bool replace_stragglers_ = false;

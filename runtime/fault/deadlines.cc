@@ -41,14 +41,10 @@ Deadlines DeadlinesOf(const Communication& communication) {
 void StepTimes::Note(int64_t ns, int64_t num_steps) {
   times_ns_.insert(times_ns_.end(), static_cast<size_t>(num_steps), ns);
   while (times_ns_.size() > kRememberedSteps) times_ns_.pop_front();
-}
-
-int64_t StepTimes::Percentile99() const {
-  if (times_ns_.empty()) return 0;
   std::vector<int64_t> times(times_ns_.begin(), times_ns_.end());
   const auto p99 = times.begin() + static_cast<std::ptrdiff_t>(times.size() * 99 / 100);
   std::nth_element(times.begin(), p99, times.end());
-  return *p99;
+  p99_ns_ = *p99;
 }
 
 int64_t DeadlineOf(const Deadlines& deadlines, State state, bool after_first_step,

@@ -25,10 +25,11 @@ Deadlines DeadlinesOf(const Communication& communication);
 class StepTimes {
  public:
   void Note(int64_t ns, int64_t num_steps = 1);
-  int64_t Percentile99() const;  // ns; of fewer than 100 steps the longest; 0: none yet
+  int64_t Percentile99() const { return p99_ns_; }  // of fewer than 100 the longest; 0: none yet
 
  private:
   std::deque<int64_t> times_ns_;
+  int64_t p99_ns_ = 0;  // kept: a supervisor asks for it at each look, by rank
 };
 
 // In ns. `after_first_step`: the attempt has ended one.

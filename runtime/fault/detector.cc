@@ -96,10 +96,13 @@ void Detector::SeeFrame(const RankEvent& event) {
 }
 
 void Detector::NoteStep(const Frame& before, const Frame& frame) {
-  // Steps between two frames have a mean; it is their number that the percentile needs.
+  // Steps between two frames have a mean; it is their number that the percentile needs. All ranks
+  // make the same steps: the first to tell of one stands for all.
   const int64_t steps = frame.steps_done - before.steps_done;
   const int64_t each = std::max(frame.last_step_ns, (frame.step_ns - before.step_ns) / steps);
-  step_times_.Note(each, std::min<int64_t>(steps, 16));
+  const int64_t new_steps = frame.steps_done - steps_noted_;
+  if (new_steps > 0) step_times_.Note(each, std::min<int64_t>(new_steps, 16));
+  steps_noted_ = std::max(steps_noted_, frame.steps_done);
   // The step that is under way is not done; behind the last one `step` is the one that ended.
   const int64_t ended = frame.state == State::kStep ? frame.step - 1 : frame.step;
   best_step_ = std::max(best_step_, ended);
@@ -134,14 +137,11 @@ const std::optional<Failure>& Detector::Check(int64_t now_ns) {
   failure_ = Silence(now_ns);
   if (!failure_) failure_ = Standstill(now_ns);
   if (!failure_) failure_ = Ending(now_ns);
-  for (size_t r = 0; r < ranks_.size() && !failure_; ++r) {
-    if (ranks_[r].last.skips_in_row < options_.max_skips_in_row) continue;
-    failure_ = Make(FailureKind::kNumerics, {}, ranks_[r].changed_ns, now_ns,
-                    absl::StrCat(ranks_[r].last.skips_in_row,
-                                 " steps in a row had a gradient that is not finite, up to step ",
-                                 ranks_[r].last.step));
-  }
   return failure_;
+}
+
+bool Detector::all_spoke() const {
+  return std::all_of(ranks_.begin(), ranks_.end(), [](const Rank& rank) { return rank.spoke; });
 }
 
 int64_t Detector::deadline_ns() const {

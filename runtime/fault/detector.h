@@ -28,7 +28,6 @@ namespace muster::runtime {
 struct DetectorOptions {
   Deadlines deadlines;
   double end_deadline_seconds = 60;  // from the first goodbye to the starter's end
-  int max_skips_in_row = 20;         // steps with a gradient that is not finite
   StragglerOptions straggler;
   // By rank, its host as the supervisor placed it; empty: what ranks call their host is taken.
   std::vector<std::string> host_of_rank;
@@ -53,7 +52,8 @@ class Detector {
   // A rank that has just been found to be slow; each is told once.
   std::optional<Failure> NewStraggler(int64_t now_ns);
 
-  int64_t deadline_ns() const;                        // D
+  int64_t deadline_ns() const;  // D
+  bool all_spoke() const;
   int64_t best_step() const { return best_step_; }    // the highest that a rank has ended; 0: none
   int64_t first_step() const { return first_step_; }  // that the attempt began; 0: not known
   int64_t last_news_ns() const;                       // when a rank last entered a state or a step
@@ -89,6 +89,7 @@ class Detector {
   std::vector<Rank> ranks_;
   StepTimes step_times_;
   StragglerFinder straggler_;
+  int64_t steps_noted_ = 0;  // of the attempt, in step_times_
   int64_t best_step_ = 0, first_step_ = 0;
   std::optional<Failure> failure_;
 };

@@ -16,9 +16,9 @@ namespace muster::runtime {
 namespace {
 
 constexpr uint32_t kMagic = 0x5442534d;  // "MSBT"
-constexpr uint32_t kVersion = 3;
+constexpr uint32_t kVersion = 4;
 constexpr size_t kSecretBytes = 16;
-constexpr size_t kTextAt = 4 + 4 + 6 * 4 + 6 * 8;  // behind the numbers
+constexpr size_t kTextAt = 4 + 4 + 5 * 4 + 6 * 8;  // behind the numbers
 constexpr int64_t kNsPerUs = 1'000;
 
 std::string Hmac(std::string_view key, std::string_view text) {
@@ -66,8 +66,8 @@ std::string Text(std::string_view bytes) {
 
 bool Sane(const Frame& f, uint8_t type, uint8_t state) {
   return type >= 1 && type <= 3 && state < kNumStates && f.world_size >= 1 && f.rank >= 0 &&
-         f.rank < f.world_size && f.pid >= 0 && f.skips_in_row >= 0 && f.step >= 0 &&
-         f.steps_done >= 0 && f.step_ns >= 0 && f.last_step_ns >= 0;
+         f.rank < f.world_size && f.pid >= 0 && f.step >= 0 && f.steps_done >= 0 &&
+         f.step_ns >= 0 && f.last_step_ns >= 0;
 }
 
 }  // namespace
@@ -137,7 +137,6 @@ FrameBytes EncodeFrame(const Frame& f, std::string_view key) {
       .Put(f.world_size)
       .Put(f.pid)
       .Put(f.exit_code)
-      .Put(f.skips_in_row)
       .Put(f.sequence)
       .Put(f.step)
       .Put(f.steps_done)
@@ -175,7 +174,6 @@ std::optional<Frame> DecodeFrame(std::string_view bytes, std::string_view key) {
   f.world_size = fields.Take<int32_t>();
   f.pid = fields.Take<int32_t>();
   f.exit_code = fields.Take<int32_t>();
-  f.skips_in_row = fields.Take<int32_t>();
   f.sequence = fields.Take<uint64_t>();
   f.step = fields.Take<int64_t>();
   f.steps_done = fields.Take<int64_t>();

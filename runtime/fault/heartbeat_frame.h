@@ -49,7 +49,6 @@ struct Frame {
   int32_t exit_code = 0;  // kGoodbye
   uint64_t sequence = 0;  // of this connection, from 0
   State state = State::kLaunch;
-  int32_t skips_in_row = 0;
   int64_t step = 0, steps_done = 0;       // begun last; ended in this attempt
   int64_t step_ns = 0, last_step_ns = 0;  // of all steps that ended in this attempt; of the last
   // As in ProgressFacts. Travels in microseconds and in 32 bits: 71 minutes pass for longer steps.

@@ -134,7 +134,8 @@ absl::StatusOr<std::unique_ptr<Pulse>> Pulse::Start(PulseOptions options, RankPr
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_BLOCK, &all, &before);
-  pulse->thread_ = std::thread([p = pulse.get()] { p->Run(); });
+  pulse->keeps_ledger_ = std::thread([p = pulse.get()] { p->KeepLedger(); });
+  if (socket >= 0) pulse->tells_ = std::thread([p = pulse.get()] { p->Tell(); });
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   return pulse;
 }
@@ -143,7 +144,7 @@ Pulse::Pulse(PulseOptions options, RankProgress* progress, int socket, std::stri
     : options_(std::move(options)), progress_(*progress), socket_(socket), key_(std::move(key)) {}
 
 Pulse::~Pulse() {
-  if (thread_.joinable()) Leave(1);
+  if (keeps_ledger_.joinable()) Leave(1);
   if (socket_ >= 0) close(socket_);
 }
 
@@ -163,30 +164,30 @@ void Pulse::Leave(int exit_code) {
     leaving_ = true;
   }
   changed_.notify_all();
-  if (thread_.joinable()) thread_.join();
+  for (std::thread* thread : {&keeps_ledger_, &tells_}) {
+    if (thread->joinable()) thread->join();
+  }
   if (socket_ >= 0) Send(Frame::Type::kGoodbye, exit_code);
+}
+
+bool Pulse::LeavesWithin(int milliseconds) {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_for(lock, std::chrono::milliseconds(milliseconds),
+                           [this] { return leaving_; });
+}
+
+void Pulse::KeepLedger() {
+  while (!LeavesWithin(2 * HalfIntervalMs())) progress_.Beat();
 }
 
 // Half of the time it waits on the socket, for the supervisor's end, half on the condition: so it
 // notices both that it shall leave and that the supervisor is gone within one interval.
-void Pulse::Run() {
-  while (true) {
-    {
-      std::unique_lock lock(mutex_);
-      changed_.wait_for(lock, std::chrono::milliseconds(HalfIntervalMs()),
-                        [this] { return leaving_; });
-      if (leaving_) return;
-    }
-    progress_.Beat();
-    if (socket_ < 0) continue;
+void Pulse::Tell() {
+  while (!LeavesWithin(HalfIntervalMs())) {
     Supervisor supervisor = Supervisor::kGone;
     if (Send(Frame::Type::kBeat, 0)) supervisor = Listen(HalfIntervalMs());
     if (supervisor == Supervisor::kThere) continue;
-    const bool leaving = [this] {
-      const std::lock_guard lock(mutex_);
-      return leaving_;
-    }();
-    if (!leaving) options_.on_supervisor_lost(supervisor == Supervisor::kDismisses);
+    if (!LeavesWithin(0)) options_.on_supervisor_lost(supervisor == Supervisor::kDismisses);
     return;
   }
 }
@@ -223,7 +224,6 @@ bool Pulse::Send(Frame::Type type, int exit_code) {
               .exit_code = exit_code,
               .sequence = sequence_++,
               .state = facts.state,
-              .skips_in_row = facts.skips_in_row,
               .step = facts.step,
               .steps_done = facts.steps_done,
               .step_ns = facts.step_ns,

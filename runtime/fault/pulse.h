@@ -1,6 +1,7 @@
 #pragma once
 // A rank's heartbeat: a thread that keeps the rank's ledger alive (a record at most 0.5 s apart)
-// and, if a supervisor started the rank, tells it how far the rank is. When the supervisor's end of
+// and, if a supervisor started the rank, another that tells it how far the rank is, also while a
+// disk takes no record. When the supervisor's end of
 // the connection closes, the supervisor has ended this attempt or is dead; when its host takes
 // nothing any more, this rank is cut off, and may have been replaced. In both cases nobody would
 // restart or account for it: it ends at once. A checkpoint that is not committed by then is a
@@ -34,8 +35,8 @@ struct PulseOptions {
   // gone: above the time in which a supervisor takes a silent host for lost, since a network that
   // comes back in between shall disturb nobody.
   int unreachable_ms = 6'000;
-  // On the pulse's thread, when the supervisor is gone, or has dismissed its ranks. The default
-  // ends the process, and says why unless it was dismissed.
+  // On the thread that tells it, when the supervisor is gone, or has dismissed its ranks. The
+  // default ends the process, and says why unless it was dismissed.
   std::function<void(bool dismissed)> on_supervisor_lost;
 };
 
@@ -49,9 +50,10 @@ class Pulse {
   Pulse(const Pulse&) = delete;
   Pulse& operator=(const Pulse&) = delete;
 
-  // What the rank waits for, asked at each beat on the pulse's thread. nullptr: not known any more.
+  // What the rank waits for, asked at each beat on the thread that tells. nullptr: not known any
+  // more.
   void SetDoing(std::function<std::string()> doing);
-  // Called on the pulse's thread when the supervisor takes the job for hung, to write down what
+  // Called on the thread that tells when the supervisor takes the job for hung, to write down what
   // this rank is doing before it is killed. nullptr: nothing any more.
   void SetEvidence(std::function<void()> evidence);
   // Says goodbye with the exit code that this process will have. The supervisor then takes the
@@ -60,7 +62,9 @@ class Pulse {
 
  private:
   Pulse(PulseOptions options, RankProgress* progress, int socket, std::string key);
-  void Run();
+  void KeepLedger();
+  void Tell();
+  bool LeavesWithin(int milliseconds);
   bool Send(Frame::Type type, int exit_code);
   enum class Supervisor { kThere, kGone, kDismisses };
   Supervisor Listen(int wait_ms);
@@ -70,14 +74,14 @@ class Pulse {
   RankProgress& progress_;
   const int socket_;  // -1: no supervisor
   const std::string key_;
-  uint64_t sequence_ = 0;  // the thread's, and Leave's once the thread has ended
+  uint64_t sequence_ = 0;  // of the thread that tells, and Leave's once that has ended
 
   std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   std::function<std::string()> doing_;
   std::function<void()> evidence_;
   bool leaving_ = false;
-  std::thread thread_;
+  std::thread keeps_ledger_, tells_;  // the second one only if there is a supervisor
 };
 
 // How a supervisor tells its ranks where it is: never on a command line, which others can read.

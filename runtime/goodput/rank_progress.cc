@@ -57,7 +57,6 @@ void RankProgress::StepEnded(const StepEnd& end) {
   Apply([&] {
     facts_.state = State::kUnknown;
     facts_.steps_done += 1;
-    facts_.skips_in_row = end.skipped ? facts_.skips_in_row + 1 : 0;
     facts_.last_step_ns = whole;
     facts_.step_ns += whole;
     const int64_t uneven_ns = std::min(t[kCompute], std::exchange(uneven_ns_, 0));

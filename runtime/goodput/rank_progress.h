@@ -24,7 +24,6 @@ constexpr size_t kStepsRemembered = 16;
 
 struct ProgressFacts {
   State state = State::kLaunch;
-  int skips_in_row = 0;
   int64_t step = 0, steps_done = 0;  // begun last; ended
   // Of evaluations, each of which is some rounds that all ranks begin and end together.
   bool in_round = false;

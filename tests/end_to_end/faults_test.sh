@@ -80,10 +80,10 @@ train config 2 'train.seed: 1234 on rank 0, 2, 3; 7 on rank 1' \
   --set "faults.plan=config rank=1 set=train.seed=7"
 
 # The supervisor dies, and the newest checkpoint is damaged: the same command goes on from the one
-# before.
+# before. Ranks look for their supervisor in every 200 ms: the save that follows takes longer.
 outside=("$muster" launch "${job[@]}" --ranks 4 --set checkpoint.every_steps=1 --set log.progress=false
          --set checkpoint.asynchronous=false
-         --set "faults.plan=damage rank=2 step=4,supervisor rank=1 step=4 at=updated")
+         --set "faults.plan=damage rank=2 step=4,supervisor rank=1 step=4 at=updated,disk_slow rank=0 step=4 seconds=1 on=rename")
 check outside 137 'the supervisor is gone' "${outside[@]}"
 check outside 0 'passed by: step-3: rank 2: .*is damaged' "${outside[@]}"
 

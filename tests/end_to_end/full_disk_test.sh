@@ -34,23 +34,31 @@ fill() {
 free() { if $mounted; then rm "$disk/filler"; else limit unlimited; fi; }
 at_step() { grep -oE '^step +[0-9]+' "$scratch/log" | tail -1 | grep -oE '[0-9]+' || echo 0; }
 until_step() {
-  for _ in $(seq 1200); do
+  for _ in $(seq 6000); do
     (($(at_step) >= $1)) && return
     kill -0 "$job" 2>/dev/null || fail "the job ended before step $1"
-    sleep 0.1
+    sleep 0.02
   done
   fail "no step $1 within two minutes"
+}
+until_said() {
+  for _ in $(seq 3000); do
+    (($(count "$1") >= 1)) && return
+    sleep 0.02
+  done
+  fail "'$1' was not said within a minute"
 }
 count() { grep -cE "$1" "$scratch/log" || true; }
 
 steps=220
 mpirun --oversubscribe --bind-to none --mca mpi_yield_when_idle 1 -np 2 "$muster" train \
-  configs/jobs/tiny-dense.textproto --set train.steps=$steps --set checkpoint.every_steps=10 \
+  configs/jobs/tiny-dense.textproto --set train.steps=$steps --set checkpoint.every_steps=20 \
   --set checkpoint.keep=2 --set evaluate.sequences=4 --set evaluate.every_steps=4 \
   --set log.trace_step=75 --set "faults.plan=slow_data rank=0 step=1 seconds=0.01 steps=0" \
   --run "$run" >"$scratch/log" 2>&1 &
 job=$!
 until_step 22
+until_said 'step-20 committed'
 fill
 until_step 100
 newest=$("$muster" ckpt list "$run" | grep -oE 'step-[0-9]+' | sort -t- -k2n | tail -1)
@@ -114,10 +122,7 @@ code=0
 umask 022
 "$muster" launch "${more[@]}" --ranks 2 --run "$run" --step-times "$run/times.csv" >"$scratch/log" 2>&1 &
 job=$!
-for _ in $(seq 600); do
-  (($(count "left with exit code 1|ended with exit code 1") >= 1)) && break
-  sleep 0.1
-done
+until_said "left with exit code 1|ended with exit code 1"
 rm "$disk/filler"
 wait "$job" || fail "exit code $? under a supervisor"
 (($(count "trained    $((steps + 5)) steps") == 1)) || fail "it did not go on"

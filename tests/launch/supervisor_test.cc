@@ -222,6 +222,22 @@ TEST_F(SupervisorTest, ARequestToStopIsPassedOnAndEndsWithRequeue) {
   ExpectFirstFailure(FailureKind::kPreempted, {});
 }
 
+TEST_F(SupervisorTest, ARequestToStopThatCameBeforeTheRanksReachesThem) {
+  ForkedRanks ranks(
+      [](const ForkedRank& rank) {
+        for (int64_t step = 1; !rank.asked_to_stop(); ++step) rank.Steps(step, step, 1);
+        return kExitRequeue;
+      },
+      directory_);
+  ranks.StartAfter(800);
+  const auto supervisor = Supervisor::Create(Options(), ranks, said_);
+  ASSERT_TRUE(supervisor.ok()) << supervisor.status();
+  const pid_t helper = SignalMeIn(200, SIGTERM);
+  EXPECT_EQ((*supervisor)->Run(), kExitRequeue);
+  waitpid(helper, nullptr, 0);
+  EXPECT_EQ(said_.str().find("did not stop"), std::string::npos) << said_.str();
+}
+
 TEST_F(SupervisorTest, ARequestToStopThatCostsTheStateIsNotCalledWell) {
   const pid_t helper = SignalMeIn(600, SIGTERM);
   EXPECT_EQ(Run([](const ForkedRank& rank) {

@@ -254,6 +254,41 @@ TEST_F(Heartbeats, ARankThatIsAskedForEvidenceGivesItAndGoesOn) {
   EXPECT_EQ(lost_, 0);
 }
 
+// A disk that takes no record until it is told to.
+class StuckLedger : public LedgerWriter {
+ public:
+  int64_t Enter(State) override { return 0; }
+  void StepBegin(int64_t) override {}
+  void StepEnded(const StepEnd&) override {}
+  void Checkpoint(const CheckpointEvent&) override {}
+  void Skip(int64_t, std::string_view) override {}
+  void Heartbeat() override {
+    waits = true;
+    waits.notify_all();
+    goes_on.wait(false);
+  }
+  void End(int) override {}
+  absl::Status status() const override { return absl::OkStatus(); }
+  int64_t synced_ns() const override { return 0; }
+  int64_t num_lost() const override { return 0; }
+
+  std::atomic<bool> waits{false}, goes_on{false};
+};
+
+TEST_F(Heartbeats, ARankWhoseDiskTakesNothingIsStillHeard) {
+  RankProgress progress;
+  StuckLedger ledger;
+  progress.Attach(&ledger);
+  auto pulse = StartPulse(OptionsOf(1), &progress);
+  ASSERT_NE(pulse, nullptr);
+  ledger.waits.wait(false);
+  CollectFor(5);
+  events_.clear();
+  EXPECT_TRUE(CollectUntil([&] { return Count(RankEvent::Kind::kFrame, 1) > 2; }));
+  ledger.goes_on = true;
+  ledger.goes_on.notify_all();
+}
+
 TEST_F(Heartbeats, ARankEndsWhenItsSupervisorDoes) {
   RankProgress progress;
   auto pulse = StartPulse(OptionsOf(0), &progress);

@@ -54,12 +54,15 @@ std::atomic<int> passed_on{0};
 }
 
 [[noreturn]] void RunStarter(const ForkedRanks::Function& function, const StartPlan& plan,
-                             const std::string& run_directory, int linger_ms) {
+                             const std::string& run_directory, int linger_ms, int start_after_ms) {
   setpgid(0, 0);
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   sigset_t none;
   sigemptyset(&none);
+  signal(SIGUSR1, SIG_IGN);
   sigprocmask(SIG_SETMASK, &none, nullptr);
+  std::this_thread::sleep_for(std::chrono::milliseconds(start_after_ms));
+  signal(SIGUSR1, SIG_DFL);
   std::vector<pid_t> ranks;
   for (int rank = 0; rank < plan.num_ranks; ++rank) {
     ranks.push_back(fork());
@@ -111,7 +114,7 @@ absl::StatusOr<pid_t> ForkedRanks::Start(const StartPlan& plan) {
   plans_.push_back(plan);
   const pid_t starter = fork();
   if (starter == 0 && fails) _exit(1);
-  if (starter == 0) RunStarter(function_, plan, run_directory_, linger_ms_);
+  if (starter == 0) RunStarter(function_, plan, run_directory_, linger_ms_, start_after_ms_);
   if (starter < 0) return absl::UnavailableError("fork failed");
   setpgid(starter, starter);
   return starter;

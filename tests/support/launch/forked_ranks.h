@@ -31,6 +31,9 @@ class ForkedRanks : public HostStart {
         fail_(std::move(fail)) {}
   // When one dies, the others live on until the supervisor ends the job, and then so long.
   void LeaveOthersAlive(int linger_ms) { linger_ms_ = linger_ms; }
+  // The process that starts them takes so long before it does, and forgets the signals of that
+  // time.
+  void StartAfter(int ms) { start_after_ms_ = ms; }
   absl::StatusOr<pid_t> Start(const StartPlan& plan) override;
   const std::vector<StartPlan>& plans() const { return plans_; }
 
@@ -39,6 +42,7 @@ class ForkedRanks : public HostStart {
   const std::string run_directory_;
   const std::vector<int> fail_;
   int linger_ms_ = -1;  // at once
+  int start_after_ms_ = 0;
   std::vector<StartPlan> plans_;
 };
 
