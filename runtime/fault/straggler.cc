@@ -3,19 +3,16 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <utility>
 
 namespace muster::runtime {
 namespace {
 
-constexpr size_t kBlock = 8;  // steps
-constexpr size_t kStepsKept = 64, kStepsToKnow = 8, kBlocksKept = 20, kBlocksToKnow = 6;
-// The newest ones may be of a slow rank, which shall not pass for noise.
-constexpr size_t kNewestSteps = 20, kNewestBlocks = 3;
-constexpr double kLastingNoise = 1.4;  // how noise that lasts deviates, while too few blocks tell
-constexpr double kLeastNoise = 0.005;
-constexpr double kTimesPastPeak = 1.5, kPeakKept = 0.998;  // by step
-constexpr int64_t kFirstStep = 2;                          // the first of an attempt warms up
+constexpr size_t kStepsKept = 160, kStepsToKnow = 8, kMeansToKnow = 6;
+constexpr std::array<size_t, 5> kMeansOf = {1, 2, 4, 8, 16};  // steps
+constexpr double kTimesPastPeak = 1.5, kPeakKept = 0.998;     // by step
+constexpr int64_t kFirstStep = 2;                             // the first of an attempt warms up
 // The median of |x - mean| of a normal distribution, in its standard deviations.
 constexpr double kMedianDistance = 0.6745;
 
@@ -44,8 +41,19 @@ std::vector<double> MediansOfOthers(const std::vector<double>& values) {
   return medians;
 }
 
+// The means of `length` steps each, of all but the newest ones.
+std::vector<double> MeansOf(size_t length, const std::deque<double>& steps, size_t newest) {
+  std::vector<double> means;
+  for (size_t end = steps.size() - std::min(newest, steps.size()); end >= length; end -= length) {
+    const auto last = steps.begin() + static_cast<std::ptrdiff_t>(end);
+    means.push_back(std::accumulate(last - static_cast<std::ptrdiff_t>(length), last, 0.0) /
+                    static_cast<double>(length));
+  }
+  return means;
+}
+
 // From the distances of neighbours, which a lasting change enters only once.
-double DeviationOfNeighbours(const std::deque<double>& values) {
+double DeviationOfNeighbours(const std::vector<double>& values) {
   std::vector<double> distances;
   for (size_t i = 1; i < values.size(); ++i) {
     distances.push_back(std::abs(values[i] - values[i - 1]));
@@ -53,21 +61,11 @@ double DeviationOfNeighbours(const std::deque<double>& values) {
   return Median(std::move(distances)) / (std::sqrt(2.0) * kMedianDistance);
 }
 
-// From the distances to the median, of all but the newest: neighbours resemble each other if noise
-// lasts.
-double Deviation(const std::deque<double>& values, size_t newest) {
-  const auto end = values.end() - static_cast<std::ptrdiff_t>(newest);
-  const double median = Median({values.begin(), end});
-  std::vector<double> distances;
-  for (auto value = values.begin(); value != end; ++value) {
-    distances.push_back(std::abs(*value - median));
-  }
-  return Median(std::move(distances)) / kMedianDistance;
-}
-
-void Push(std::deque<double>* values, double value, size_t kept) {
-  values->push_back(value);
-  if (values->size() > kept) values->pop_front();
+// From the distances to the median: neighbours resemble each other if noise lasts.
+double DeviationOfAll(std::vector<double> values) {
+  const double median = Median(values);
+  for (double& value : values) value = std::abs(value - median);
+  return Median(std::move(values)) / kMedianDistance;
 }
 
 }  // namespace
@@ -94,26 +92,25 @@ std::vector<double> ExcessOverPeers(const std::vector<StepWork>& work) {
 }
 
 void ExcessNoise::See(double excess) {
-  Push(&steps_, excess, kStepsKept);
-  block_sum_ += excess;
-  if (++in_block_ == kBlock) {
-    Push(&blocks_, std::exchange(block_sum_, 0) / kBlock, kBlocksKept);
-    in_block_ = 0;
-  }
-  if (!known()) return;
-  deviation_ = DeviationOfNeighbours(steps_);
-  if (blocks_.size() >= kNewestBlocks + kBlocksToKnow) {
-    deviation_ =
-        std::max(deviation_, std::sqrt(double{kBlock}) * Deviation(blocks_, kNewestBlocks));
-    return;
-  }
-  if (steps_.size() >= kNewestSteps + kStepsToKnow) {
-    deviation_ = std::max(deviation_, Deviation(steps_, kNewestSteps));
-  }
-  deviation_ *= kLastingNoise;
+  steps_.push_back(excess);
+  if (steps_.size() > kStepsKept) steps_.pop_front();
 }
 
 bool ExcessNoise::known() const { return steps_.size() >= kStepsToKnow; }
+
+double ExcessNoise::Deviation(int in_doubt) const {
+  double deviation = 0;
+  for (const size_t length : kMeansOf) {
+    const double of_step = std::sqrt(static_cast<double>(length));  // if steps are independent
+    const std::vector<double> all = MeansOf(length, steps_, 0);
+    if (all.size() < kMeansToKnow) break;
+    deviation = std::max(deviation, of_step * DeviationOfNeighbours(all));
+    std::vector<double> before = MeansOf(length, steps_, static_cast<size_t>(in_doubt));
+    if (before.size() < kMeansToKnow) continue;
+    deviation = std::max(deviation, of_step * DeviationOfAll(std::move(before)));
+  }
+  return deviation;
+}
 
 StragglerFinder::StragglerFinder(StragglerOptions options, int world_size)
     : options_(std::move(options)), ranks_(static_cast<size_t>(world_size)) {
@@ -172,13 +169,8 @@ void StragglerFinder::JudgeStep(const std::vector<int>& peers) {
   if (peers.size() < 2) return;
   past_peak_ *= std::pow(kPeakKept, 1 / static_cast<double>(stages_.size()));
   const std::vector<double> excess = ExcessOverPeers(work);
-  std::vector<double> noise;
-  for (size_t i = 0; i < peers.size(); ++i) {
-    Add(peers[i], excess[i]);
-    noise.push_back(ranks_[static_cast<size_t>(peers[i])].noise.deviation());
-  }
-  const double usual_noise = Median(std::move(noise));
-  for (const int rank : peers) Judge(rank, usual_noise);
+  for (size_t i = 0; i < peers.size(); ++i) Add(peers[i], excess[i]);
+  for (const int rank : peers) Judge(rank, peers);
 }
 
 void StragglerFinder::Add(int rank, double excess) {
@@ -198,14 +190,16 @@ void StragglerFinder::Add(int rank, double excess) {
   r.peak = r.sum;
 }
 
-void StragglerFinder::Judge(int rank, double usual_noise) {
+void StragglerFinder::Judge(int rank, const std::vector<int>& peers) {
   Rank& r = ranks_[static_cast<size_t>(rank)];
-  if (r.told || !r.noise.known()) return;
-  const double noise = std::max({kLeastNoise, usual_noise, r.noise.deviation()});
-  const double threshold =
-      std::max({options_.least_threshold, kTimesPastPeak * past_peak_,
-                options_.false_alarm_log * noise * noise / (2 * options_.reference)});
-  if (r.sum <= threshold) return;
+  const double least = std::max(options_.least_threshold, kTimesPastPeak * past_peak_);
+  if (r.told || !r.noise.known() || r.sum <= least) return;
+  std::vector<double> of_peers;
+  for (const int peer : peers) {
+    of_peers.push_back(ranks_[static_cast<size_t>(peer)].noise.Deviation(r.num_steps));
+  }
+  const double noise = std::max(r.noise.Deviation(r.num_steps), Median(std::move(of_peers)));
+  if (r.sum <= options_.false_alarm_log * noise * noise / (2 * options_.reference)) return;
   r.told = true;
   past_peak_ = std::max(past_peak_, r.sum);
   found_.push_back({rank, std::expm1(r.excess_sum / r.num_steps)});

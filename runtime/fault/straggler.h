@@ -32,7 +32,7 @@ struct StragglerOptions {
   double reference = 0.045;       // k: by so much a rank may be slower for ever
   double clip = 0.05;             // c
   double least_threshold = 0.45;  // h of a quiet run: 10 % more work is named after 9 to 12 steps
-  double false_alarm_log = 8;     // 2 k h / s^2, at least
+  double false_alarm_log = 7;     // 2 k h / s^2, at least
   std::vector<int> stage;         // by rank: ranks of one pipeline stage are peers; empty: all are
 };
 
@@ -45,19 +45,18 @@ struct SlowRank {
 // work).
 std::vector<double> ExcessOverPeers(const std::vector<StepWork>& work);
 
-// The standard deviation s of a step's z, by medians, so that a slowdown of some steps hardly
-// counts. If noise lasts, means of several steps deviate by more than independent steps would make
-// them: then s is that of independent steps with such means.
+// The standard deviation s of a step's z, by medians, so that some slow steps hardly count. If
+// noise lasts, means of several steps deviate by more than independent steps would make them: then
+// s is that of independent steps with such means.
 class ExcessNoise {
  public:
   void See(double excess);
   bool known() const;
-  double deviation() const { return deviation_; }
+  // The newest `in_doubt` steps, which may be of a slow rank, shall not pass for noise.
+  double Deviation(int in_doubt) const;
 
  private:
-  std::deque<double> steps_, blocks_;  // z; means of several
-  double block_sum_ = 0, deviation_ = 0;
-  int in_block_ = 0;
+  std::deque<double> steps_;  // z
 };
 
 class StragglerFinder {
@@ -81,7 +80,7 @@ class StragglerFinder {
   void JudgeReady(const std::vector<int>& peers);
   void JudgeStep(const std::vector<int>& peers);
   void Add(int rank, double excess);
-  void Judge(int rank, double usual_noise);
+  void Judge(int rank, const std::vector<int>& peers);
 
   const StragglerOptions options_;
   std::vector<std::vector<int>> stages_;  // ranks of each
