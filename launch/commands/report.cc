@@ -23,7 +23,7 @@ class Report : public Command {
   }
   void Declare(CLI::App& app) override {
     app.add_option("RUN", runs_, "run directories")->required();
-    app.add_flag("--project", project_,
+    app.add_flag("--project", options_.project,
                  "what the run would keep of its time on more GPUs, with their failure rates");
     app.add_flag("--amortise-start-up", options_.amortise_start_up,
                  "divide the start-up among the kept steps, not as a line of its own");
@@ -36,7 +36,7 @@ class Report : public Command {
       const absl::StatusOr<runtime::RunReport> report = runtime::ReportOf(run, options_);
       if (report.ok()) {
         rendered.push_back(json_ ? runtime::RenderJson(*report) : runtime::RenderText(*report));
-        if (project_ && !json_) code = std::max(code, Project(*report, console, &rendered.back()));
+        if (options_.project) code = std::max(code, Project(*report, console, &rendered.back()));
         if (rendered.back().back() == '\n') rendered.back().pop_back();
         for (const std::string& error : report->errors) {
           console.err << "muster report: " << run << ": " << error << "\n";
@@ -56,9 +56,11 @@ class Report : public Command {
   }
 
  private:
-  static int Project(const runtime::RunReport& report, Console console, std::string* text) {
+  // Adds to `text`; a JSON object has it already.
+  int Project(const runtime::RunReport& report, Console console, std::string* text) const {
     const absl::StatusOr<runtime::FailureModel> model = runtime::FailureModelOf(report);
     if (model.ok()) {
+      if (json_) return kExitDone;
       *text += "\n" + runtime::ProjectionText(*model);
       const absl::StatusOr<runtime::OwnProjection> own = runtime::ProjectionOfRun(report);
       if (own.ok()) *text += runtime::OwnProjectionText(*own);
@@ -70,7 +72,7 @@ class Report : public Command {
 
   std::vector<std::string> runs_;
   runtime::ReportOptions options_;
-  bool json_ = false, project_ = false;
+  bool json_ = false;
 };
 
 }  // namespace

@@ -14,6 +14,7 @@ bool FailedBySupervisor(const AttributedAttempt& attempt) {
 }
 
 bool Failed(const AttributedAttempt& attempt) {
+  if (attempt.open) return false;
   if (attempt.failure) return FailedBySupervisor(attempt);
   if (!attempt.dead_ranks.empty() || !attempt.exit_code) return true;
   return *attempt.exit_code != 0 && *attempt.exit_code != kExitRequeue;
@@ -24,6 +25,9 @@ bool Finished(const AttributedAttempt& attempt) {
 }
 
 std::string HowItEnded(const AttributedAttempt& attempt) {
+  if (attempt.open) {
+    return attempt.supervised ? "under way, or supervisor died" : "under way, or was killed";
+  }
   if (FailedBySupervisor(attempt)) {
     const Failure& failure = *attempt.failure;
     if (failure.ranks.empty()) return Name(failure.kind);

@@ -57,6 +57,13 @@ bool Passed(const RankLog& rank, size_t i) {
          (i + 1 < rank.steps.size() && rank.steps[i + 1].step > rank.steps[i].step);
 }
 
+// Why the rank says that a step made no update; "": it does not.
+std::string SkipReason(const RankLog& rank, int64_t step) {
+  const auto last = std::find_if(rank.skips.rbegin(), rank.skips.rend(),
+                                 [step](const SkipMark& mark) { return mark.step == step; });
+  return last == rank.skips.rend() ? "" : last->reason;
+}
+
 // What the ranks together tell about one execution.
 struct ExecutionFacts {
   int ranks_passed = 0;
@@ -76,8 +83,9 @@ using StepTable = std::map<int64_t, StepEntry>;
 // Fills in one attempt and adds its steps to the table of all.
 class AttemptAttributor {
  public:
-  AttemptAttributor(const AttemptLog& log, const Hindsight& hindsight, StepTable* steps)
-      : log_(log), hindsight_(hindsight), steps_(*steps) {}
+  AttemptAttributor(const AttemptLog& log, bool is_last, const Hindsight& hindsight,
+                    StepTable* steps)
+      : log_(log), is_last_(is_last), hindsight_(hindsight), steps_(*steps) {}
 
   AttributedAttempt Run() {
     SetWindow();
@@ -97,6 +105,7 @@ class AttemptAttributor {
     result_.ranks_with_log = static_cast<int>(log_.ranks.size());
     result_.gap_before_ns = log_.gap_before_ns;
     result_.gap_by_wall_clock = log_.gap_by_wall_clock;
+    result_.supervised = log_.supervisor >= 0;
     result_.begin_realtime_ns = log_.begin_realtime_ns;
     result_.clock_bound_ns = log_.clock_bound_ns;
     result_.first_step = FirstStep(log_);
@@ -123,6 +132,7 @@ class AttemptAttributor {
     }
     result_.begin_ns = std::min(begin, end);
     result_.end_ns = end;
+    result_.open = is_last_ && !log_.failure && !log_.supervisor_end_ns && !result_.exit_code;
   }
 
   void LookAt(const RankLog& rank) {
@@ -239,6 +249,7 @@ class AttemptAttributor {
     // Ranks differ in fate only where an end record is damaged: those that have theirs decide.
     if (fate != StepFate::kLostPartial) step.fate = fate;
     if (execution.finished && !std::exchange(entry.has_end, true)) {
+      if (execution.skipped) step.skip_reason = SkipReason(rank, execution.step);
       step.tokens = execution.tokens;
       step.first_sequence = execution.first_sequence;
       step.num_sequences = execution.num_sequences;
@@ -254,7 +265,7 @@ class AttemptAttributor {
     } else if (fate == StepFate::kRework) {
       charge->rework += ns;
       const bool within = which.first >= executions_.at(which).goes_back_to;
-      if (!within) result_.undone_steps.insert(which.first);
+      if (!within) result_.undone_steps[which.first] += ns;
     } else {
       charge->execution += ns;
     }
@@ -277,6 +288,7 @@ class AttemptAttributor {
   }
 
   const AttemptLog& log_;
+  const bool is_last_;  // of the run
   const Hindsight hindsight_;
   StepTable& steps_;
   std::map<Execution, ExecutionFacts> executions_;
@@ -364,7 +376,9 @@ absl::StatusOr<Attribution> Attribute(const RunLog& log) {
   StepTable table;
   DeviceNs never_came_up = 0;
   for (size_t a = 0; a < log.attempts.size(); ++a) {
-    AttributedAttempt attempt = AttemptAttributor(log.attempts[a], hindsight[a], &table).Run();
+    const bool is_last = a + 1 == log.attempts.size();
+    AttributedAttempt attempt =
+        AttemptAttributor(log.attempts[a], is_last, hindsight[a], &table).Run();
     result.total += attempt.time;
     result.allocated += attempt.allocated();
     const std::optional<double> possible = PossibleFlops(log.attempts[a], attempt);

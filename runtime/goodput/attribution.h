@@ -19,8 +19,8 @@
 // none is charged with. Both are checked, and a difference is an Internal error.
 #include <array>
 #include <cstdint>
+#include <map>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -69,7 +69,7 @@ struct StepCharge {
 // What no step is charged with, each under one name.
 struct Uncharged {
   DeviceNs start_up = 0;     // of the run, and after each end that was planned
-  DeviceNs teardown = 0;     // behind ends that were planned
+  DeviceNs teardown = 0;     // behind ends that were planned, or of an attempt that is open
   DeviceNs unrecovered = 0;  // failures that no step has followed yet
   DeviceNs lost_partial = 0, evaluation = 0, checkpoint_stall = 0, alloc_wait = 0, spare_idle = 0,
            drain = 0, unknown = 0;
@@ -83,15 +83,18 @@ struct AttributedAttempt {
   int attempt = 0, world_size = 1, ranks_with_log = 0;
   int64_t begin_ns = 0, end_ns = 0;  // of the attempt's clock
   int64_t gap_before_ns = 0, begin_realtime_ns = 0;
-  bool gap_by_wall_clock = false;
+  bool gap_by_wall_clock = false, supervised = false;
   std::optional<int64_t> clock_bound_ns = 0;  // see AttemptLog
   DeviceTime time;
-  std::set<int64_t> undone_steps;                // completed, and rolled back by a later attempt
+  // Executions that were complete, and rolled back by a later attempt: their time by step.
+  std::map<int64_t, DeviceNs> undone_steps;
+  DeviceNs rolled_back = 0;  // executions of earlier attempts that this one was the first to undo
   std::optional<int64_t> first_step, last_step;  // S_b; the last that was complete
   std::optional<int64_t> first_step_begin_ns;
   int64_t completed_steps = 0, rework_steps = 0, skipped_steps = 0;
+  bool open = false;                 // the last one, and nobody has said that it ended
   std::vector<int> dead_ranks;       // without an end record
-  std::optional<int32_t> exit_code;  // the first that is not 0, else 0; none: all died
+  std::optional<int32_t> exit_code;  // the first that is not 0, else 0; none: no rank has ended
   std::optional<Failure> failure;    // by a supervisor
   std::vector<Failure> stragglers;
   std::vector<RankExit> exits;
@@ -109,6 +112,7 @@ struct AttributedStep {
   int64_t step = 0;
   int attempt = 0;  // of the last execution: these fields are its
   StepFate fate = StepFate::kProductive;
+  std::string skip_reason;  // "": it made an update, or its ledger does not tell
   bool at_risk = false;  // productive, and no committed checkpoint covers it while the run is open
   DeviceNs device_ns = 0;
   std::array<DeviceNs, parallel::kNumTimeCategories> time_ns{};  // sums to device_ns, if complete

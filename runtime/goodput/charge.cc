@@ -68,15 +68,18 @@ class FailureCharger {
     run_.uncharged.start_up += start_up_;
   }
 
-  // The steps, ascending, that attempt `a` is the first to undo.
+  // The steps, ascending, that attempt `a` is the first to undo; sums up their time.
   std::vector<AttributedStep*> RolledBackBy(size_t a) {
     const int64_t first = *run_.attempts[a].first_step;
     std::set<int64_t> numbers;
     for (size_t before = 0; before < a; ++before) {
-      std::set<int64_t>& undone =
+      std::map<int64_t, DeviceNs>& undone =
           undone_.emplace(before, run_.attempts[before].undone_steps).first->second;
       const auto from = undone.lower_bound(first);
-      numbers.insert(from, undone.end());
+      for (auto step = from; step != undone.end(); ++step) {
+        numbers.insert(step->first);
+        run_.attempts[a].rolled_back += step->second;
+      }
       undone.erase(from, undone.end());
     }
     std::vector<AttributedStep*> steps;
@@ -86,8 +89,9 @@ class FailureCharger {
 
   Attribution& run_;
   std::map<int64_t, AttributedStep*> steps_;
-  std::map<size_t, std::set<int64_t>> undone_;  // by attempt: those whose failure is still to come
-  DeviceNs ending_ = 0, start_up_ = 0;          // since the last attempt that went on with a step
+  // By attempt: the steps that are still to be undone.
+  std::map<size_t, std::map<int64_t, DeviceNs>> undone_;
+  DeviceNs ending_ = 0, start_up_ = 0;  // since the last attempt that went on with a step
   bool failed_ = false;
 };
 

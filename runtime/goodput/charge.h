@@ -21,8 +21,8 @@
 
 namespace muster::runtime {
 
-// Fills in the steps' charges for failures, and what is left uncharged; their executions' are
-// there.
+// Fills in the steps' charges for failures, what each attempt rolled back, and what is left
+// uncharged; the steps' executions are there.
 void ChargeFailures(Attribution* run);
 
 // Divides the start-up that no step is charged with evenly among the kept steps. Without any it

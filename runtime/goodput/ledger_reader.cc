@@ -35,6 +35,11 @@ std::vector<RankLedger> ReadRanks(const std::string& directory, int attempt,
       continue;
     }
     for (const std::string& damage : ledger->damage) Note(path + ": " + damage, notes);
+    if (ledger->unknown_records > 0) {
+      Note(absl::StrCat(path, ": ", ledger->unknown_records,
+                        " records of a newer version are left out"),
+           notes);
+    }
     const bool fits = ledger->begin.attempt == attempt && ledger->begin.rank == rank &&
                       (ranks.empty() || ranks[0].begin.world_size == ledger->begin.world_size);
     if (fits) {

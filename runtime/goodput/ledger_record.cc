@@ -20,6 +20,7 @@ static_assert(sizeof(double) == 8);
 
 constexpr size_t kChecksumOffset = 4;
 // So that the step after it is a number too.
+constexpr int64_t kMaxTokens = int64_t{1} << 36;  // of a batch: a sum over steps cannot wrap
 constexpr int64_t kMaxStep = int64_t{1} << 62;
 
 // Of the whole record, with the checksum's own field as zero.
@@ -134,8 +135,8 @@ std::optional<StepEnd> ParseStepEnd(std::string_view payload) {
   end.tokens = fields.Take<int64_t>();
   end.skipped = fields.Take<uint8_t>() != 0;
   const int count = fields.Take<uint8_t>();
-  bool sane = end.step >= 0 && end.tokens >= 0 && IsFlops(end.model_flops) &&
-              count <= parallel::kNumTimeCategories;
+  bool sane = end.step >= 0 && end.tokens >= 0 && end.tokens <= kMaxTokens &&
+              IsFlops(end.model_flops) && count <= parallel::kNumTimeCategories;
   for (int c = 0; sane && c < count; ++c) {
     end.time_ns[c] = fields.Take<int64_t>();
     sane = end.time_ns[c] >= 0;

@@ -46,6 +46,18 @@ double MttfSeconds(double gpus, double failures_per_node_day) {
   return kSecondsPerDay * kGpusPerNode / (gpus * failures_per_node_day);
 }
 
+std::vector<ProjectionRow> Projections(const FailureModel& model) {
+  std::vector<ProjectionRow> rows;
+  for (const int64_t gpus : {1'024, 4'096, 16'384, 100'000}) {
+    for (const FailureRate& rate : kFailureRates) {
+      FailureModel at_scale = model;
+      at_scale.mttf_seconds = MttfSeconds(static_cast<double>(gpus), rate.per_node_day);
+      rows.push_back({gpus, rate, at_scale.mttf_seconds, BestCheckpointInterval(at_scale)});
+    }
+  }
+  return rows;
+}
+
 std::string ProjectionText(const FailureModel& model) {
   std::string text =
       absl::StrCat("Projection: kept, if a restart takes ", DurationText(model.restart_seconds),
@@ -53,17 +65,12 @@ std::string ProjectionText(const FailureModel& model) {
                    DurationText(model.commit_seconds), " later\n", PadLeft("GPUs", 11), "  ",
                    PadRight("failures a node and day", 25), PadLeft("MTTF", 14),
                    PadLeft("save every", 14), PadLeft("kept", 10), "\n");
-  for (const int64_t gpus : {1'024, 4'096, 16'384, 100'000}) {
-    for (const FailureRate& rate : kFailureRates) {
-      FailureModel at_scale = model;
-      at_scale.mttf_seconds = MttfSeconds(static_cast<double>(gpus), rate.per_node_day);
-      const BestInterval best = BestCheckpointInterval(at_scale);
-      absl::StrAppend(
-          &text, PadLeft(WithThousands(gpus), 11), "  ",
-          PadRight(absl::StrCat(Scientific(rate.per_node_day, 2), " (", rate.cluster, ")"), 25),
-          PadLeft(DurationText(at_scale.mttf_seconds), 14),
-          PadLeft(DurationText(best.tau_seconds), 14), PadLeft(Fixed(best.goodput, 3), 10), "\n");
-    }
+  for (const auto& [gpus, rate, mttf_seconds, best] : Projections(model)) {
+    absl::StrAppend(
+        &text, PadLeft(WithThousands(gpus), 11), "  ",
+        PadRight(absl::StrCat(Scientific(rate.per_node_day, 2), " (", rate.cluster, ")"), 25),
+        PadLeft(DurationText(mttf_seconds), 14), PadLeft(DurationText(best.tau_seconds), 14),
+        PadLeft(Fixed(best.goodput, 3), 10), "\n");
   }
   return text;
 }

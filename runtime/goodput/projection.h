@@ -8,7 +8,9 @@
 //
 // (one save in flight at a time). G is the share of the time that is kept: availability, stalls for
 // saves and rework in one; what a step itself wastes is not in it.
+#include <cstdint>
 #include <string>
+#include <vector>
 
 namespace muster::runtime {
 
@@ -39,7 +41,16 @@ struct FailureRate {
 constexpr FailureRate kFailureRates[] = {
     {"RSC-1", 6.5e-3}, {"Llama 3", 3.79e-3}, {"RSC-2", 2.34e-3}};
 
-// A table over sizes and rates, for people. Times other than M are the model's.
+struct ProjectionRow {
+  int64_t gpus = 0;
+  FailureRate rate;
+  double mttf_seconds = 0;
+  BestInterval best;
+};
+// Over sizes and rates. Times other than M are the model's.
+std::vector<ProjectionRow> Projections(const FailureModel& model);
+
+// The same as a table for people.
 std::string ProjectionText(const FailureModel& model);
 
 }  // namespace muster::runtime

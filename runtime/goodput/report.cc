@@ -157,7 +157,8 @@ void SetFailureTimes(RunReport* report) {
   report->mean_time_to_restart_seconds = restart.value();
 }
 
-// A commit and the snapshot of the same id are marks of rank 0.
+// A commit and the snapshot of the same id are marks of rank 0. Where the latter is missing, or
+// came later (of an older writer), the time between them is not known.
 void SetCheckpointTimes(const RunLog& log, RunReport* report) {
   Mean to_commit;
   std::vector<int64_t> intervals;
@@ -175,9 +176,10 @@ void SetCheckpointTimes(const RunLog& log, RunReport* report) {
           intervals.push_back(id.first - last_snapshot);
         last_snapshot = id.first;
       }
+      if (mark.event.act != CheckpointAct::kCommit) continue;
+      ++report->commits;
       const auto snapshot = snapshots.find(id);
-      if (mark.event.act != CheckpointAct::kCommit || snapshot == snapshots.end()) continue;
-      to_commit.Add(Seconds(mark.at_ns - snapshot->second));
+      if (snapshot != snapshots.end()) to_commit.Add(Seconds(mark.at_ns - snapshot->second));
     }
   }
   if (!intervals.empty()) {
@@ -185,7 +187,6 @@ void SetCheckpointTimes(const RunLog& log, RunReport* report) {
     std::nth_element(intervals.begin(), middle, intervals.end());
     report->steps_between_checkpoints = *middle;
   }
-  report->commits = static_cast<int>(to_commit.count);
   report->mean_seconds_to_commit = to_commit.value();
   if (report->commits == 0) return;
   double stall_seconds = 0;  // of a device: each attempt has its own number of them
@@ -198,17 +199,22 @@ void SetCheckpointTimes(const RunLog& log, RunReport* report) {
   report->mean_stall_seconds_of_checkpoint = stall_seconds / static_cast<double>(report->commits);
 }
 
+// Steps that an attempt undoes are lost to the first failure since one went on with a step.
 void SetLostByFailure(RunReport* report) {
   const std::vector<AttributedAttempt>& attempts = report->attribution.attempts;
   std::map<std::string, DeviceNs> lost;
+  DeviceNs* undoes = nullptr;  // of that failure's kind
   for (size_t a = 0; a < attempts.size(); ++a) {
     const AttributedAttempt& attempt = attempts[a];
+    if (undoes != nullptr) *undoes += attempt.rolled_back;
+    if (attempt.first_step) undoes = nullptr;
     if (!Failed(attempt)) continue;
     DeviceNs& sum =
         lost[FailedBySupervisor(attempt) ? Name(attempt.failure->kind) : "unsupervised"];
-    sum += attempt.time.lost_partial + attempt.time.At(StepFate::kRework) +
-           attempt.time.At(State::kDetect) + attempt.time.At(State::kTeardown);
+    sum += attempt.time.lost_partial + attempt.time.At(State::kDetect) +
+           attempt.time.At(State::kTeardown);
     if (a + 1 < attempts.size()) sum += attempts[a + 1].time.StartUp();
+    if (undoes == nullptr) undoes = &sum;
   }
   report->lost_by_failure.assign(lost.begin(), lost.end());
   std::stable_sort(report->lost_by_failure.begin(), report->lost_by_failure.end(),
@@ -245,10 +251,11 @@ absl::StatusOr<RunReport> ReportOf(const std::string& run_directory, const Repor
 }
 
 absl::StatusOr<FailureModel> FailureModelOf(const RunReport& report) {
-  if (report.commits == 0) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("a projection needs the times of a checkpoint, and ", report.run,
-                     " committed none; train with checkpoint.every_steps"));
+  if (!report.mean_seconds_to_commit) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "a projection needs the times of a checkpoint, and ", report.run,
+        report.commits == 0 ? " committed none; train with checkpoint.every_steps"
+                            : " does not tell when the snapshots were taken that it committed"));
   }
   FailureModel model;
   model.commit_seconds = *report.mean_seconds_to_commit;
@@ -282,6 +289,9 @@ absl::StatusOr<OwnProjection> ProjectionOfRun(const RunReport& report) {
   seconds -= start;
   device_seconds -= start * static_cast<double>(first.devices());
   const double productive = Seconds(run.total.At(StepFate::kProductive));
+  if (!(seconds > 0 && device_seconds > 0 && productive > 0)) {
+    return absl::FailedPreconditionError(report.run + " kept no time to project from");
+  }
   own.model.mttf_seconds = seconds / static_cast<double>(run.attempts.size() - 1);
   own.interval_seconds = productive * (seconds / device_seconds) /
                          static_cast<double>(run.productive_steps) *

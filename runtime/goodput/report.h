@@ -34,6 +34,7 @@ using NamedDeviceNs = std::pair<std::string, DeviceNs>;
 
 struct ReportOptions {
   bool amortise_start_up = false;  // among the kept steps, instead of a line of its own
+  bool project = false;            // into the JSON object, too
 };
 
 // The mean of the steps' goodput, weighted by their charges, and its four factors.
@@ -81,15 +82,16 @@ struct RunReport {
   std::optional<double> mean_time_to_detect_seconds;
   // From the notice, or the attempt's end if nobody noticed, to the next attempt's first step.
   std::optional<double> mean_time_to_restart_seconds;
-  // What failures cost, by their kind, largest first: lost steps, rework, detection, teardown and
-  // the next attempt's start-up. A part of lost_by_cause, not beside it.
+  // What failures cost, by their kind, largest first: lost steps, steps of any attempt before that
+  // had to be done again, detection, teardown and the next attempt's start-up. A part of
+  // lost_by_cause, not beside it.
   std::vector<NamedDeviceNs> lost_by_failure;
   // Times of different hosts agree within this; 0: all are of one clock. nullopt: not known, as
   // they were placed by wall clocks.
   std::optional<int64_t> clock_bound_ns = 0;
   int commits = 0;                               // checkpoints
   int saves_put_off = 0;                         // that were due while the one before was in flight
-  std::optional<double> mean_seconds_to_commit;  // from rank 0's snapshot
+  std::optional<double> mean_seconds_to_commit;  // from rank 0's snapshot, where that is known
   std::optional<double> mean_stall_seconds_of_checkpoint;  // of a device, for each commit
   std::optional<int64_t> steps_between_checkpoints;        // snapshots of one attempt: the median
 };
@@ -106,7 +108,7 @@ absl::StatusOr<RunReport> ReportOf(const std::string& run_directory,
 std::string DecimalSeconds(DeviceNs ns);
 
 // The run's own times for a projection, M left open. Errors: FailedPrecondition if no checkpoint
-// was committed.
+// was committed, or its ledger does not tell how long that took.
 absl::StatusOr<FailureModel> FailureModelOf(const RunReport& report);
 
 // The closed form beside what became of the run since its first step, with its own interval and
@@ -117,7 +119,8 @@ struct OwnProjection {
   double projected = 0;         // G
   double kept = 0;              // time of kept steps / all time, that between attempts included
 };
-// Errors: FailedPrecondition without a restart, or without two snapshots in an attempt.
+// Errors: FailedPrecondition without a restart, without two snapshots in an attempt, or if the kept
+// steps took no time.
 absl::StatusOr<OwnProjection> ProjectionOfRun(const RunReport& report);
 
 // A line for people.

@@ -126,6 +126,7 @@ Json AttemptJson(const AttributedAttempt& attempt) {
       {"completed_steps", attempt.completed_steps},
       {"rework_steps", attempt.rework_steps},
       {"skipped_steps", attempt.skipped_steps},
+      {"open", attempt.open},
       {"failed", Failed(attempt)},
       {"ended", HowItEnded(attempt)},
       {"exit_code", coded ? Json(*attempt.exit_code) : Json(nullptr)},
@@ -184,6 +185,7 @@ Json StepJson(const AttributedStep& step) {
   return {{"step", step.step},
           {"attempt", step.attempt},
           {"fate", FateName(step.fate)},
+          {"skip_reason", step.skip_reason.empty() ? Json(nullptr) : Json(step.skip_reason)},
           {"ranks", step.ranks},
           {"loss", std::bit_cast<double>(step.loss_bits)},
           {"loss_bits", kernels::HexDigits(step.loss_bits)},
@@ -200,6 +202,22 @@ Json StepJson(const AttributedStep& step) {
           {"charge_device_ns", RawInteger(step.charge.Total())},
           {"charges", ChargesJson(step.charge)},
           {"breakdown", breakdown}};
+}
+
+// What the run would keep on more GPUs; null if its own times are not known.
+Json ProjectionsJson(const RunReport& report) {
+  const absl::StatusOr<FailureModel> model = FailureModelOf(report);
+  if (!model.ok()) return nullptr;
+  Json rows = Json::array();
+  for (const auto& [gpus, rate, mttf_seconds, best] : Projections(*model)) {
+    rows.push_back({{"gpus", gpus},
+                    {"cluster", rate.cluster},
+                    {"failures_per_node_day", rate.per_node_day},
+                    {"mttf_seconds", mttf_seconds},
+                    {"interval_seconds", best.tau_seconds},
+                    {"kept", best.goodput}});
+  }
+  return rows;
 }
 
 }  // namespace
@@ -252,6 +270,7 @@ std::string RenderJson(const RunReport& report) {
                                          {"projected", own->projected},
                                          {"kept", own->kept}}
                                   : Json(nullptr);
+  if (report.options.project) object["projections"] = ProjectionsJson(report);
   object["attempts"] = Json::array();
   for (const AttributedAttempt& attempt : run.attempts) {
     object["attempts"].push_back(AttemptJson(attempt));

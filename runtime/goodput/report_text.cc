@@ -66,6 +66,11 @@ std::string Title(const RunReport& report) {
                       " device-hours), ", run.productive_steps, " steps kept\n\n");
 }
 
+bool AnyRankCameUp(const Attribution& run) {
+  return std::any_of(run.attempts.begin(), run.attempts.end(),
+                     [](const AttributedAttempt& attempt) { return attempt.ranks_with_log > 0; });
+}
+
 std::string GoodputText(const RunReport& report) {
   const Attribution& run = report.attribution;
   std::string text;
@@ -74,7 +79,9 @@ std::string GoodputText(const RunReport& report) {
                         FlopRate(report.mean_peak_flops), " a device");
     for (const std::string& label : run.peak_labels) absl::StrAppend(&text, " (", label, ")");
   } else {
-    text = "Goodput is not known: a rank states no peak FLOP/s (config: goodput.peak)";
+    text = AnyRankCameUp(run)
+               ? "Goodput is not known: a rank states no peak FLOP/s (config: goodput.peak)"
+               : "Goodput is not known: no rank left a ledger";
   }
   const std::string mfu = report.mfu ? Fixed(*report.mfu, 4) : "unknown";
   const std::string hfu = report.hfu ? Fixed(*report.hfu, 4) : "unknown";
@@ -232,6 +239,17 @@ std::string AttemptsText(const RunReport& report) {
   return text + "\n";
 }
 
+std::string Mean(const std::optional<double>& seconds) {
+  return seconds ? DurationText(*seconds) : "unknown";
+}
+
+std::string CheckpointsText(const RunReport& report) {
+  if (report.commits == 0) return "";
+  return absl::StrCat("Checkpoints ", report.commits, "   mean time to commit ",
+                      Mean(report.mean_seconds_to_commit), ", stall of a device ",
+                      Mean(report.mean_stall_seconds_of_checkpoint), "\n");
+}
+
 std::string RatesText(const RunReport& report) {
   std::string text = absl::StrCat(
       "Tokens/s ", WithThousands(report.tokens_per_second, 0), "   tokens per device-hour ",
@@ -240,14 +258,12 @@ std::string RatesText(const RunReport& report) {
     absl::StrAppend(&text, "Queued or between attempts ", WithThousands(Seconds(report.queue), 3),
                     " device-seconds, which ETTR counts beside what was allocated\n");
   }
+  text += CheckpointsText(report);
   if (report.failures == 0) return text + "\n";
-  const auto mean = [](const std::optional<double>& seconds) {
-    return seconds ? DurationText(*seconds) : std::string("unknown");
-  };
   absl::StrAppend(&text, "Failures ", report.failures, "   mean time to failure ",
-                  mean(report.mean_time_to_failure_seconds), ", to detect ",
-                  mean(report.mean_time_to_detect_seconds), ", to restart ",
-                  mean(report.mean_time_to_restart_seconds), "\n");
+                  Mean(report.mean_time_to_failure_seconds), ", to detect ",
+                  Mean(report.mean_time_to_detect_seconds), ", to restart ",
+                  Mean(report.mean_time_to_restart_seconds), "\n");
   for (const auto& [kind, ns] : report.lost_by_failure) {
     text += Row("lost to " + Spaced(kind), ns, report.attribution.allocated);
   }

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "runtime/goodput/record_scan.h"
+#include "runtime/job/exit_code.h"
 
 namespace muster::runtime {
 namespace {
@@ -22,8 +23,9 @@ struct Placement {
 };
 
 // What happened on one side before something on the other: ranks start after they were spawned, and
-// one that says goodbye has written all that it wrote before (a closed connection tells less: its
-// rank may live on in another part of the network). Whatever wall clocks say must lie between.
+// one that says goodbye has written all that it wrote before (a closed connection, or the end of
+// the attempt, tells less: its rank may live on in another part of the network). Whatever wall
+// clocks say must lie between.
 Placement PlaceByCauses(const SupervisorLog& log, const SupervisedAttempt& supervised,
                         const AttemptLog& attempt) {
   const int64_t by_wall_clock = (log.begin_realtime_ns - log.begin_monotonic_ns) -
@@ -39,8 +41,6 @@ Placement PlaceByCauses(const SupervisorLog& log, const SupervisedAttempt& super
         });
     if (goodbye != supervised.exits.end()) {
       least = std::max(least, rank.end_ns - goodbye->seen_ns);
-    } else if (supervised.end_ns) {
-      least = std::max(least, rank.end_ns - *supervised.end_ns);
     }
   }
   if (least == std::numeric_limits<int64_t>::min() || least > most) {
@@ -81,13 +81,38 @@ std::optional<Failure> WhatEnded(const SupervisedAttempt& supervised) {
   return supervised.stragglers.back();
 }
 
-// The last state of a rank that died, or was killed with the rest, ends when the job failed; but
-// what the rank wrote down after that (it was ahead, or clocks differ) stands.
-void CloseAt(int64_t failed_ns, int64_t kill_ns, RankLog* rank) {
-  if (rank->exit_code) return;
+// Ends the rank's last state no later than at `at_ns`; but what the rank wrote down after that (it
+// was ahead, or clocks differ) stands.
+void EndNoLaterThan(int64_t at_ns, RankLog* rank) {
   const int64_t last_written =
       rank->phases.empty() ? rank->process_start_ns : rank->phases.back().begin_ns;
-  rank->end_ns = std::max(last_written, std::min(failed_ns, std::max(kill_ns, rank->end_ns)));
+  rank->end_ns = std::max(last_written, std::min(at_ns, rank->end_ns));
+}
+
+bool IsDone(const SupervisedAttempt& supervised) {
+  return supervised.end_ns && supervised.action == Action::kFinish &&
+         supervised.exit_code == kExitDone;
+}
+
+// Takes out what the rank wrote down later: it was frozen, or cut off with its host, and outlived
+// its attempt. How a step ended that was open then is of no use.
+void ForgetAfter(int64_t at_ns, RankLog* rank) {
+  if (rank->end_ns > at_ns) rank->exit_code.reset();
+  bool forgot = false;
+  for (; !rank->phases.empty() && rank->phases.back().begin_ns > at_ns; forgot = true) {
+    if (rank->phases.back().state == State::kStep) rank->steps.pop_back();
+    rank->phases.pop_back();
+  }
+  const bool opens_step =
+      forgot && !rank->phases.empty() && rank->phases.back().state == State::kStep;
+  if (opens_step) rank->steps.back() = {.step = rank->steps.back().step};
+}
+
+// The last state of a rank that died, or was killed with the rest, ends when the job failed.
+void CloseAt(int64_t failed_ns, int64_t kill_ns, RankLog* rank) {
+  if (rank->exit_code) return;
+  rank->end_ns = std::max(kill_ns, rank->end_ns);
+  EndNoLaterThan(failed_ns, rank);
 }
 
 }  // namespace
@@ -109,6 +134,10 @@ void JoinSupervisor(const SupervisorLog& log, const SupervisedAttempt& supervise
   if (supervised.end_ns) {
     attempt->end_ns = *supervised.end_ns + offset;
     attempt->end_realtime_ns = supervised.end_realtime_ns;
+    for (RankLog& rank : attempt->ranks) {
+      if (attempt->clock_bound_ns) ForgetAfter(*attempt->end_ns + *attempt->clock_bound_ns, &rank);
+      EndNoLaterThan(*attempt->end_ns, &rank);
+    }
   }
   for (const Failure& slow : supervised.stragglers) {
     attempt->stragglers.push_back(Moved(slow, offset));
@@ -131,8 +160,15 @@ void JoinSupervisor(const SupervisorLog& log, const SupervisedAttempt& supervise
     attempt->begin_realtime_ns += std::min<int64_t>(0, begin - FirstProcessStart(*attempt));
   }
   const std::optional<Failure> failure = WhatEnded(supervised);
-  if (!failure || failure->kind == FailureKind::kNone) return;
+  if (!failure || failure->kind == FailureKind::kNone) {
+    if (IsDone(supervised)) {  // a rank without an end record has lost it, no more
+      for (RankLog& rank : attempt->ranks) rank.exit_code = rank.exit_code.value_or(kExitDone);
+    }
+    return;
+  }
   attempt->failure = Moved(*failure, offset);
+  // Nothing was left to kill: the supervisor went on to what follows at once.
+  if (supervised.end_ns && !attempt->kill_ns) attempt->kill_ns = attempt->failure->detected_ns;
   if (attempt->failure->kind == FailureKind::kPreempted) return;  // its ranks said goodbye
   const int64_t failed = attempt->failure->happened_ns;
   for (RankLog& rank : attempt->ranks) {

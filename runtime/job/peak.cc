@@ -6,6 +6,7 @@
 #include <optional>
 #include <system_error>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "kernels/base/error.h"
@@ -17,12 +18,11 @@ namespace {
 
 struct Row {
   const char* name;     // of the config
-  const char* product;  // in the driver's name; the first row that matches is the device's
+  const char* product;  // words of the driver's name
   const char* label;
   double teraflops;
 };
 
-// A product's more telling names come before its shorter ones: "GB200" before "B200".
 constexpr Row kTable[] = {
     {"gb200", "GB200", "GB200 bf16 dense", 2500},
     {"gb200-fp8", nullptr, "GB200 fp8 dense", 5000},
@@ -38,6 +38,21 @@ constexpr Row kTable[] = {
     {"h100-pcie-fp8", nullptr, "H100 PCIe fp8 dense", 1513},
     {"a100", "A100", "A100 bf16 dense", 312},
 };
+
+// Whether `product` stands in the name as whole words: "A100" in "NVIDIA A100-SXM4-80GB", but no
+// "H200" in "NVIDIA GH200 480GB".
+bool Names(std::string_view product_name, std::string_view product) {
+  const size_t at = product_name.find(product);
+  if (at == std::string_view::npos) return false;
+  const size_t end = at + product.size();
+  const bool begins = at == 0 || !absl::ascii_isalnum(product_name[at - 1]);
+  return begins && (end == product_name.size() || !absl::ascii_isalnum(product_name[end]));
+}
+
+// Has less than the whole product of that name: slices of one, and cards with less power.
+bool IsLess(std::string_view product_name) {
+  return Names(product_name, "MIG") || Names(product_name, "NVL");
+}
 
 Peak PeakOf(const Row& row) { return {row.teraflops * 1e12, row.label}; }
 
@@ -79,9 +94,8 @@ absl::StatusOr<Peak> PeakByName(const std::string& name) {
 
 absl::StatusOr<Peak> PeakOfProduct(std::string_view product_name) {
   for (const Row& row : kTable) {
-    if (row.product != nullptr && product_name.find(row.product) != std::string_view::npos) {
-      return PeakOf(row);
-    }
+    const bool matches = row.product != nullptr && Names(product_name, row.product);
+    if (matches && !IsLess(product_name)) return PeakOf(row);
   }
   return absl::NotFoundError(
       absl::StrCat("goodput.peak: auto knows no peak of '", std::string(product_name),

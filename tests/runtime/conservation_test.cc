@@ -121,6 +121,8 @@ TEST(Conservation, SimulatedRunsAreAttributedToTheNanosecond) {
     seen.stalls += run.stalls;
     seen.failed_starts += run.failed_starts;
     seen.stops += run.stops;
+    seen.none_to_kill += run.none_to_kill;
+    seen.open += run.open;
     seen.supervisor_deaths += run.supervisor_deaths;
     seen.shrinks += run.shrinks;
     seen.spares_in += run.spares_in;
@@ -136,7 +138,7 @@ TEST(Conservation, SimulatedRunsAreAttributedToTheNanosecond) {
   for (const int count :
        {seen.crashes, seen.hangs, seen.fallbacks, seen.rewinds, seen.lost_ledgers, seen.skipped,
         seen.stalls, seen.failed_starts, seen.stops, seen.supervisor_deaths, seen.shrinks,
-        seen.spares_in, seen.several_hosts, steps_at_risk}) {
+        seen.spares_in, seen.several_hosts, seen.none_to_kill, seen.open, steps_at_risk}) {
     EXPECT_GT(count, 100);
   }
   EXPECT_GT(seen.time.At(StepFate::kRework), 0);

@@ -149,6 +149,31 @@ TEST(LedgerReader, UnknownRecordTypesAreSkipped) {
   EXPECT_EQ(AttributionOf(ledger).total.At(State::kEval), 100);
 }
 
+TEST(LedgerReader, UnknownRecordsAreNoted) {
+  LedgerBytes file(BeginOf(0, 1, 0), 100);
+  file.OfUnknownType(250, 77);
+  const ScratchDirectory scratch;
+  const std::string directory = AttemptDirectory(scratch.path(), 0);
+  std::filesystem::create_directories(directory);
+  WriteWhole(directory + "/" + LedgerFileName(0), file.bytes());
+  const auto ledger = ReadLedger(scratch.path());
+  ASSERT_TRUE(ledger.ok()) << ledger.status();
+  ASSERT_EQ(ledger->notes.size(), 1u);
+  EXPECT_NE(ledger->notes[0].find(": 1 records of a newer version are left out"), std::string::npos)
+      << ledger->notes[0];
+}
+
+TEST(LedgerReader, ABatchThatNoBatchCanBeIsDamage) {
+  for (const int64_t tokens : {int64_t{1} << 30, INT64_MAX}) {
+    LedgerBytes file(BeginOf(0, 1, 0), 1000);
+    StepEnd end = EndOf(4, 500);
+    end.tokens = tokens;
+    file.StepBegin(1500, 4);
+    file.StepEnded(2000, end);
+    EXPECT_EQ(MustParse(file.bytes()).damage.empty(), tokens < INT64_MAX);
+  }
+}
+
 TEST(LedgerReader, FilesOfOlderWritersLackFieldsAndNothingElse) {
   LedgerBytes old(BeginOf(0, 1, 0), 1000), today(BeginOf(0, 1, 0), 1000);
   old.WriteAsOld();

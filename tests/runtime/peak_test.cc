@@ -25,6 +25,17 @@ TEST(Peak, DevicesAreKnownByTheirDriversNames) {
   EXPECT_EQ(PeakOfProduct("Some Other GPU").status().code(), absl::StatusCode::kNotFound);
 }
 
+// A number of another product, or of a whole one for a part of it, would be a wrong goodput.
+TEST(Peak, AProductThatOnlyResemblesOneIsNotKnown) {
+  for (const char* product :
+       {"NVIDIA H200 NVL", "NVIDIA H200 MIG 1g.18gb", "NVIDIA GH200 480GB", "NVIDIA H100 NVL",
+        "NVIDIA A100-SXM4-40GB MIG 3g.20gb", "NVIDIA H2000", "NVIDIA A100X"}) {
+    const absl::Status status = PeakOfProduct(product).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kNotFound) << product;
+    EXPECT_NE(status.message().find("set its bf16 TFLOP/s"), absl::string_view::npos) << status;
+  }
+}
+
 TEST(Peak, NamesGiveTheirRows) {
   EXPECT_EQ(Parse("h200-sxm")->flops, 989.5e12);
   EXPECT_EQ(Parse("h200-sxm")->label, "H200 SXM bf16 dense");

@@ -92,8 +92,7 @@ TEST(Report, RatesAndFailureTimes) {
 }
 
 // Log B with snapshots after every 20th step, durable 2 s later: kept 1,000 of 1,600 s.
-TEST(Report, AProjectionOfTheRunItselfTakesItsOwnTimes) {
-  EXPECT_FALSE(ProjectionOfRun(MustReport(LogOf('B'))).ok()) << "without checkpoints";
+RunLog SavesOfLogB() {
   RunLog log = LogOf('B', 2);
   for (AttemptLog& attempt : log.attempts) {
     for (RankLog& rank : attempt.ranks) {
@@ -104,7 +103,12 @@ TEST(Report, AProjectionOfTheRunItselfTakesItsOwnTimes) {
       }
     }
   }
-  const RunReport report = MustReport(std::move(log));
+  return log;
+}
+
+TEST(Report, AProjectionOfTheRunItselfTakesItsOwnTimes) {
+  EXPECT_FALSE(ProjectionOfRun(MustReport(LogOf('B'))).ok()) << "without checkpoints";
+  const RunReport report = MustReport(SavesOfLogB());
   EXPECT_EQ(report.steps_between_checkpoints, 20);
   const auto own = ProjectionOfRun(report);
   ASSERT_TRUE(own.ok()) << own.status();
@@ -114,6 +118,53 @@ TEST(Report, AProjectionOfTheRunItselfTakesItsOwnTimes) {
   EXPECT_DOUBLE_EQ(own->kept, 0.625);
   EXPECT_DOUBLE_EQ(own->projected, ProjectedGoodput(own->model, 200));
   EXPECT_EQ(json::parse(RenderJson(report))["projection"]["kept"], 0.625);
+}
+
+TEST(Report, ProjectionsAreInTheJsonThatIsAskedForThem) {
+  RunReport report = MustReport(SavesOfLogB());
+  EXPECT_FALSE(json::parse(RenderJson(report)).contains("projections"));
+  report.options.project = true;
+  const json rows = json::parse(RenderJson(report))["projections"];
+  const std::vector<ProjectionRow> wanted = Projections(*FailureModelOf(report));
+  ASSERT_EQ(rows.size(), wanted.size());
+  EXPECT_EQ(rows[0]["gpus"], 1024);
+  EXPECT_EQ(rows[0]["cluster"], "RSC-1");
+  EXPECT_DOUBLE_EQ(rows[0]["kept"].get<double>(), wanted[0].best.goodput);
+  RunReport unsaved = MustReport(LogOf('B'));
+  unsaved.options.project = true;
+  EXPECT_TRUE(json::parse(RenderJson(unsaved))["projections"].is_null());
+}
+
+// No clock runs that coarsely, but a ledger may say so.
+TEST(Report, KeptStepsThatTookNoTimeAreNothingToProjectFrom) {
+  RunLog log = SavesOfLogB();
+  for (AttemptLog& attempt : log.attempts) {
+    for (RankLog& rank : attempt.ranks) {
+      for (Phase& phase : rank.phases) phase.begin_ns = rank.end_ns;
+      for (StepExecution& step : rank.steps) step.time_ns = {};
+    }
+  }
+  const RunReport report = MustReport(std::move(log));
+  EXPECT_GT(report.attribution.productive_steps, 0);
+  EXPECT_FALSE(ProjectionOfRun(report).ok());
+  EXPECT_TRUE(json::parse(RenderJson(report))["projection"].is_null());
+}
+
+TEST(Report, TextTellsHowLongCheckpointsTake) {
+  const std::string text = RenderText(MustReport(SavesOfLogB()));
+  EXPECT_NE(text.find("Checkpoints 8   mean time to commit 2.00 s, stall of a device 0.00 s\n"),
+            std::string::npos)
+      << text;
+  EXPECT_EQ(RenderText(MustReport(LogOf('B'))).find("Checkpoints"), std::string::npos);
+}
+
+TEST(Report, WhyAStepWasSkippedIsInTheJson) {
+  LogBuilder builder;
+  RunLog log = builder.BeginAttempt().Steps(0, 3).SkippedStep(3).Ends(0).Build();
+  log.attempts[0].ranks[0].skips = {{0, 3, "the loss spikes"}};
+  const json steps = json::parse(RenderJson(MustReport(std::move(log))))["steps"];
+  EXPECT_TRUE(steps[2]["skip_reason"].is_null());
+  EXPECT_EQ(steps[3]["skip_reason"], "the loss spikes");
 }
 
 // Two commits on 6 devices with stalls of 5 s each, then one on 2 devices with 2 s.
@@ -137,6 +188,80 @@ TEST(Report, TheStallOfACheckpointIsADevicesWhateverTheWorldsWere) {
   const RunReport report = MustReport(std::move(log));
   EXPECT_EQ(report.commits, 3);
   EXPECT_DOUBLE_EQ(*report.mean_stall_seconds_of_checkpoint, 12. / 3);
+}
+
+// Writers before this one told of a snapshot only after the commit that training had waited for.
+TEST(Report, ACommitWithoutASnapshotBeforeItCountsButIsNotTimed) {
+  RunLog log = LogOf('A');
+  const CheckpointId id{20, 0};
+  log.attempts[0].ranks[0].checkpoints = {{200, {CheckpointAct::kCommit, id, {}, 0}},
+                                          {300, {CheckpointAct::kSnapshot, id, {}, 0}}};
+  const RunReport report = MustReport(log);
+  EXPECT_EQ(report.commits, 1);
+  EXPECT_FALSE(report.mean_seconds_to_commit);
+  const absl::Status status = FailureModelOf(report).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(status.message().find("committed none"), absl::string_view::npos) << status;
+}
+
+TEST(Report, ARunThatIsUnderWayHasNotFailed) {
+  RunLog log = LogOf('F', 2);
+  EXPECT_EQ(HowItEnded(MustReport(log).attribution.attempts[0]), "under way, or was killed");
+  log.attempts[0].supervisor = 0;
+  const RunReport report = MustReport(log);
+  EXPECT_EQ(report.failures, 0);
+  EXPECT_TRUE(report.lost_by_failure.empty());
+  EXPECT_EQ(report.attribution.uncharged.unrecovered, 0);
+  EXPECT_EQ(report.steps_at_risk, 60);
+  const json attempt = json::parse(RenderJson(report))["attempts"][0];
+  EXPECT_EQ(attempt["open"], true);
+  EXPECT_EQ(attempt["failed"], false);
+  EXPECT_EQ(attempt["ended"], "under way, or supervisor died");
+  EXPECT_EQ(RenderText(report).find("Failures"), std::string::npos) << RenderText(report);
+}
+
+TEST(Report, AnAttemptWithoutAnEndHasFailedOnceAnotherFollows) {
+  LogBuilder builder;
+  builder.BeginAttempt().Steps(0, 3).DiesUnwatched();
+  const RunLog log = builder.BeginAttempt().Steps(2, 4).DiesUnwatched().Build();
+  const RunReport report = MustReport(log);
+  EXPECT_EQ(report.failures, 1);
+  EXPECT_DOUBLE_EQ(*report.mean_time_to_failure_seconds, 50);
+  EXPECT_EQ(HowItEnded(report.attribution.attempts[0]), "rank 0 left no end record");
+  EXPECT_TRUE(report.attribution.attempts[1].open);
+}
+
+// Attempt 1 goes on at once behind attempt 0, and the failure that ends it undoes steps of both.
+RunLog UndoneLater(int first_exit_code) {
+  LogBuilder builder(2);
+  builder.BeginAttempt().Steps(1, 61).Ends(first_exit_code);
+  builder.BeginAttempt().In(State::kInitModel, 6).Steps(61, 64).Dies(4);
+  builder.BeginAttempt().In(State::kInitModel, 7);
+  RunLog log = builder.Steps(21, 70).Ends(0).Build();
+  log.attempts[1].failure = Failure{.kind = FailureKind::kHostLost};
+  return log;
+}
+
+TEST(Report, StepsOfAnyAttemptAreLostToTheFailureThatUndidThem) {
+  const DeviceNs by_host = 2 * (43 * 10 + 4 + 7) * kSecondNs;
+  EXPECT_EQ(
+      MustReport(UndoneLater(1)).lost_by_failure,
+      (std::vector<NamedDeviceNs>{{"host_lost", by_host}, {"unsupervised", 2 * 6 * kSecondNs}}));
+  EXPECT_EQ(MustReport(UndoneLater(75)).lost_by_failure,
+            (std::vector<NamedDeviceNs>{{"host_lost", by_host}}));
+}
+
+// An attempt that never executes a step cannot have undone any.
+TEST(Report, AFailedStartIsNotToBlameForStepsUndoneBefore) {
+  LogBuilder builder;
+  builder.BeginAttempt().Steps(1, 9).Dies(3);
+  builder.BeginAttempt().In(State::kInitModel, 2).Dies(1);
+  RunLog log = builder.BeginAttempt().In(State::kInitModel, 4).Steps(5, 9).Ends(0).Build();
+  log.attempts[0].failure = Failure{.kind = FailureKind::kCrash};
+  log.attempts[1].failure = Failure{.kind = FailureKind::kLaunch};
+  EXPECT_EQ(MustReport(log).lost_by_failure,
+            (std::vector<NamedDeviceNs>{{"crash", (40 + 3 + 2) * kSecondNs},
+                                        {"launch", (1 + 4) * kSecondNs}}));
 }
 
 TEST(Report, GapsBetweenAttemptsLowerEttrOnly) {
@@ -171,6 +296,13 @@ TEST(Report, AnUnknownPeakIsSaidNotGuessed) {
   EXPECT_FALSE(report.goodput.has_value());
   EXPECT_TRUE(json::parse(RenderJson(report))["goodput"].is_null());
   EXPECT_NE(RenderText(report).find("Goodput is not known"), std::string::npos);
+}
+
+TEST(Report, WithoutAnyRanksLedgerThatIsWhyGoodputIsNotKnown) {
+  RunLog log = LogOf('A');
+  log.attempts[0].ranks.clear();  // its supervisor tells its length
+  const std::string text = RenderText(MustReport(std::move(log)));
+  EXPECT_NE(text.find("Goodput is not known: no rank left a ledger\n"), std::string::npos) << text;
 }
 
 TEST(Report, AnEmptyAttemptHasNoGoodputButAReport) {

@@ -8,10 +8,12 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "runtime/goodput/attempt_end.h"
 #include "runtime/goodput/ledger_reader.h"
 #include "runtime/goodput/report.h"
 #include "runtime/goodput/supervised.h"
 #include "runtime/goodput/supervisor_record.h"
+#include "runtime/job/exit_code.h"
 #include "tests/support/runtime/ledger_bytes.h"
 #include "tests/support/runtime/log_builder.h"
 #include "tests/support/runtime/scratch_directory.h"
@@ -193,6 +195,65 @@ TEST_F(Supervised, WhatARankWroteAfterTheFailureStands) {
   ASSERT_TRUE(found.ok()) << found.status();
   EXPECT_EQ(found->total.At(StepFate::kProductive), 2 * 30 * kSecondNs);
   EXPECT_EQ(found->total.lost_partial, 0);
+}
+
+TEST_F(Supervised, ARankThatOutlivesItsAttemptDoesNotMakeItLonger) {
+  AttemptLog attempt = RanksOf('c');
+  const int64_t start = attempt.ranks[0].process_start_ns, end = attempt.ranks[0].end_ns;
+  // Frozen with its host, then thawed: it ends its step, begins another, and is told to leave.
+  RankLog& thawed = attempt.ranks[1];
+  thawed.steps.back().finished = true;
+  thawed.steps.back().time_ns[parallel::kCompute] = 604 * kSecondNs;
+  thawed.phases.push_back({end + 600 * kSecondNs, State::kUnknown, -1});
+  thawed.phases.push_back({end + 601 * kSecondNs, State::kStep, 4});
+  thawed.steps.emplace_back().step = 4;
+  thawed.end_ns = end + 602 * kSecondNs;
+  thawed.exit_code = 1;
+  SupervisedAttempt supervised;
+  supervised.world_size = 2;
+  supervised.begin_ns = start;
+  supervised.failure = CrashOf(1, end + 1 * kSecondNs, end + 3 * kSecondNs);
+  supervised.kill_ns = end + 8 * kSecondNs;
+  supervised.end_ns = end + 15 * kSecondNs;
+  JoinSupervisor({}, supervised, &attempt);
+  const auto found = Attribute({{attempt}});
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_EQ(found->allocated, 2 * (*supervised.end_ns - start));
+  EXPECT_EQ(found->total.lost_partial, 2 * 5 * kSecondNs);  // until the failure
+  EXPECT_EQ(found->total.At(State::kDetect), 2 * 7 * kSecondNs);
+  EXPECT_EQ(found->attempts[0].dead_ranks, (std::vector<int>{0, 1}));
+}
+
+TEST_F(Supervised, ARankWithoutItsLastRecordIsDoneIfItsSupervisorSaysSo) {
+  AttemptLog attempt = RanksOf('-');
+  attempt.ranks[0].exit_code = kExitDone;
+  SupervisedAttempt supervised;
+  supervised.world_size = 2;
+  supervised.begin_ns = *attempt.begin_ns;
+  supervised.end_ns = attempt.ranks[0].end_ns + kSecondNs;
+  supervised.action = Action::kFinish;
+  JoinSupervisor({}, supervised, &attempt);
+  const auto report = MakeReport("x", {{{attempt}}, {}});
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(HowItEnded(report->attribution.attempts[0]), "done");
+  EXPECT_EQ(report->failures, 0);
+  EXPECT_EQ(report->steps_at_risk, 0);
+}
+
+// Every rank is gone by then: what follows the notice is the wait before the next start.
+TEST_F(Supervised, WithNothingLeftToKillTeardownBeginsAtTheNotice) {
+  AttemptLog attempt = RanksOf('c');
+  const int64_t death = attempt.ranks[0].end_ns;
+  SupervisedAttempt supervised;
+  supervised.world_size = 2;
+  supervised.begin_ns = *attempt.begin_ns;
+  supervised.failure = CrashOf(0, death, death + 3 * kSecondNs);
+  supervised.end_ns = death + 63 * kSecondNs;
+  JoinSupervisor({}, supervised, &attempt);
+  const auto found = Attribute({{attempt}});
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_EQ(found->total.At(State::kDetect), 2 * 3 * kSecondNs);
+  EXPECT_EQ(found->total.At(State::kTeardown), 2 * 60 * kSecondNs);
 }
 
 TEST_F(Supervised, AnAttemptThatNeverCameUpIsLaunchNotUnknown) {

@@ -15,7 +15,7 @@ namespace muster::runtime {
 struct SimulatedAttempt {
   DeviceNs start_up = 0;              // launch to warm-up
   DeviceNs ending = 0;                // detect and teardown
-  bool failed = false;                // or was planned to end
+  bool failed = false;                // or was planned to end, or is open
   std::optional<int64_t> first_step;  // that it went on with, though it may not have begun it
   std::vector<int64_t> undone;        // steps that it was the first to roll back, ascending
 };

@@ -69,6 +69,7 @@ class LogBuilder {
   LogBuilder& Dies(int64_t detect_s) {
     const int64_t death = now_;
     now_ += detect_s * kSecondNs;
+    log_.attempts.back().supervisor_end_ns = now_;
     return Close(death);
   }
   // Without an end record, and nobody watched.

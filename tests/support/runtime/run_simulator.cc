@@ -33,6 +33,7 @@ class Simulation {
     for (int attempt = 0; attempt < max_attempts_ && !done_; ++attempt) {
       const DeviceTime before = run_.time;
       attempts_.emplace_back();
+      open_ = false;
       if (supervisor_ && dice_.Chance(0.05)) {
         FailedStart(attempt);
       } else {
@@ -47,6 +48,8 @@ class Simulation {
       if (supervisor_ && attempts_.back().failed) ChangeHosts();
       clock_ += dice_.Between(1, 50'000'000);
     }
+    if (open_) attempts_.back().failed = false;  // as far as ledgers tell
+    run_.open += open_ ? 1 : 0;
     Settle();
     if (supervisor_) run_.supervisors.push_back(supervisor_->bytes());
     return std::move(run_);
@@ -137,9 +140,11 @@ class Simulation {
       Book(story);
       Resume(story);
     }
+    const Watch& watch = story.watch;
+    open_ = supervisor_ ? watch.dies && !watch.failed : attempts_.back().failed;
     for (const RankPlan& plan : story.plan.ranks) clock_ = std::max(clock_, plan.end_ns);
-    clock_ = std::max(clock_, story.watch.end);
-    if (story.watch.dies) {
+    clock_ = std::max(clock_, watch.end);
+    if (watch.dies) {
       run_.supervisors.push_back(supervisor_->bytes());
       clock_ += dice_.Between(1, 1'000'000);
       StartSupervisor();
@@ -197,9 +202,15 @@ class Simulation {
     // noticed, and may have begun to kill.
     if (watch.dies && dice_.Chance(0.5)) return;
     watch.failed = story->death;
-    if (!watch.dies || dice_.Chance(0.5)) watch.kill = kill + dice_.Between(0, 1'000'000);
+    if (dice_.Chance(watch.dies ? 0.5 : 0.8)) watch.kill = kill + dice_.Between(0, 1'000'000);
     watch.noticed = dice_.Between(*watch.failed, watch.kill.value_or(kill));
     watch.end = std::max(watch.end, watch.kill.value_or(*watch.noticed));
+    run_.none_to_kill += !watch.dies && !watch.kill ? 1 : 0;
+  }
+
+  // When the supervisor began to kill, or, with nothing left to kill, went on to what follows.
+  static std::optional<int64_t> TornDownFrom(const Watch& watch) {
+    return watch.kill || watch.dies ? watch.kill : watch.noticed;
   }
 
   RankTrace Trace(const Story& story, size_t rank, int64_t stuck_ns, int64_t gone_ns, bool clean) {
@@ -274,7 +285,7 @@ class Simulation {
     const Watch& watch = story->watch;
     const int64_t end =
         watch.dies ? watch.kill.value_or(watch.noticed.value_or(watch.begin)) : watch.end;
-    const int64_t kill = watch.kill.value_or(end), failed = watch.failed.value_or(kill);
+    const int64_t kill = TornDownFrom(watch).value_or(end), failed = watch.failed.value_or(kill);
     const DeviceNs ranks = world_;
     run_.time.At(State::kLaunch) += ranks * (failed - watch.begin);
     run_.time.At(State::kDetect) += ranks * (kill - failed);
@@ -376,7 +387,7 @@ class Simulation {
       const int64_t begun =
           trace.spans > 0 ? plan.spans[trace.spans - 1].begin_ns : plan.process_start_ns;
       last = std::max(begun, *watch.failed);
-      kill = std::max(last, watch.kill.value_or(end));
+      kill = std::max(last, TornDownFrom(watch).value_or(end));
     }
     const int64_t first = trace.spans > 0 ? plan.spans[0].begin_ns : last;
     run_.time.At(State::kLaunch) += first - begin;
@@ -496,6 +507,7 @@ class Simulation {
   double failure_chance_ = 0.75;
   std::optional<SupervisorBytes> supervisor_;
   bool done_ = false;
+  bool open_ = false;                           // nothing tells that the last attempt has ended
   int64_t checkpoint_ = 0;                      // of the step that the next attempt resumes behind
   std::vector<int64_t> checkpoints_;            // committed
   std::vector<SimulatedExecution> executions_;  // in the order of time

@@ -34,7 +34,7 @@ struct SimulatedRun {
 
   // What happened, so that a test can see that all of it did.
   int crashes = 0, hangs = 0, fallbacks = 0, rewinds = 0, lost_ledgers = 0, skipped = 0;
-  int stalls = 0, failed_starts = 0, stops = 0;
+  int stalls = 0, failed_starts = 0, stops = 0, none_to_kill = 0, open = 0;
   int supervisor_deaths = 0, shrinks = 0, spares_in = 0, several_hosts = 0, several_ranks = 0;
 };
 
