@@ -1,14 +1,19 @@
 #include "launch/commands/ckpt.h"
 
+#include <sys/stat.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "kernels/base/error.h"
 #include "kernels/base/hash.h"
 #include "launch/exit_codes.h"
 #include "runtime/checkpoint/reader.h"
+#include "runtime/checkpoint/restore.h"
 #include "runtime/checkpoint/retention.h"
 #include "runtime/checkpoint/storage_speed.h"
 
@@ -17,24 +22,80 @@ namespace {
 
 using runtime::CheckpointReader;
 
-std::string DirectoryOf(const std::string& run) { return run + "/checkpoints"; }
+// The checkpoints that RUN means, a run directory or one checkpoint: newest first.
+struct Found {
+  std::string directory;  // that holds them
+  std::vector<int64_t> steps;
+  std::string Path(int64_t step) const { return directory + "/" + runtime::CheckpointName(step); }
+};
 
-// The committed checkpoints, newest first. Errors: there is none.
-absl::StatusOr<std::vector<int64_t>> StepsOf(const std::string& run) {
-  ASSIGN_OR_RETURN(const std::vector<int64_t> steps, runtime::ListCheckpoints(DirectoryOf(run)));
-  if (steps.empty()) {
-    return absl::NotFoundError("wanted step-<n> in " + DirectoryOf(run) + ", found none");
-  }
-  return steps;
+// "step-20, step-10"
+std::string NamesOf(const std::vector<int64_t>& steps) {
+  return absl::StrJoin(steps, ", ", [](std::string* out, int64_t step) {
+    absl::StrAppend(out, runtime::CheckpointName(step));
+  });
 }
 
+// Why there is no checkpoint in `run`.
+absl::Status NoneIn(const std::string& run) {
+  if (!runtime::Exists(run)) return absl::NotFoundError(run + " does not exist");
+  if (!runtime::Exists(run + "/config.textproto") && !runtime::Exists(run + "/checkpoints")) {
+    return absl::NotFoundError(run +
+                               " is no run directory: wanted checkpoints/ or config.textproto in "
+                               "it, found neither");
+  }
+  return absl::NotFoundError(
+      run +
+      " has no checkpoint yet (if its checkpoint.every_steps is 0, it saves only when it is "
+      "stopped by a signal)");
+}
+
+// Of `run`, only `step` if it is not -1. Errors: there is none.
+absl::StatusOr<Found> Find(const std::string& run, int64_t step) {
+  const runtime::RestoreSource source = runtime::SourceOf(run);
+  if (source.step >= 0) step = source.step;
+  ASSIGN_OR_RETURN(std::vector<int64_t> steps, runtime::ListCheckpoints(source.directory));
+  if (steps.empty() && source.step < 0) return NoneIn(run);
+  if (step < 0) return Found{source.directory, std::move(steps)};
+  if (std::find(steps.begin(), steps.end(), step) == steps.end()) {
+    return absl::NotFoundError(absl::StrFormat("%s has no checkpoint of step %d, but %s",
+                                               source.directory, step,
+                                               steps.empty() ? "none at all" : NamesOf(steps)));
+  }
+  return Found{source.directory, {step}};
+}
+
+// A checkpoint of a run that may be alive: which directory it is.
+class Watched {
+ public:
+  explicit Watched(std::string path) : path_(std::move(path)), there_(Look(&before_)) {}
+  const std::string& path() const { return path_; }
+  // Whether the run has removed or replaced it since.
+  bool IsGone() const {
+    struct stat now {};
+    return !there_ || !Look(&now) || now.st_ino != before_.st_ino || now.st_dev != before_.st_dev;
+  }
+
+ private:
+  bool Look(struct stat* facts) const { return lstat(path_.c_str(), facts) == 0; }
+  const std::string path_;
+  struct stat before_ {};
+  const bool there_;
+};
+
+constexpr char kGone[] = "removed (or replaced) meanwhile by the run";
+
 // What the manifest says, or why it cannot be trusted.
-nlohmann::ordered_json Describe(const std::string& run, int64_t step) {
-  const std::string name = runtime::CheckpointName(step);
-  nlohmann::ordered_json facts = {{"name", name}, {"step", step}};
-  const auto reader = CheckpointReader::Open(DirectoryOf(run) + "/" + name);
+nlohmann::ordered_json Describe(const Found& found, int64_t step) {
+  nlohmann::ordered_json facts = {{"name", runtime::CheckpointName(step)}, {"step", step}};
+  const Watched checkpoint(found.Path(step));
+  const auto reader = CheckpointReader::Open(checkpoint.path());
   if (!reader.ok()) {
-    facts["damage"] = reader.status().message();
+    if (checkpoint.IsGone()) {
+      facts["gone"] = kGone;
+    } else {
+      facts["damage"] = reader.status().message();
+    }
     return facts;
   }
   const runtime::Manifest& manifest = (*reader)->manifest();
@@ -57,17 +118,17 @@ class List : public Command {
             "Reads the manifests only; verify reads every byte.", "muster ckpt list runs/first"};
   }
   void Declare(CLI::App& app) override {
-    app.add_option("RUN", run_, "a run directory")->required();
+    app.add_option("RUN", run_, "a run directory, or one checkpoint, .../step-<n>")->required();
     app.add_flag("--json", json_, "print a JSON array instead of text");
   }
   int Run(Console console) override {
-    const absl::StatusOr<std::vector<int64_t>> steps = StepsOf(run_);
-    if (!steps.ok()) {
-      console.err << "muster ckpt list: " << steps.status().message() << "\n";
+    const absl::StatusOr<Found> found = Find(run_, -1);
+    if (!found.ok()) {
+      console.err << "muster ckpt list: " << found.status().message() << "\n";
       return kExitFailure;
     }
     nlohmann::ordered_json all = nlohmann::ordered_json::array();
-    for (const int64_t step : *steps) all.push_back(Describe(run_, step));
+    for (const int64_t step : found->steps) all.push_back(Describe(*found, step));
     if (json_) {
       console.out << all.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
       return kExitDone;
@@ -77,6 +138,10 @@ class List : public Command {
       if (facts.contains("damage")) {
         console.out << absl::StrFormat("%-14s damaged: %s\n", name,
                                        facts["damage"].get<std::string>());
+        continue;
+      }
+      if (facts.contains("gone")) {
+        console.out << absl::StrFormat("%-14s %s\n", name, kGone);
         continue;
       }
       console.out << absl::StrFormat("%-14s %12.1f MB  %4d shards  attempt %d  %s\n", name,
@@ -101,38 +166,39 @@ class Verify : public Command {
             "muster ckpt verify runs/first"};
   }
   void Declare(CLI::App& app) override {
-    app.add_option("RUN", run_, "a run directory")->required();
-    app.add_option("--step", step_, "only this one")->type_name("N");
+    app.add_option("RUN", run_, "a run directory, or one checkpoint, .../step-<n>")->required();
+    app.add_option("--step", step_, "only this one")->check(CLI::NonNegativeNumber)->type_name("N");
   }
   int Run(Console console) override {
-    absl::StatusOr<std::vector<int64_t>> steps = StepsOf(run_);
-    if (steps.ok() && step_ >= 0) {
-      const bool found = std::find(steps->begin(), steps->end(), step_) != steps->end();
-      steps = found ? absl::StatusOr<std::vector<int64_t>>(std::vector<int64_t>{step_})
-                    : absl::NotFoundError(absl::StrFormat("%s has no checkpoint of step %d",
-                                                          DirectoryOf(run_), step_));
-    }
-    if (!steps.ok()) {
-      console.err << "muster ckpt verify: " << steps.status().message() << "\n";
+    const absl::StatusOr<Found> found = Find(run_, step_);
+    if (!found.ok()) {
+      console.err << "muster ckpt verify: " << found.status().message() << "\n";
       return kExitFailure;
     }
-    int code = kExitDone;
-    for (const int64_t step : *steps) {
-      const std::string name = runtime::CheckpointName(step);
-      auto reader = CheckpointReader::Open(DirectoryOf(run_) + "/" + name);
-      const absl::Status status = reader.ok() ? (*reader)->VerifyAll() : reader.status();
-      if (status.ok()) {
-        console.out << absl::StrFormat("%-14s good, %.1f MB\n", name,
-                                       static_cast<double>((*reader)->manifest().bytes()) * 1e-6);
-      } else {
-        console.err << name << " is damaged: " << status.message() << "\n";
-        code = kExitFailure;
-      }
+    bool all_good = true;
+    for (const int64_t step : found->steps) {
+      all_good &= IsGood(runtime::CheckpointName(step), Watched(found->Path(step)), console);
     }
-    return code;
+    return all_good ? kExitDone : kExitFailure;
   }
 
  private:
+  // False: it is damaged. One that the run has taken away is not.
+  static bool IsGood(const std::string& name, const Watched& checkpoint, Console& console) {
+    const auto reader = CheckpointReader::Open(checkpoint.path());
+    const absl::Status status = reader.ok() ? (*reader)->VerifyAll() : reader.status();
+    if (status.ok()) {
+      console.out << absl::StrFormat("%-14s good, %.1f MB\n", name,
+                                     static_cast<double>((*reader)->manifest().bytes()) * 1e-6);
+    } else if (checkpoint.IsGone()) {
+      console.out << absl::StrFormat("%-14s %s\n", name, kGone);
+    } else {
+      console.err << name << " is damaged: " << status.message() << "\n";
+      return false;
+    }
+    return true;
+  }
+
   std::string run_;
   int64_t step_ = -1;
 };

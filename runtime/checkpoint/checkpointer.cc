@@ -11,6 +11,7 @@
 #include "parallel/comm/time_category.h"
 #include "runtime/checkpoint/agreement.h"
 #include "runtime/checkpoint/disk_store.h"
+#include "runtime/checkpoint/seconds_since.h"
 
 namespace muster::runtime {
 namespace {
@@ -23,10 +24,6 @@ constexpr std::chrono::milliseconds kTellAgain{250};
 // What a rank says that has not ended yet; no status is written so.
 constexpr char kBusy[] = "busy";
 constexpr int64_t kMostIntervalsBack = 8;  // between two tries
-
-double Since(int64_t begin_ns) {
-  return static_cast<double>(kernels::MonotonicNs() - begin_ns) * 1e-9;
-}
 
 }  // namespace
 
@@ -105,7 +102,7 @@ bool Checkpointer::Begins(int64_t step) {
   put_off_step_ = step;
   ++num_put_off_;
   if (world_.rank() == 0 && options_.put_off) {
-    options_.put_off(step, flying_.facts, Since(begin_ns_));
+    options_.put_off(step, flying_.facts, SecondsSince(begin_ns_));
   }
   return false;
 }
@@ -119,7 +116,7 @@ absl::StatusOr<bool> Checkpointer::MaybeSave(const CheckpointFacts& facts) {
 absl::Status Checkpointer::Save(const CheckpointFacts& facts) {
   const int64_t begin_ns = kernels::MonotonicNs();
   RETURN_IF_ERROR(AwaitEnd());
-  return Begin(facts, Since(begin_ns));
+  return Begin(facts, SecondsSince(begin_ns));
 }
 
 absl::Status Checkpointer::Begin(const CheckpointFacts& facts, double wait_seconds) {
@@ -128,13 +125,14 @@ absl::Status Checkpointer::Begin(const CheckpointFacts& facts, double wait_secon
   flying_ = {.facts = facts, .wait_seconds = wait_seconds};
   copied_ = begun_ = ended_ = give_up_ = false;
   RETURN_IF_ERROR(Snapshot());
+  if (options_.snapshot_taken) options_.snapshot_taken(facts);
   writer_ = std::thread([this, clearer = std::move(clearer_)]() mutable {
     if (clearer.joinable()) clearer.join();
     WriteBehind();
   });
   {
     const std::lock_guard lock(mutex_);
-    flying_.stall_seconds = Since(begin_ns_);
+    flying_.stall_seconds = SecondsSince(begin_ns_);
     begun_ = true;
     changed_.notify_all();
   }
@@ -199,7 +197,7 @@ void Checkpointer::WriteBehind() {
                      " is not saved; training goes on: " + std::string(status.message()));
   }
   if (world_.rank() == 0) {
-    flying_.commit_seconds = Since(begin_ns);
+    flying_.commit_seconds = SecondsSince(begin_ns);
     flying_.status = status;
     if (status.ok() && options_.ended) options_.ended(flying_);
   }

@@ -49,6 +49,8 @@ struct CheckpointOptions {
   bool overlap_copy = false;  // the caller promises BeforeUpdate
   // See DiskStoreOptions. Aborted also ends Save and Finish.
   std::function<absl::Status()> fence;
+  // On every rank: the state to save is on its way into host memory. Comes before `ended` does.
+  std::function<void(const CheckpointFacts&)> snapshot_taken;
   // On rank 0: a save was committed (called at once, on the writer's thread), or has failed.
   std::function<void(const SaveReport&)> ended;
   // On rank 0: a save is due at `step`, but this one has been in flight for so long.

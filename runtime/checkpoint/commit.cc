@@ -13,6 +13,7 @@
 #include <memory>
 
 #include "kernels/base/error.h"
+#include "kernels/base/log.h"
 #include "runtime/job/file_error.h"
 
 namespace muster::runtime {
@@ -25,7 +26,6 @@ constexpr size_t kWriteBytes = size_t{16} << 20;
 // Files from this size on go past the page cache (O_DIRECT), which would only hold what nobody
 // reads soon, and costs the disk most of its rate.
 constexpr size_t kDirectBytes = size_t{4} << 20;
-constexpr size_t kDirectAlignment = 4096;  // of memory, offsets and sizes, for any common disk
 
 // False: the file system cannot.
 bool StartDirect(int fd) {
@@ -41,11 +41,6 @@ bool EndDirect(int fd) {
 
 absl::Status Failed(const std::string& what) { return FileError(what, errno); }
 
-bool Exists(const std::string& path) {
-  std::error_code error;
-  return fs::exists(fs::symlink_status(path, error));
-}
-
 // In two steps.
 absl::Status Replace(const Disk& disk, const std::string& parent, const std::string& from,
                      const std::string& to) {
@@ -57,7 +52,8 @@ absl::Status Replace(const Disk& disk, const std::string& parent, const std::str
     return renamed;
   }
   RETURN_IF_ERROR(disk.SyncDirectory(parent));
-  return disk.RemoveDirectory(old);
+  RemoveOrWarn(disk, old);
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -188,18 +184,36 @@ absl::Status Disk::RemoveDirectory(const std::string& path) const {
     return absl::FailedPreconditionError("refuses to remove " + path + ": it is no directory");
   }
   std::vector<std::string> files;
-  for (const fs::directory_entry& entry : fs::directory_iterator(path, error)) {
-    if (entry.symlink_status(error).type() != fs::file_type::regular) {
+  for (fs::directory_iterator entry(path, error), end; !error && entry != end;
+       entry.increment(error)) {
+    std::error_code unseen;
+    const fs::file_type type = entry->symlink_status(unseen).type();
+    if (type != fs::file_type::regular && type != fs::file_type::not_found) {
       return absl::FailedPreconditionError("refuses to remove " + path + ": " +
-                                           entry.path().filename().string() +
+                                           entry->path().filename().string() +
                                            " in it is no plain file");
     }
-    files.push_back(entry.path().string());
+    files.push_back(entry->path().string());
   }
   if (error) return absl::UnavailableError("cannot list " + path + ": " + error.message());
-  for (const std::string& file : files) RETURN_IF_ERROR(RemoveFile(file));
+  for (const std::string& file : files) {
+    const absl::Status removed = RemoveFile(file);
+    if (!absl::IsNotFound(removed)) RETURN_IF_ERROR(removed);
+  }
   RETURN_IF_ERROR(Announce("rmdir", path));
-  return rmdir(path.c_str()) == 0 ? absl::OkStatus() : Failed("remove " + path);
+  return rmdir(path.c_str()) == 0 || errno == ENOENT ? absl::OkStatus() : Failed("remove " + path);
+}
+
+bool Exists(const std::string& path) {
+  std::error_code error;
+  return fs::exists(fs::symlink_status(path, error));
+}
+
+void RemoveOrWarn(const Disk& disk, const std::string& path) {
+  const absl::Status removed = disk.RemoveDirectory(path);
+  if (removed.ok()) return;
+  kernels::Log(kernels::Severity::kWarning, std::string(removed.message()) + "; nothing reads " +
+                                                path + " any more: remove it by hand");
 }
 
 absl::Status Publish(const Disk& disk, const std::string& parent, const std::string& temporary,
@@ -215,13 +229,17 @@ absl::Status Publish(const Disk& disk, const std::string& parent, const std::str
   if (absl::IsUnimplemented(exchanged)) return Replace(disk, parent, from, to);
   RETURN_IF_ERROR(exchanged);
   RETURN_IF_ERROR(disk.SyncDirectory(parent));
-  return disk.RemoveDirectory(from);
+  RemoveOrWarn(disk, from);
+  return absl::OkStatus();
 }
 
 absl::Status BringBack(const Disk& disk, const std::string& parent, const std::string& final) {
   const std::string name = parent + "/" + final, replaced = name + kReplaced;
   if (!Exists(replaced)) return absl::OkStatus();
-  if (Exists(name)) return disk.RemoveDirectory(replaced);
+  if (Exists(name)) {
+    RemoveOrWarn(disk, replaced);
+    return absl::OkStatus();
+  }
   RETURN_IF_ERROR(disk.Rename(replaced, name));
   return disk.SyncDirectory(parent);
 }

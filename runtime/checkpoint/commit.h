@@ -16,6 +16,9 @@ namespace muster::runtime {
 // to the caller in place of the call.
 using DiskHook = std::function<absl::Status(const std::string& call, const std::string& path)>;
 
+// Of memory, offsets and sizes when a file is open with O_DIRECT, for any common disk.
+constexpr size_t kDirectAlignment = 4096;
+
 struct ByteSpan {
   const void* data = nullptr;
   size_t bytes = 0;
@@ -41,8 +44,8 @@ class Disk {
   // Both exist; atomic. Unimplemented where the file system (NFS) cannot.
   absl::Status Exchange(const std::string& a, const std::string& b) const;
   absl::Status RemoveFile(const std::string& path) const;
-  // A directory of plain files. Refuses symlinks and directories within. Does nothing if it is not
-  // there.
+  // A directory of plain files. Refuses symlinks and directories within. What is gone already, or
+  // goes meanwhile, is no error.
   absl::Status RemoveDirectory(const std::string& path) const;
 
  private:
@@ -55,17 +58,24 @@ class Disk {
   DiskHook hook_;
 };
 
+// Whether something has this name; a symlink counts, wherever it leads.
+bool Exists(const std::string& path);
+
+// Removes a directory that nobody reads any more. If that fails it is logged, for a person to do.
+void RemoveOrWarn(const Disk& disk, const std::string& path);
+
 // Makes `temporary` (whose files are written and synced) visible as `final`, both in `parent`. If
 // `final` exists it is replaced in one step and then removed: there is never a moment without one.
 // File systems that cannot exchange names (NFS) have such a moment: there it is first renamed to
 // <final>.replaced, which is whole, and is `final` again by a rename back (BringBack) should this
-// process die then.
+// process die then. An error means that `final` is what it was, or that the disk did not confirm
+// the new one; if only the old one's files cannot be removed, that is logged (RemoveOrWarn).
 absl::Status Publish(const Disk& disk, const std::string& parent, const std::string& temporary,
                      const std::string& final);
 
 constexpr char kReplaced[] = ".replaced";
 // After a Publish of `final` that did not get to its end: `final` is what it was before if it had
-// gone, and what it replaced is removed if it had not.
+// gone, and what it replaced is removed (RemoveOrWarn) if it had not.
 absl::Status BringBack(const Disk& disk, const std::string& parent, const std::string& final);
 
 }  // namespace muster::runtime

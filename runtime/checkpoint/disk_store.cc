@@ -1,21 +1,15 @@
 #include "runtime/checkpoint/disk_store.h"
 
-#include <sys/stat.h>
-
 #include <filesystem>
 
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
 #include "kernels/device/span.h"
 #include "runtime/checkpoint/retention.h"
+#include "runtime/checkpoint/seconds_since.h"
 
 namespace muster::runtime {
 namespace {
-
-bool Exists(const std::string& path) {
-  struct stat facts {};
-  return lstat(path.c_str(), &facts) == 0;
-}
 
 void WarnOf(const absl::Status& status) {
   if (!status.ok()) kernels::Log(kernels::Severity::kWarning, std::string(status.message()));
@@ -24,7 +18,8 @@ void WarnOf(const absl::Status& status) {
 class DiskStore final : public CheckpointStore {
  public:
   DiskStore(const std::string& run_directory, int rank, int num_ranks, DiskStoreOptions options)
-      : directory_(run_directory + "/checkpoints"),
+      : run_directory_(run_directory),
+        directory_(run_directory + "/checkpoints"),
         rank_(rank),
         num_ranks_(num_ranks),
         options_(std::move(options)),
@@ -35,7 +30,7 @@ class DiskStore final : public CheckpointStore {
     const std::string partial = directory_ + "/" + PartialName(report->facts);
     const int64_t begin_ns = kernels::MonotonicNs();
     RETURN_IF_ERROR(WriteOwn(partial, pieces, wait_for, report));
-    report->write_seconds = static_cast<double>(kernels::MonotonicNs() - begin_ns) * 1e-9;
+    report->write_seconds = SecondsSince(begin_ns);
     return rank_ == 0 ? Commit(partial, wait_for, report) : absl::OkStatus();
   }
 
@@ -74,8 +69,9 @@ class DiskStore final : public CheckpointStore {
   absl::Status Prepare(const std::string& partial, int attempt) const {
     RETURN_IF_ERROR(CheckFence());
     std::error_code error;
-    std::filesystem::create_directories(directory_, error);
+    const bool made = std::filesystem::create_directories(directory_, error);
     if (error) return absl::UnavailableError("cannot make " + directory_ + ": " + error.message());
+    if (made) RETURN_IF_ERROR(disk_.SyncDirectory(run_directory_));
     RETURN_IF_ERROR(RemoveLeftovers(disk_, directory_, attempt));
     return disk_.MakeDirectory(partial);
   }
@@ -96,7 +92,7 @@ class DiskStore final : public CheckpointStore {
     return absl::OkStatus();
   }
 
-  const std::string directory_;  // <run>/checkpoints
+  const std::string run_directory_, directory_;  // directory_: <run>/checkpoints
   const int rank_, num_ranks_;
   const DiskStoreOptions options_;
   const Disk disk_;

@@ -4,10 +4,19 @@
 #include <numeric>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "kernels/base/error.h"
 #include "kernels/base/hash.h"
 
 namespace muster::runtime {
+
+absl::Status CheckManifestBytes(size_t bytes) {
+  if (bytes <= static_cast<size_t>(kMaxManifestBytes)) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("a manifest of ", bytes, " bytes; readers take at most ", kMaxManifestBytes,
+                   ": store fewer pieces, by zero.level 1 or more, or by fewer, larger buckets "
+                   "(communication.bucket_megabytes)"));
+}
 
 uint64_t StoredShard::Hash() const {
   std::vector<uint64_t> hashes = {header_hash};

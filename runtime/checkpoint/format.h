@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/base/dtype.h"
 #include "runtime/checkpoint/ranges.h"
@@ -18,6 +19,11 @@
 namespace muster::runtime {
 
 constexpr char kManifestName[] = "manifest.json";
+// What a million tensors in two pieces each need, at about 100 bytes a tensor and 230 a piece, with
+// names of 60 characters. Readers refuse a larger one, so it is not written either.
+constexpr int64_t kMaxManifestBytes = int64_t{512} << 20;
+// Errors (ResourceExhausted): more than that.
+absl::Status CheckManifestBytes(size_t bytes);
 
 // What a run needs besides tensors to go on as if it had never stopped.
 struct CheckpointFacts {

@@ -138,7 +138,7 @@ class Assembly {
         if (mine.ok()) mine = sent;
       }
     }
-    if (mine.ok() && site_.leads()) mine = WriteManifest();
+    if (mine.ok() && site_.leads()) mine = WriteWholeManifest();
     return OnAll(mine);
   }
 
@@ -155,6 +155,8 @@ class Assembly {
 
   absl::Status Prepare() {
     if (!site_.leads()) return absl::OkStatus();
+    std::error_code error;
+    fs::remove_all(WholeDirectory(site_), error);  // of the snapshot before; it took room
     int64_t lacking = 0;
     for (int shard = 0; shard < num_shards(); ++shard) {
       if (!Has(shard, site_.host())) lacking += checkpoint_.bytes[static_cast<size_t>(shard)];
@@ -166,8 +168,6 @@ class Assembly {
           site_.hosts().names[static_cast<size_t>(site_.host())],
           static_cast<double>(lacking) * 1e-6, name_, static_cast<double>(room) * 1e-6));
     }
-    std::error_code error;
-    fs::remove_all(WholeDirectory(site_), error);
     RETURN_IF_ERROR(site_.disk().MakeDirectory(WholeDirectory(site_)));
     return site_.disk().MakeDirectory(to_);
   }
@@ -202,7 +202,7 @@ class Assembly {
   }
 
   // From the records, which it then no longer needs.
-  absl::Status WriteManifest() {
+  absl::Status WriteWholeManifest() {
     Manifest whole;
     for (int shard = 0; shard < num_shards(); ++shard) {
       ASSIGN_OR_RETURN(const Manifest part, ReadManifest(to_, RecordName(shard)));
@@ -210,8 +210,7 @@ class Assembly {
       RETURN_IF_ERROR(Merge(part, &whole));
     }
     RETURN_IF_ERROR(CheckCoverage(whole));
-    const std::string text = ManifestText(whole);
-    return site_.disk().WriteNew(to_ + "/" + kManifestName, {{text.data(), text.size()}});
+    return WriteManifest(site_.disk(), to_ + "/" + kManifestName, whole);
   }
 
   const MemoryCheckpoint& checkpoint_;

@@ -10,6 +10,7 @@
 #include "kernels/device/span.h"
 #include "runtime/checkpoint/reader.h"
 #include "runtime/checkpoint/retention.h"
+#include "runtime/checkpoint/seconds_since.h"
 #include "runtime/job/mapped_file.h"
 
 namespace muster::runtime {
@@ -90,7 +91,7 @@ class MemoryStore final : public CheckpointStore {
       report->total_bytes += each[0];
     }
     if (site_.hosts().num_hosts() > 1) RETURN_IF_ERROR(PassOn(partial, sizes, largest));
-    report->write_seconds = static_cast<double>(kernels::MonotonicNs() - begin_ns) * 1e-9;
+    report->write_seconds = SecondsSince(begin_ns);
     if (!site_.leads()) return absl::OkStatus();
     return Publish(site_.disk(), site_.directory(), PartialName(report->facts),
                    CheckpointName(report->facts.step));

@@ -36,6 +36,7 @@ std::string LogicalRange::Problem() const {
 
 std::vector<ElementRun> RunsOf(const LogicalRange& range) {
   MUSTER_CHECK(range.Problem().empty()) << range.Problem();
+  if (range.count == 0) return {};  // products of the other dims need not fit then
   const Shape &shape = range.global_shape, &size = range.slice_size;
   // The dims from `inner` on form blocks that are contiguous in the global tensor: all but the
   // first of them are whole.

@@ -10,6 +10,11 @@
 
 namespace muster::runtime {
 
+// All elements in one dim, as a range counts them.
+inline kernels::TensorView Flat(const kernels::TensorView& tensor) {
+  return tensor.Reshape({tensor.num_elements()});
+}
+
 struct LogicalRange {
   kernels::Shape global_shape;
   kernels::Shape slice_begin, slice_size;  // the box that the rank holds

@@ -12,9 +12,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// What a million tensors in two pieces each need, at about 100 bytes a tensor and 230 a piece, with
-// names of 60 characters.
-constexpr int64_t kMaxManifestBytes = int64_t{512} << 20;
 // A block stays in the cache from the read to the hash; the disk works on the next ones meanwhile.
 constexpr int64_t kBlockBytes = int64_t{1} << 20, kReadAheadBytes = int64_t{16} << 20;
 constexpr int64_t kWindowBytes = int64_t{256} << 10;

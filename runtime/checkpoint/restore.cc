@@ -150,6 +150,7 @@ absl::StatusOr<std::optional<RestoredState>> Restore(const RestoreSource& source
     }
   }
   if (passed_by.empty()) return std::optional<RestoredState>();
+  if (source.step >= 0) return absl::DataLossError(passed_by.front());
   return absl::DataLossError("no good checkpoint is left in " + directory + ":\n  " +
                              absl::StrJoin(passed_by, "\n  "));
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 #include <optional>
 
 #include "absl/strings/numbers.h"
@@ -16,41 +17,87 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr char kSetAside[] = ".set_aside.attempt-";
+constexpr char kSetAside[] = ".set_aside.attempt-", kRemoved[] = ".removed";
 
-// Names of the directories (no symlinks) in `directory`.
+// Names of the directories (no symlinks) in `directory`; none if nothing has its name.
 absl::StatusOr<std::vector<std::string>> DirectoriesIn(const std::string& directory) {
   std::vector<std::string> names;
   std::error_code error;
-  if (!fs::exists(directory, error)) return names;
+  if (fs::symlink_status(directory, error).type() == fs::file_type::not_found) return names;
   for (fs::directory_iterator entry(directory, error), end; !error && entry != end;
        entry.increment(error)) {
-    std::error_code gone;
-    if (entry->symlink_status(gone).type() == fs::file_type::directory) {
-      names.push_back(entry->path().filename().string());
+    std::error_code unseen;
+    const fs::file_type type = entry->symlink_status(unseen).type();
+    if (type == fs::file_type::none) {
+      return absl::UnavailableError("cannot look at " + entry->path().string() + ": " +
+                                    unseen.message());
     }
+    if (type == fs::file_type::directory) names.push_back(entry->path().filename().string());
   }
   if (error) return absl::UnavailableError("cannot list " + directory + ": " + error.message());
   return names;
 }
 
 struct Leftover {
+  std::string of;    // "step-<n>"
   int attempt = -1;  // of the save; -1: not known
   bool removed = false;
 };
 
-// Of "step-<n>[.attempt-<a>].partial" or ".removed"; nullopt for any other name.
-std::optional<Leftover> ParseLeftover(absl::string_view name) {
+// A number as std::to_string writes it.
+bool ParseNumber(const std::string& text, int* number) {
+  return absl::SimpleAtoi(text, number) && std::to_string(*number) == text;
+}
+
+// Of "<of>[.attempt-<a>].partial" or ".removed[-<i>]"; nullopt for any other name.
+std::optional<Leftover> ParseLeftover(std::string name) {
   Leftover leftover;
-  leftover.removed = absl::ConsumeSuffix(&name, ".removed");
-  if (!leftover.removed && !absl::ConsumeSuffix(&name, ".partial")) return std::nullopt;
-  const std::vector<std::string> parts = absl::StrSplit(name, ".attempt-");
-  if (parts.size() > 2 || StepOfName(parts[0]) < 0) return std::nullopt;
-  if (parts.size() == 2 && (!absl::SimpleAtoi(parts[1], &leftover.attempt) ||
-                            std::to_string(leftover.attempt) != parts[1])) {
+  const size_t end = name.rfind('.');
+  if (end == std::string::npos) return std::nullopt;
+  const std::vector<std::string> ending = absl::StrSplit(name.substr(end), '-');
+  int number = 0;
+  leftover.removed = ending[0] == kRemoved && ending.size() <= 2 &&
+                     (ending.size() == 1 || ParseNumber(ending[1], &number));
+  if (!leftover.removed && name.substr(end) != ".partial") return std::nullopt;
+  const std::vector<std::string> parts = absl::StrSplit(name.substr(0, end), ".attempt-");
+  if (parts.size() > 2 || (parts.size() == 2 && !ParseNumber(parts[1], &leftover.attempt))) {
     return std::nullopt;
   }
+  leftover.of = parts[0];
   return leftover;
+}
+
+// `path` under a name that says it is on its way out, and that nothing else has: what could not be
+// removed before keeps its own. Returns the name.
+absl::StatusOr<std::string> RenameToRemoved(const Disk& disk, const std::string& path,
+                                            const std::string& base) {
+  std::string removed = base + kRemoved;
+  for (int i = 2; Exists(removed); ++i) removed = absl::StrCat(base, kRemoved, "-", i);
+  RETURN_IF_ERROR(disk.Rename(path, removed));
+  return removed;
+}
+
+absl::Status RemoveLeftoversIf(const Disk& disk, const std::string& directory, int attempt,
+                               const std::function<bool(const std::string& of)>& is_ours) {
+  ASSIGN_OR_RETURN(const std::vector<std::string> names, DirectoriesIn(directory));
+  for (const std::string& name : names) {
+    absl::string_view published = name;
+    if (absl::ConsumeSuffix(&published, kReplaced) && is_ours(std::string(published))) {
+      RETURN_IF_ERROR(BringBack(disk, directory, std::string(published)));
+    }
+    const std::optional<Leftover> leftover = ParseLeftover(name);
+    if (!leftover || !is_ours(leftover->of) || leftover->attempt > attempt) continue;
+    std::string path = directory + "/" + name;
+    if (!leftover->removed) {
+      const absl::StatusOr<std::string> removed =
+          RenameToRemoved(disk, path, path.substr(0, path.rfind('.')));
+      if (absl::IsNotFound(removed.status())) continue;  // it was published meanwhile
+      RETURN_IF_ERROR(removed.status());
+      path = *removed;
+    }
+    RemoveOrWarn(disk, path);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -73,10 +120,9 @@ absl::Status RemoveOldCheckpoints(const Disk& disk, const std::string& directory
   for (const int64_t step : steps) {
     if (step > newest || ++kept <= keep) continue;
     const std::string path = directory + "/" + CheckpointName(step);
-    RETURN_IF_ERROR(disk.RemoveDirectory(path + ".removed"));
-    RETURN_IF_ERROR(disk.Rename(path, path + ".removed"));
+    ASSIGN_OR_RETURN(const std::string removed, RenameToRemoved(disk, path, path));
     RETURN_IF_ERROR(disk.SyncDirectory(directory));
-    RETURN_IF_ERROR(disk.RemoveDirectory(path + ".removed"));
+    RemoveOrWarn(disk, removed);
   }
   return absl::OkStatus();
 }
@@ -107,26 +153,14 @@ absl::StatusOr<int> LastSetAside(const std::string& directory) {
 }
 
 absl::Status RemoveLeftovers(const Disk& disk, const std::string& directory, int attempt) {
-  ASSIGN_OR_RETURN(const std::vector<std::string> names, DirectoriesIn(directory));
-  for (const std::string& name : names) {
-    absl::string_view checkpoint = name;
-    if (absl::ConsumeSuffix(&checkpoint, kReplaced) && StepOfName(std::string(checkpoint)) >= 0) {
-      RETURN_IF_ERROR(BringBack(disk, directory, std::string(checkpoint)));
-    }
-    const std::optional<Leftover> leftover = ParseLeftover(name);
-    if (!leftover || leftover->attempt > attempt) continue;
-    std::string path = directory + "/" + name;
-    if (!leftover->removed) {
-      const std::string removed = path.substr(0, path.rfind('.')) + ".removed";
-      RETURN_IF_ERROR(disk.RemoveDirectory(removed));
-      const absl::Status renamed = disk.Rename(path, removed);
-      if (absl::IsNotFound(renamed)) continue;  // it was published meanwhile
-      RETURN_IF_ERROR(renamed);
-      path = removed;
-    }
-    RETURN_IF_ERROR(disk.RemoveDirectory(path));
-  }
-  return absl::OkStatus();
+  return RemoveLeftoversIf(disk, directory, attempt,
+                           [](const std::string& of) { return StepOfName(of) >= 0; });
+}
+
+absl::Status RemoveLeftoversOf(const Disk& disk, const std::string& directory,
+                               const std::string& name, int attempt) {
+  return RemoveLeftoversIf(disk, directory, attempt,
+                           [&](const std::string& of) { return of == name; });
 }
 
 }  // namespace muster::runtime

@@ -14,6 +14,7 @@
 #include "kernels/base/error.h"
 #include "kernels/device/span.h"
 #include "runtime/checkpoint/reader.h"
+#include "runtime/checkpoint/seconds_since.h"
 #include "runtime/checkpoint/writer.h"
 #include "runtime/job/file_error.h"
 
@@ -23,11 +24,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int64_t kBlockBytes = int64_t{16} << 20;
-constexpr size_t kDirectAlignment = 4096;  // of memory, offsets and sizes, for any common disk
-
-double Since(int64_t begin_ns) {
-  return static_cast<double>(kernels::MonotonicNs() - begin_ns) * 1e-9;
-}
 
 // A directory of our own that goes with the scope.
 class Scratch {
@@ -86,7 +82,7 @@ absl::Status MeasureDisk(const std::string& path, StorageSpeed* speed) {
     }
     if (fsync(*file) != 0) return FileError("sync " + path, errno);
   }
-  speed->disk_write = static_cast<double>(speed->bytes) / Since(begin_ns);
+  speed->disk_write = static_cast<double>(speed->bytes) / SecondsSince(begin_ns);
   bool direct = false;
   const Descriptor file(OpenForSpeed(path, O_RDONLY, &direct));
   if (*file < 0) return FileError("open " + path, errno);
@@ -95,7 +91,7 @@ absl::Status MeasureDisk(const std::string& path, StorageSpeed* speed) {
     got = read(*file, block.get(), static_cast<size_t>(kBlockBytes));
     if (got < 0) return FileError("read " + path, errno);
   }
-  speed->disk_read = static_cast<double>(speed->bytes) / Since(begin_ns);
+  speed->disk_read = static_cast<double>(speed->bytes) / SecondsSince(begin_ns);
   return absl::OkStatus();
 }
 
@@ -114,7 +110,7 @@ absl::Status MeasureSave(const std::string& parent, const std::vector<float>& va
   RETURN_IF_ERROR(CommitCheckpoint(disk, parent, PartialName(facts), 1, [] {
                     return absl::OkStatus();
                   }).status());
-  speed->save = static_cast<double>(speed->bytes) / Since(begin_ns);
+  speed->save = static_cast<double>(speed->bytes) / SecondsSince(begin_ns);
   return absl::OkStatus();
 }
 
@@ -132,7 +128,7 @@ absl::Status MeasureLoad(const std::string& parent, std::vector<float>* values,
   RETURN_IF_ERROR(reader->VerifyAll());
   RETURN_IF_ERROR(reader->Verify("weight/w", kernels::DType::kFloat32, all));
   RETURN_IF_ERROR(reader->Read("weight/w", all, values->data()));
-  speed->load = static_cast<double>(speed->bytes) / Since(begin_ns);
+  speed->load = static_cast<double>(speed->bytes) / SecondsSince(begin_ns);
   return absl::OkStatus();
 }
 

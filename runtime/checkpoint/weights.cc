@@ -1,7 +1,6 @@
 #include "runtime/checkpoint/weights.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdio>
 #include <filesystem>
 #include <map>
@@ -17,7 +16,6 @@
 #include "runtime/checkpoint/ranges.h"
 #include "runtime/checkpoint/safetensors.h"
 #include "runtime/job/atomic_file.h"
-#include "runtime/job/file_error.h"
 
 namespace muster::runtime {
 namespace {
@@ -89,8 +87,6 @@ std::vector<Piece> PiecesOf(const Parameter& parameter, const parallel::LocalSli
   for (auto& [expert, piece] : pieces) list.push_back(std::move(piece));
   return list;
 }
-
-TensorView Flat(const TensorView& tensor) { return tensor.Reshape({tensor.num_elements()}); }
 
 Piece PieceOf(const NamedBuffer& buffer) {
   const kernels::Shape& shape = buffer.tensor.shape;
@@ -206,10 +202,11 @@ absl::Status CollectOwned(const parallel::ParameterList& parameters,
   return compute.Synchronize();
 }
 
-// OK on every rank, or a rank's error on every rank.
+// OK on every rank, or a rank's error on every rank. An attempt that was replaced has nothing to
+// save.
 absl::Status AgreeOnDisk(const absl::Status& mine, parallel::World& world) {
-  ASSIGN_OR_RETURN(const std::vector<std::string> all, world.GatherText(StatusText(mine)));
-  return NotSavedError(FirstError(all));
+  ASSIGN_OR_RETURN(const absl::Status agreed, Agree(mine, world));
+  return absl::IsAborted(agreed) ? agreed : NotSavedError(agreed);
 }
 
 std::string FileName(size_t index, size_t count) {
@@ -218,15 +215,18 @@ std::string FileName(size_t index, size_t count) {
   return name;
 }
 
-absl::Status CreateDirectory(const std::string& directory) {
-  std::error_code error;
-  const bool made = std::filesystem::create_directory(directory, error);
-  return made ? absl::OkStatus() : FileError("create " + directory, error ? error.value() : EEXIST);
+absl::Status CheckFence(const WeightsPlace& place) {
+  return place.fence ? place.fence() : absl::OkStatus();
+}
+
+absl::Status CreateDirectory(const WeightsPlace& place, const std::string& temporary) {
+  RETURN_IF_ERROR(CheckFence(place));
+  return Disk().MakeDirectory(temporary);
 }
 
 absl::Status PublishIndex(const std::vector<std::string>& lists,
                           const std::vector<std::string>& files, const std::string& temporary,
-                          const std::string& directory) {
+                          const WeightsPlace& place) {
   nlohmann::json map = nlohmann::json::object();
   int64_t total_bytes = 0;
   for (size_t rank = 0; rank < lists.size(); ++rank) {
@@ -238,23 +238,21 @@ absl::Status PublishIndex(const std::vector<std::string>& lists,
   }
   const nlohmann::json index = {{"metadata", {{"total_size", total_bytes}}}, {"weight_map", map}};
   RETURN_IF_ERROR(WriteFileAtomically(temporary + "/" + kIndexName, index.dump(1) + "\n"));
-  const std::filesystem::path final = std::filesystem::path(directory).lexically_normal();
+  RETURN_IF_ERROR(CheckFence(place));
+  const std::filesystem::path final = std::filesystem::path(place.directory).lexically_normal();
   return Publish(Disk(), final.parent_path().empty() ? "." : final.parent_path().string(),
                  std::filesystem::path(temporary).filename().string(), final.filename().string());
 }
 
 }  // namespace
 
-absl::Status SaveWeights(const std::string& directory, const parallel::ParameterList& parameters,
+absl::Status SaveWeights(const WeightsPlace& place, const parallel::ParameterList& parameters,
                          const std::vector<NamedBuffer>& buffers, parallel::World& world,
                          kernels::StreamView compute, parallel::ParameterHooks* hooks) {
-  const std::string temporary = directory + ".partial";
+  const std::string temporary =
+      place.directory + ".attempt-" + std::to_string(place.attempt) + ".partial";
   absl::Status status;
-  if (world.rank() == 0) {
-    std::error_code ignored;                          // making it tells
-    std::filesystem::remove_all(temporary, ignored);  // of an attempt that died here
-    status = CreateDirectory(temporary);
-  }
+  if (world.rank() == 0) status = CreateDirectory(place, temporary);
   RETURN_IF_ERROR(AgreeOnDisk(status, world));
 
   OwnedTensors owned(parameters.mesh().device(), compute);
@@ -274,7 +272,7 @@ absl::Status SaveWeights(const std::string& directory, const parallel::Parameter
     status = WriteSafetensors(temporary + "/" + mine, entries, {{"format", "muster"}});
   }
   RETURN_IF_ERROR(AgreeOnDisk(status, world));
-  if (world.rank() == 0) status = PublishIndex(lists, files, temporary, directory);
+  if (world.rank() == 0) status = PublishIndex(lists, files, temporary, place);
   return AgreeOnDisk(status, world);
 }
 

@@ -79,10 +79,16 @@ absl::StatusOr<Manifest> WriteShard(const Disk& disk, const std::string& directo
 
 absl::Status WriteRecord(const Disk& disk, const std::string& directory, int rank,
                          const Manifest& part) {
-  const std::string text = ManifestText(part), path = directory + "/" + RecordName(rank);
+  const std::string path = directory + "/" + RecordName(rank);
   RETURN_IF_ERROR(disk.SyncDirectory(directory));  // the shard's name
-  RETURN_IF_ERROR(disk.WriteNew(path + ".part", {{text.data(), text.size()}}));
+  RETURN_IF_ERROR(WriteManifest(disk, path + ".part", part));
   return disk.Rename(path + ".part", path);
+}
+
+absl::Status WriteManifest(const Disk& disk, const std::string& path, const Manifest& manifest) {
+  const std::string text = ManifestText(manifest);
+  RETURN_IF_ERROR(kernels::Annotate(CheckManifestBytes(text.size()), "cannot write " + path));
+  return disk.WriteNew(path, {{text.data(), text.size()}});
 }
 
 absl::StatusOr<Manifest> CommitCheckpoint(const Disk& disk, const std::string& parent,
@@ -99,8 +105,7 @@ absl::StatusOr<Manifest> CommitCheckpoint(const Disk& disk, const std::string& p
   for (int rank = 0; rank < num_ranks; ++rank) {
     RETURN_IF_ERROR(disk.RemoveFile(directory + "/" + RecordName(rank)));
   }
-  const std::string text = ManifestText(whole);
-  RETURN_IF_ERROR(disk.WriteNew(directory + "/" + kManifestName, {{text.data(), text.size()}}));
+  RETURN_IF_ERROR(WriteManifest(disk, directory + "/" + kManifestName, whole));
   RETURN_IF_ERROR(fence());
   RETURN_IF_ERROR(Publish(disk, parent, temporary, CheckpointName(whole.facts.step)));
   return whole;

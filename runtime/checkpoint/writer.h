@@ -34,6 +34,9 @@ absl::StatusOr<Manifest> WriteShard(const Disk& disk, const std::string& directo
 absl::Status WriteRecord(const Disk& disk, const std::string& directory, int rank,
                          const Manifest& part);
 
+// The text of a manifest as a new file. Errors: see CheckManifestBytes; the disk's.
+absl::Status WriteManifest(const Disk& disk, const std::string& path, const Manifest& manifest);
+
 // On rank 0, once all records are there: reads and removes them, writes the manifest of the whole,
 // asks `fence`, and makes <parent>/<temporary> visible as the checkpoint of its step. Returns that
 // manifest. Errors: the disk's; the fence's; ranks that saved different things, or not all of a

@@ -29,9 +29,11 @@ struct RunDirectoryOptions {
 };
 
 struct RunDirectory {
-  std::string path;               // absolute
-  int attempt = 0;                // of this run, from 0; also its epoch
-  std::string start_from;         // of the run's first attempt, kept in <run>/origin; "": nothing
+  std::string path;  // absolute
+  int attempt = 0;   // of this run, from 0; also its epoch
+  // Of the run's first attempt, kept in <run>/origin; "": nothing. Once a state is restored from it
+  // that names one checkpoint (runtime/train/run_checkpoints.h).
+  std::string start_from;
   std::unique_ptr<RunLock> lock;  // rank 0: hold it until the job ends
 };
 

@@ -11,7 +11,6 @@
 #include <cstring>
 #include <ctime>
 #include <filesystem>
-#include <fstream>
 #include <optional>
 #include <thread>
 
@@ -33,17 +32,31 @@ constexpr absl::string_view kAttempt = ", attempt ", kOfLaunch = " of muster lau
 
 std::string EpochPath(const std::string& run_directory) { return run_directory + "/epoch"; }
 
+// What a small file holds, up to 64 bytes.
+absl::StatusOr<std::string> ReadStart(const std::string& path) {
+  char text[64];
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const ssize_t bytes = file < 0 ? -1 : read(file, text, sizeof(text));
+  const int error = errno;
+  if (file >= 0) close(file);
+  if (bytes >= 0) return std::string(text, static_cast<size_t>(bytes));
+  return absl::UnavailableError(
+      absl::StrCat("cannot read ", path, ": ", std::strerror(error),
+                   "; which attempt is the newest is not known, so this one may not save now"));
+}
+
 // nullopt: there is none.
 absl::StatusOr<std::optional<int>> ReadEpoch(const std::string& run_directory) {
   const std::string path = EpochPath(run_directory);
-  std::ifstream file(path);
-  std::error_code ignored;
-  if (!file && !fs::exists(fs::symlink_status(path, ignored))) return std::optional<int>();
-  std::string line;
+  std::error_code unseen;  // reading it will tell
+  if (fs::symlink_status(path, unseen).type() == fs::file_type::not_found) {
+    return std::optional<int>();
+  }
+  ASSIGN_OR_RETURN(const std::string text, ReadStart(path));
   int epoch = -1;
-  if (!std::getline(file, line) || !absl::SimpleAtoi(line, &epoch) || epoch < 0) {
+  if (!absl::SimpleAtoi(text, &epoch) || epoch < 0) {
     return absl::DataLossError(
-        absl::StrCat(path, ": wanted the number of the newest attempt, found '", line,
+        absl::StrCat(path, ": wanted the number of the newest attempt, found '", text,
                      "'; if no job runs there, remove the file: the next attempt makes it anew"));
   }
   return std::optional<int>(epoch);

@@ -71,8 +71,8 @@ class RunLock {
 // The number that the next attempt would get.
 absl::StatusOr<int> NextEpoch(const std::string& run_directory);
 
-// Errors: Aborted if a later attempt has begun; DataLoss if the epoch cannot be read. A run without
-// an epoch (a test's) has nothing to fence.
+// Errors: Aborted if a later attempt has begun; Unavailable if the epoch cannot be read, DataLoss
+// if it is no number. A run without an epoch (a test's) has nothing to fence.
 absl::Status CheckEpoch(const std::string& run_directory, int attempt);
 
 }  // namespace muster::runtime

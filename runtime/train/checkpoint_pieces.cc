@@ -31,8 +31,6 @@ std::vector<BoxRange> RangesOf(const Parameter& parameter, int64_t first, int64_
   return ranges;
 }
 
-TensorView Flat(const TensorView& tensor) { return tensor.Reshape({tensor.num_elements()}); }
-
 }  // namespace
 
 std::vector<SavedPiece> SavedPieces(const TrainingState& state) {

@@ -12,10 +12,11 @@
 #include "kernels/base/log.h"
 #include "kernels/device/span.h"
 #include "runtime/checkpoint/agreement.h"
-#include "runtime/checkpoint/memory_restore.h"
 #include "runtime/checkpoint/memory_store.h"
 #include "runtime/checkpoint/not_saved.h"
 #include "runtime/checkpoint/retention.h"
+#include "runtime/checkpoint/seconds_since.h"
+#include "runtime/job/atomic_file.h"
 #include "runtime/job/run_lock.h"
 #include "runtime/train/checkpoint_pieces.h"
 #include "runtime/train/roll_back.h"
@@ -25,10 +26,6 @@ namespace {
 
 // In front of each try to save the last state. Short, since an allocation may be about to end.
 constexpr int64_t kLastSavePausesNs[] = {0, 1'000'000'000, 2'000'000'000};
-
-double Since(int64_t begin_ns) {
-  return static_cast<double>(kernels::MonotonicNs() - begin_ns) * 1e-9;
-}
 
 }  // namespace
 
@@ -46,52 +43,84 @@ absl::StatusOr<std::unique_ptr<RunCheckpoints>> RunCheckpoints::Create(const Res
 }
 
 absl::StatusOr<std::optional<RestoredState>> RunCheckpoints::FindState(std::string* where) {
-  const std::vector<WantedPiece> wanted = WantedPieces(state_);
   *where = options_.run_directory;
-  absl::StatusOr<std::optional<RestoredState>> own;
-  if (site_ == nullptr) {
-    own = runtime::Restore(SourceOf(*where), wanted, world_, state_.compute());
-  } else {
-    own = NewestOfTiers(where);
-  }
-  ASSIGN_OR_RETURN(std::optional<RestoredState> found, std::move(own));
-  if (found || options_.start_from.empty()) return found;
-  *where = options_.start_from;
-  ASSIGN_OR_RETURN(found, runtime::Restore(SourceOf(*where), wanted, world_, state_.compute()));
-  if (found) return found;
-  return absl::NotFoundError("wanted a checkpoint to start from in " + *where + ", found none");
+  ASSIGN_OR_RETURN(const std::optional<RestoredState> own,
+                   site_ == nullptr ? FromDisk(SourceOf(*where)) : NewestOfTiers(where));
+  if (own || options_.start_from.empty()) return own;
+  return FromOrigin(where);
 }
 
-// Snapshots in memory and checkpoints on the disk, the newest first; of one step the one in memory.
-absl::StatusOr<std::optional<RestoredState>> RunCheckpoints::NewestOfTiers(std::string* where) {
-  const std::vector<WantedPiece> wanted = WantedPieces(state_);
-  const RestoreSource disk = SourceOf(options_.run_directory);
-  ASSIGN_OR_RETURN(const std::vector<MemoryCheckpoint> in_memory, FindInMemory(*site_));
-  ASSIGN_OR_RETURN(const std::vector<int64_t> on_disk, AgreedCheckpoints(disk.directory, world_));
-  std::optional<RestoredState> found;
-  for (const MemoryCheckpoint& snapshot : in_memory) {
-    if (!on_disk.empty() && on_disk.front() > snapshot.step) break;
-    const absl::StatusOr<RestoreSource> source = PutTogether(snapshot, *site_);
-    absl::Status status = source.status();
-    if (source.ok()) {
-      auto restored = runtime::Restore(*source, wanted, world_, state_.compute());
-      status = restored.status();
-      if (status.ok()) found = *std::move(restored);
-    }
-    if (found) {
-      *where = "the hosts' memory";
-      break;
-    }
-    if (!absl::IsDataLoss(status) && !absl::IsResourceExhausted(status)) return status;
-    if (world_.rank() == 0) {
-      kernels::Log(kernels::Severity::kError,
-                   absl::StrCat(CheckpointName(snapshot.step),
-                                " in memory is passed by: ", status.message()));
-    }
+absl::StatusOr<std::optional<RestoredState>> RunCheckpoints::FromDisk(const RestoreSource& source) {
+  return runtime::Restore(source, WantedPieces(state_), world_, state_.compute());
+}
+
+absl::StatusOr<std::optional<RestoredState>> RunCheckpoints::FromMemory(
+    const MemoryCheckpoint& snapshot) {
+  ASSIGN_OR_RETURN(const RestoreSource source, PutTogether(snapshot, *site_));
+  return FromDisk(source);
+}
+
+// Of start_from. Its run may go on: from now on <run>/origin names what was found, so that a
+// restart before the first checkpoint of this run begins from the same state.
+absl::StatusOr<std::optional<RestoredState>> RunCheckpoints::FromOrigin(std::string* where) {
+  *where = options_.start_from;
+  const RestoreSource source = SourceOf(*where);
+  absl::StatusOr<std::optional<RestoredState>> found = FromDisk(source);
+  if (absl::IsNotFound(found.status())) {
+    return kernels::Annotate(found.status(), options_.run_directory +
+                                                 " begins from a checkpoint that is gone; begin "
+                                                 "another run, from one that is there (--resume)");
   }
-  RETURN_IF_ERROR(KeepOnlyInMemory(found ? found->facts.step : -1, *site_));
-  if (found) return found;
-  return runtime::Restore(disk, wanted, world_, state_.compute());
+  RETURN_IF_ERROR(found.status());
+  if (!*found) {
+    return absl::NotFoundError("wanted a checkpoint to start from in " + *where + ", found none");
+  }
+  if (source.step >= 0) return found;
+  absl::Status pinned;
+  if (world_.rank() == 0) {
+    pinned = WriteFileAtomically(options_.run_directory + "/origin",
+                                 absl::StrCat(source.directory, "/", (*found)->name, "\n"));
+  }
+  ASSIGN_OR_RETURN(pinned, Agree(pinned, world_));
+  RETURN_IF_ERROR(pinned);
+  return found;
+}
+
+// Snapshots in memory and checkpoints on the disk as one list, the newest first; of one step the
+// one in memory. No snapshot goes before it is known that something good is left.
+absl::StatusOr<std::optional<RestoredState>> RunCheckpoints::NewestOfTiers(std::string* where) {
+  const std::string directory = SourceOf(options_.run_directory).directory;
+  ASSIGN_OR_RETURN(const std::vector<MemoryCheckpoint> in_memory, FindInMemory(*site_));
+  ASSIGN_OR_RETURN(const std::vector<int64_t> on_disk, AgreedCheckpoints(directory, world_));
+  absl::Status passed_by;
+  auto snapshot = in_memory.begin();
+  auto step = on_disk.begin();
+  while (snapshot != in_memory.end() || step != on_disk.end()) {
+    const bool memory =
+        snapshot != in_memory.end() && (step == on_disk.end() || snapshot->step >= *step);
+    const std::string name = CheckpointName(memory ? snapshot->step : *step);
+    const absl::StatusOr<std::optional<RestoredState>> found =
+        memory ? FromMemory(*snapshot++) : FromDisk({.directory = directory, .step = *step++});
+    if (found.ok()) {
+      if (memory) *where = "the hosts' memory";
+      RETURN_IF_ERROR(KeepOnlyInMemory(memory ? (*found)->facts.step : -1, *site_));
+      return found;
+    }
+    const bool no_room = memory && absl::IsResourceExhausted(found.status());
+    if (!absl::IsDataLoss(found.status()) && !no_room) return found.status();
+    std::string why(found.status().message());  // of the disk's it has the name, and is in the log
+    if (memory) {
+      why = absl::StrCat(name, " in memory is passed by: ", why);
+      if (world_.rank() == 0) kernels::Log(kernels::Severity::kError, why);
+    }
+    passed_by = absl::Status(found.status().code(), absl::StrCat(passed_by.message(), "\n  ", why));
+  }
+  if (!passed_by.ok()) {
+    return kernels::Annotate(passed_by, absl::StrCat("no good checkpoint is left in ", directory,
+                                                     " or in the hosts' memory"));
+  }
+  RETURN_IF_ERROR(KeepOnlyInMemory(-1, *site_));  // parts of snapshots
+  return std::optional<RestoredState>();
 }
 
 absl::Status RunCheckpoints::Restore() {
@@ -99,7 +128,9 @@ absl::Status RunCheckpoints::Restore() {
   absl::Status cleared;
   if (world_.rank() == 0) {
     // From here on a save of an earlier attempt can no longer become visible.
-    cleared = RemoveLeftovers(Disk(), options_.run_directory + "/checkpoints", options_.attempt);
+    const std::string& run = options_.run_directory;
+    cleared = RemoveLeftovers(Disk(), run + "/checkpoints", options_.attempt);
+    if (cleared.ok()) cleared = RemoveLeftoversOf(Disk(), run, "weights", options_.attempt);
   }
   ASSIGN_OR_RETURN(const absl::Status agreed, Agree(cleared, world_));
   RETURN_IF_ERROR(agreed);
@@ -128,12 +159,13 @@ absl::Status RunCheckpoints::Restore() {
     }
     last_on_disk_ = where == options_.run_directory ? restored_.step : 0;
     if (world_.rank() == 0) {
-      kernels::Log(kernels::Severity::kInfo,
-                   absl::StrFormat("attempt %d goes on at step %d from %s of %s, saved by attempt "
-                                   "%d on %s: %.1f MB on this rank in %.2f s",
-                                   options_.attempt, restored_.step + 1, found->name, where,
-                                   restored_.attempt, restored_.mesh,
-                                   static_cast<double>(found->bytes) * 1e-6, Since(begin_ns)));
+      kernels::Log(
+          kernels::Severity::kInfo,
+          absl::StrFormat("attempt %d goes on at step %d from %s of %s, saved by attempt "
+                          "%d on %s: %.1f MB on this rank in %.2f s",
+                          options_.attempt, restored_.step + 1, found->name, where,
+                          restored_.attempt, restored_.mesh,
+                          static_cast<double>(found->bytes) * 1e-6, SecondsSince(begin_ns)));
     }
   } else if (options_.attempt > 0 && world_.rank() == 0) {
     kernels::Log(kernels::Severity::kInfo,
@@ -186,6 +218,10 @@ absl::Status RunCheckpoints::MakeSaver() {
       .asynchronous = config.asynchronous(),
       .overlap_copy = true,
       .fence = [this] { return CheckEpoch(options_.run_directory, options_.attempt); },
+      .snapshot_taken =
+          [this](const CheckpointFacts& facts) {
+            ledger_.Checkpoint(EventOf(CheckpointAct::kSnapshot, facts.step, snapshot_bytes_));
+          },
       .ended = [this](const SaveReport& report) { SaveEnded(report); },
       .put_off =
           [this](int64_t step, const CheckpointFacts& in_flight, double seconds) {
@@ -222,12 +258,8 @@ absl::Status RunCheckpoints::AfterStep(int64_t step, int64_t skipped_steps) {
     RETURN_IF_ERROR(CheckLast(*memory_saver_));
   }
   if (!to_disk) return absl::OkStatus();
-  ASSIGN_OR_RETURN(const bool saves, saver_->MaybeSave(FactsOf(step, skipped_steps)));
-  RETURN_IF_ERROR(CheckLast(*saver_));
-  if (saves) {
-    ledger_.Checkpoint(EventOf(CheckpointAct::kSnapshot, step, snapshot_bytes_));
-  }
-  return absl::OkStatus();
+  RETURN_IF_ERROR(saver_->MaybeSave(FactsOf(step, skipped_steps)).status());
+  return CheckLast(*saver_);
 }
 
 void RunCheckpoints::Mark(int64_t step) {
@@ -309,7 +341,6 @@ absl::Status RunCheckpoints::AtEnd(int64_t step, int64_t skipped_steps, bool sto
 
 absl::Status RunCheckpoints::SaveLast(int64_t step, int64_t skipped_steps) {
   RETURN_IF_ERROR(saver_->Save(FactsOf(step, skipped_steps)));
-  ledger_.Checkpoint(EventOf(CheckpointAct::kSnapshot, step, snapshot_bytes_));
   RETURN_IF_ERROR(saver_->Finish());
   return CheckLast(*saver_);
 }

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "parallel/comm/rendezvous.h"
 #include "runtime/checkpoint/checkpointer.h"
+#include "runtime/checkpoint/memory_restore.h"
 #include "runtime/checkpoint/memory_site.h"
 #include "runtime/checkpoint/restore.h"
 #include "runtime/goodput/ledger.h"
@@ -76,6 +77,9 @@ class RunCheckpoints {
   absl::Status Restore();
   absl::StatusOr<std::optional<RestoredState>> FindState(std::string* where);
   absl::StatusOr<std::optional<RestoredState>> NewestOfTiers(std::string* where);
+  absl::StatusOr<std::optional<RestoredState>> FromDisk(const RestoreSource& source);
+  absl::StatusOr<std::optional<RestoredState>> FromMemory(const MemoryCheckpoint& snapshot);
+  absl::StatusOr<std::optional<RestoredState>> FromOrigin(std::string* where);
   absl::Status MakeSaver();
   absl::Status MakeMemorySaver();
   CheckpointFacts FactsOf(int64_t step, int64_t skipped_steps) const;

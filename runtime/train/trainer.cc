@@ -17,6 +17,7 @@
 #include "runtime/goodput/ledger_record.h"
 #include "runtime/goodput/rank_progress.h"
 #include "runtime/job/exit_code.h"
+#include "runtime/job/run_lock.h"
 #include "runtime/train/agreed_peak.h"
 #include "runtime/train/clock_exchange.h"
 #include "runtime/train/lr_schedule.h"
@@ -134,8 +135,11 @@ absl::Status Trainer::End() {
   state_->gather->Finish(state_->compute());
   RETURN_IF_ERROR(guard_->BeforeSave(result_.steps));
   RETURN_IF_ERROR(Note(kernels::Annotate(
-      SaveWeights(options_.run_directory + "/weights", *state_->parameters, state_->Buffers(),
-                  world_, state_->compute(), state_->hooks.get()),
+      SaveWeights(
+          {.directory = options_.run_directory + "/weights",
+           .attempt = options_.attempt,
+           .fence = [this] { return CheckEpoch(options_.run_directory, options_.attempt); }},
+          *state_->parameters, state_->Buffers(), world_, state_->compute(), state_->hooks.get()),
       "the final weights are not saved")));
   if (!not_saved_) RETURN_IF_ERROR(checkpoints_->Done());  // else what is in memory may be needed
   ledger_->Enter(stop_agreed_ ? State::kDrain : State::kTeardown);

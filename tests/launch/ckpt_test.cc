@@ -7,8 +7,10 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <utility>
 
 #include "kernels/base/error.h"
 #include "launch/command_line.h"
@@ -88,9 +90,54 @@ TEST_F(CkptCommand, VerifyNamesTheDamagedFileAndTensor) {
   EXPECT_NE(err_.str().find("no checkpoint of step 11"), std::string::npos) << err_.str();
 }
 
-TEST_F(CkptCommand, ARunWithoutCheckpointsIsAnError) {
-  EXPECT_EQ(Ckpt({"list", run_ + "/nowhere"}), kExitFailure);
-  EXPECT_NE(err_.str().find("found none"), std::string::npos) << err_.str();
+TEST_F(CkptCommand, ARunWithoutCheckpointsIsAnErrorThatSaysWhatIsMissing) {
+  std::filesystem::create_directories(run_ + "/new/checkpoints");
+  const std::pair<std::string, std::string> kCases[] = {
+      {run_ + "/nowhere", "nowhere does not exist"},
+      {run_ + "/checkpoints/step-10/..", "is no run directory"},
+      {run_ + "/new", "new has no checkpoint yet (if its checkpoint.every_steps is 0"},
+      {run_ + "/checkpoints/step-7", "has no checkpoint of step 7, but step-20, step-10"}};
+  for (const auto& [run, wanted] : kCases) {
+    for (const std::string command : {"list", "verify"}) {
+      EXPECT_EQ(Ckpt({command, run}), kExitFailure);
+      EXPECT_NE(err_.str().find(wanted), std::string::npos) << err_.str();
+    }
+  }
+  EXPECT_EQ(Ckpt({"verify", run_, "--step", "-1"}), kExitUsage);
+}
+
+TEST_F(CkptCommand, OneCheckpointMayStandForTheRun) {
+  ASSERT_EQ(Ckpt({"verify", run_ + "/checkpoints/step-10/"}), kExitDone) << err_.str();
+  EXPECT_NE(out_.str().find("step-10"), std::string::npos) << out_.str();
+  EXPECT_EQ(out_.str().find("step-20"), std::string::npos) << out_.str();
+}
+
+// A buffer whose owner hears of the first line.
+class FirstLine : public std::stringbuf {
+ public:
+  explicit FirstLine(std::function<void()> heard) : heard_(std::move(heard)) {}
+
+ protected:
+  std::streamsize xsputn(const char* text, std::streamsize size) override {
+    if (auto heard = std::exchange(heard_, nullptr)) heard();
+    return std::stringbuf::xsputn(text, size);
+  }
+
+ private:
+  std::function<void()> heard_;
+};
+
+// After step-20 is told good the run removes step-10.
+TEST_F(CkptCommand, WhatALiveRunRemovesMeanwhileIsNotDamaged) {
+  FirstLine buffer([&] { std::filesystem::remove_all(run_ + "/checkpoints/step-10"); });
+  std::ostream out(&buffer);
+  std::vector<std::unique_ptr<Command>> commands;
+  commands.push_back(MakeCkpt());
+  EXPECT_EQ(RunCommandLine({"ckpt", "verify", run_}, std::move(commands), {out, err_}), kExitDone);
+  EXPECT_EQ(err_.str(), "");
+  EXPECT_NE(buffer.str().find("step-10        removed (or replaced) meanwhile by the run"),
+            std::string::npos)
+      << buffer.str();
 }
 
 }  // namespace

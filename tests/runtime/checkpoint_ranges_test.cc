@@ -55,6 +55,11 @@ TEST(CheckpointRanges, SlicesOfRowsAreOneRun) {
   EXPECT_EQ(runs[0].count, 17);
 }
 
+TEST(CheckpointRanges, OfNothingThereAreNoRunsHoweverLargeTheOtherDims) {
+  const int64_t large = int64_t{1} << 56;
+  EXPECT_TRUE(RunsOf(LogicalRange::Whole({0, large, large})).empty());
+}
+
 TEST(CheckpointRanges, OutsideIsAProblem) {
   EXPECT_EQ(LogicalRange::Whole({3, 4}).Problem(), "");
   EXPECT_EQ(LogicalRange::Whole({}).Problem(), "");

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <chrono>
 #include <filesystem>
+#include <mutex>
 #include <set>
 #include <thread>
 
@@ -33,6 +34,31 @@ int64_t LoadedStep(ToyRun& run) {
   const int64_t step = (*state)->facts.step;
   if (!run.Is(step)) return -2;
   return step;
+}
+
+// A commit without a snapshot before it would tell nobody how long it took.
+TEST(Checkpoint, ItsSnapshotIsToldOfBeforeItsCommit) {
+  for (const bool asynchronous : {false, true}) {
+    const ScratchDirectory scratch;
+    std::mutex mutex;
+    std::vector<std::string> told;
+    const auto tell = [&](const std::string& what) {
+      const std::lock_guard lock(mutex);
+      told.push_back(what);
+    };
+    ToyRun run(
+        scratch.path(),
+        {.every_steps = 1,
+         .asynchronous = asynchronous,
+         .snapshot_taken =
+             [&](const CheckpointFacts& facts) { tell("taken " + std::to_string(facts.step)); },
+         .ended =
+             [&](const SaveReport& save) { tell("ended " + std::to_string(save.facts.step)); }});
+    run.Save(1);
+    run.Save(2);
+    ASSERT_TRUE(run.checkpointer->Finish().ok());
+    EXPECT_EQ(told, (std::vector<std::string>{"taken 1", "ended 1", "taken 2", "ended 2"}));
+  }
 }
 
 TEST(Checkpoint, WhatWasSavedComesBack) {
@@ -196,6 +222,82 @@ TEST(Checkpoint, RefusesToRemoveWhatItDidNotWrite) {
   fs::create_symlink(scratch.File("step-1"), scratch.File("step-3/link"));
   EXPECT_TRUE(absl::IsFailedPrecondition(disk.RemoveDirectory(scratch.File("step-3"))));
   EXPECT_TRUE(fs::exists(scratch.File("step-1/inner")));
+}
+
+TEST(Checkpoint, WhatIsGoneAlreadyIsRemoved) {
+  const ScratchDirectory scratch;
+  for (const std::string gone : {"unlink", "rmdir"}) {
+    fs::create_directories(scratch.File("old"));
+    scratch.Write("old/file", "bytes");
+    const Disk disk([&](const std::string& call, const std::string& path) {
+      if (call == gone) fs::remove_all(path);  // another one was faster
+      return absl::OkStatus();
+    });
+    EXPECT_TRUE(disk.RemoveDirectory(scratch.File("old")).ok()) << gone;
+    EXPECT_EQ(scratch.NumEntries(), 0);
+  }
+}
+
+TEST(Checkpoint, ALeftoverThatCannotBeRemovedStopsNeitherSavesNorTheNextAttempt) {
+  const ScratchDirectory scratch;
+  ToyRun run(scratch.path(), {.keep = 1, .asynchronous = false});
+  const std::string removed = run.checkpoints() + "/step-1.removed";
+  run.Save(1);
+  fs::create_directories(run.Path(1) + "/notes");
+  fs::create_directories(run.checkpoints() + "/step-9.attempt-0.removed/notes");
+  testing::internal::CaptureStderr();
+  for (const int64_t step : {2, 3, 1, 4}) {  // 1 again: its name is taken
+    run.Save(step);
+    ASSERT_TRUE(run.checkpointer->last().status.ok()) << run.checkpointer->last().status;
+  }
+  fs::create_directories(run.checkpoints() + "/step-9.attempt-0.partial");
+  EXPECT_TRUE(RemoveLeftovers(Disk(), run.checkpoints(), 1).ok());
+  const std::string log = testing::internal::GetCapturedStderr();
+  EXPECT_NE(log.find("nothing reads " + removed + " any more: remove it by hand"),
+            std::string::npos)
+      << log;
+  EXPECT_FALSE(fs::exists(run.checkpoints() + "/step-9.attempt-0.partial"));
+  EXPECT_TRUE(fs::exists(removed + "/notes"));
+  EXPECT_EQ(*ListCheckpoints(run.checkpoints()), std::vector<int64_t>{4});
+  EXPECT_EQ(LoadedStep(run), 4);
+  fs::remove(removed + "/notes");
+  EXPECT_TRUE(RemoveLeftovers(Disk(), run.checkpoints(), 1).ok());
+  EXPECT_FALSE(fs::exists(removed));
+}
+
+TEST(Checkpoint, ASaveIsCommittedThoughTheOneItReplacesCannotBeRemoved) {
+  for (const bool exchanges : {true, false}) {
+    const ScratchDirectory scratch;
+    ToyRun run(scratch.path(), {.asynchronous = false,
+                                .hook = [&](const std::string& call, const std::string& path) {
+                                  return call == "exchange" && !exchanges
+                                             ? absl::UnimplementedError(path)
+                                             : absl::OkStatus();
+                                }});
+    run.Save(4);
+    WriteWhole(run.ShardPath(4), "damage");
+    fs::create_directories(run.Path(4) + "/notes");
+    run.Save(4);
+    EXPECT_TRUE(run.checkpointer->last().status.ok()) << run.checkpointer->last().status;
+    EXPECT_EQ(LoadedStep(run), 4);
+    run.Save(5);
+    EXPECT_TRUE(run.checkpointer->last().status.ok()) << run.checkpointer->last().status;
+    EXPECT_EQ(*ListCheckpoints(run.checkpoints()), (std::vector<int64_t>{5, 4}));
+  }
+}
+
+TEST(Checkpoint, WhatCannotBeLookedAtIsNotTakenForARunWithoutCheckpoints) {
+  const ScratchDirectory scratch;
+  EXPECT_TRUE(ListCheckpoints(scratch.File("new/checkpoints"))->empty());
+  fs::create_symlink(scratch.File("loop"), scratch.File("loop"));
+  fs::create_directory(scratch.File("run"));
+  fs::create_symlink(scratch.File("nowhere"), scratch.File("run/checkpoints"));
+  for (const std::string& directory : {scratch.File("run"), scratch.File("loop")}) {
+    ToyRun run(directory);
+    EXPECT_TRUE(absl::IsUnavailable(ListCheckpoints(run.checkpoints()).status())) << directory;
+    EXPECT_TRUE(absl::IsUnavailable(RemoveLeftovers(Disk(), run.checkpoints(), 0))) << directory;
+    EXPECT_TRUE(absl::IsUnavailable(run.Load().status())) << directory;
+  }
 }
 
 // Saves steps 1 and 2; damages step 2 in one way after another.
@@ -449,6 +551,8 @@ TEST(Checkpoint, NothingBecomesVisibleBeforeItIsDurable) {
   EXPECT_LT(last("fsync manifest.json"), last("fsync step-5.attempt-0.partial"));
   EXPECT_LT(last("fsync step-5.attempt-0.partial"), last("rename step-5"));
   EXPECT_LT(last("rename step-5"), last("fsync checkpoints"));
+  EXPECT_LT(last("fsync " + fs::path(scratch.path()).filename().string()),  // it has a new entry
+            last("rename step-5"));
 }
 
 }  // namespace

@@ -106,5 +106,12 @@ TEST(Manifest, DeepOrEndlessPartsAreRefused) {
   }
 }
 
+TEST(Manifest, OneThatReadersWouldRefuseIsNotWritten) {
+  EXPECT_TRUE(CheckManifestBytes(kMaxManifestBytes).ok());
+  const absl::Status refused = CheckManifestBytes(kMaxManifestBytes + 1);
+  EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+  EXPECT_NE(refused.message().find("zero.level"), std::string::npos) << refused;
+}
+
 }  // namespace
 }  // namespace muster::runtime

@@ -219,6 +219,18 @@ TEST(RunLock, AttemptsCountOnWhereLedgersAreEvenWithoutAnEpoch) {
   EXPECT_TRUE(absl::IsDataLoss((*RunLock::Take(scratch.path()))->BeginAttempt().status()));
 }
 
+TEST(RunLock, AnEpochThatCannotBeReadDoesNotOpenTheFence) {
+  const ScratchDirectory scratch;
+  fs::create_symlink(scratch.File("loop"), scratch.File("loop"));
+  fs::create_symlink(scratch.File("nowhere"), scratch.File("epoch"));
+  for (const std::string& run : {scratch.File("loop"), scratch.path()}) {
+    const absl::Status fenced = CheckEpoch(run, 8);
+    EXPECT_TRUE(absl::IsUnavailable(fenced)) << fenced;
+    ExpectNamed(fenced, {run + "/epoch"});
+    EXPECT_TRUE(absl::IsUnavailable(NextEpoch(run).status()));
+  }
+}
+
 TEST(RunDirectory, ARunGoesOnWithTheSameConfigAndItsAttemptsAreCounted) {
   const ScratchDirectory scratch;
   const std::string run = scratch.File("a/b/run");
