@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cerrno>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
@@ -50,9 +51,13 @@ absl::Status NoneIn(const std::string& run) {
       "stopped by a signal)");
 }
 
-// Of `run`, only `step` if it is not -1. Errors: there is none.
+// Of `run`, only `step` if it is not -1. Errors: there is none; `run` is one of another step.
 absl::StatusOr<Found> Find(const std::string& run, int64_t step) {
   const runtime::RestoreSource source = runtime::SourceOf(run);
+  if (source.step >= 0 && step >= 0 && step != source.step) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s is one checkpoint; --step %d wants a run directory", run, step));
+  }
   if (source.step >= 0) step = source.step;
   ASSIGN_OR_RETURN(std::vector<int64_t> steps, runtime::ListCheckpoints(source.directory));
   if (steps.empty() && source.step < 0) return NoneIn(run);
@@ -68,19 +73,27 @@ absl::StatusOr<Found> Find(const std::string& run, int64_t step) {
 // A checkpoint of a run that may be alive: which directory it is.
 class Watched {
  public:
-  explicit Watched(std::string path) : path_(std::move(path)), there_(Look(&before_)) {}
+  explicit Watched(std::string path) : path_(std::move(path)), error_(Look(&before_)) {}
   const std::string& path() const { return path_; }
   // Whether the run has removed or replaced it since.
   bool IsGone() const {
     struct stat now {};
-    return !there_ || !Look(&now) || now.st_ino != before_.st_ino || now.st_dev != before_.st_dev;
+    const int error = Look(&now);
+    if (error_ == 0 && error == 0) {
+      return now.st_ino != before_.st_ino || now.st_dev != before_.st_dev;
+    }
+    for (const int gone : {ENOENT, ENOTDIR, ESTALE}) {
+      if (error_ == gone || error == gone) return true;
+    }
+    return false;
   }
 
  private:
-  bool Look(struct stat* facts) const { return lstat(path_.c_str(), facts) == 0; }
+  // Returns errno; 0: it is there.
+  int Look(struct stat* facts) const { return lstat(path_.c_str(), facts) == 0 ? 0 : errno; }
   const std::string path_;
   struct stat before_ {};
-  const bool there_;
+  const int error_;
 };
 
 constexpr char kGone[] = "removed (or replaced) meanwhile by the run";

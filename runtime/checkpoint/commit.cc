@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <memory>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/base/error.h"
 #include "kernels/base/log.h"
 #include "runtime/job/file_error.h"
@@ -52,7 +53,10 @@ absl::Status Replace(const Disk& disk, const std::string& parent, const std::str
     return renamed;
   }
   RETURN_IF_ERROR(disk.SyncDirectory(parent));
-  RemoveOrWarn(disk, old);
+  const absl::Status retired = Retire(disk, parent, old, to);
+  if (!retired.ok()) {  // BringBack tries again
+    kernels::Log(kernels::Severity::kWarning, std::string(retired.message()));
+  }
   return absl::OkStatus();
 }
 
@@ -216,6 +220,16 @@ void RemoveOrWarn(const Disk& disk, const std::string& path) {
                                                 path + " any more: remove it by hand");
 }
 
+absl::Status Retire(const Disk& disk, const std::string& parent, const std::string& path,
+                    const std::string& base) {
+  std::string removed = base + kRemoved;
+  for (int i = 2; Exists(removed); ++i) removed = absl::StrCat(base, kRemoved, "-", i);
+  RETURN_IF_ERROR(disk.Rename(path, removed));
+  RETURN_IF_ERROR(disk.SyncDirectory(parent));
+  RemoveOrWarn(disk, removed);
+  return absl::OkStatus();
+}
+
 absl::Status Publish(const Disk& disk, const std::string& parent, const std::string& temporary,
                      const std::string& final) {
   const std::string to = parent + "/" + final, from = parent + "/" + temporary;
@@ -236,10 +250,7 @@ absl::Status Publish(const Disk& disk, const std::string& parent, const std::str
 absl::Status BringBack(const Disk& disk, const std::string& parent, const std::string& final) {
   const std::string name = parent + "/" + final, replaced = name + kReplaced;
   if (!Exists(replaced)) return absl::OkStatus();
-  if (Exists(name)) {
-    RemoveOrWarn(disk, replaced);
-    return absl::OkStatus();
-  }
+  if (Exists(name)) return Retire(disk, parent, replaced, name);
   RETURN_IF_ERROR(disk.Rename(replaced, name));
   return disk.SyncDirectory(parent);
 }

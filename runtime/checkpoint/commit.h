@@ -61,21 +61,26 @@ class Disk {
 // Whether something has this name; a symlink counts, wherever it leads.
 bool Exists(const std::string& path);
 
+constexpr char kRemoved[] = ".removed";
 // Removes a directory that nobody reads any more. If that fails it is logged, for a person to do.
 void RemoveOrWarn(const Disk& disk, const std::string& path);
+// Takes `path`, in `parent`, out of use: it becomes <base>.removed, or .removed-<i> if what could
+// not be removed before has that name, and then goes (RemoveOrWarn). Errors: it cannot be renamed.
+absl::Status Retire(const Disk& disk, const std::string& parent, const std::string& path,
+                    const std::string& base);
 
 // Makes `temporary` (whose files are written and synced) visible as `final`, both in `parent`. If
 // `final` exists it is replaced in one step and then removed: there is never a moment without one.
 // File systems that cannot exchange names (NFS) have such a moment: there it is first renamed to
 // <final>.replaced, which is whole, and is `final` again by a rename back (BringBack) should this
 // process die then. An error means that `final` is what it was, or that the disk did not confirm
-// the new one; if only the old one's files cannot be removed, that is logged (RemoveOrWarn).
+// the new one; if only the old one cannot be removed, that is logged.
 absl::Status Publish(const Disk& disk, const std::string& parent, const std::string& temporary,
                      const std::string& final);
 
 constexpr char kReplaced[] = ".replaced";
 // After a Publish of `final` that did not get to its end: `final` is what it was before if it had
-// gone, and what it replaced is removed (RemoveOrWarn) if it had not.
+// gone, and what it replaced is retired if it had not.
 absl::Status BringBack(const Disk& disk, const std::string& parent, const std::string& final);
 
 }  // namespace muster::runtime

@@ -286,7 +286,8 @@ absl::Status KeepOnlyInMemory(int64_t step, MemorySite& site) {
     mine = steps.status();
     for (size_t i = 0; mine.ok() && i < steps->size(); ++i) {
       if ((*steps)[i] == step) continue;
-      mine = site.disk().RemoveDirectory(site.directory() + "/" + CheckpointName((*steps)[i]));
+      const std::string path = site.directory() + "/" + CheckpointName((*steps)[i]);
+      mine = Retire(site.disk(), site.directory(), path, path);
     }
   }
   ASSIGN_OR_RETURN(const absl::Status agreed, Agree(mine, site.world()));

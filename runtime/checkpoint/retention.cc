@@ -17,7 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr char kSetAside[] = ".set_aside.attempt-", kRemoved[] = ".removed";
+constexpr char kSetAside[] = ".set_aside.attempt-";
 
 // Names of the directories (no symlinks) in `directory`; none if nothing has its name.
 absl::StatusOr<std::vector<std::string>> DirectoriesIn(const std::string& directory) {
@@ -39,7 +39,7 @@ absl::StatusOr<std::vector<std::string>> DirectoriesIn(const std::string& direct
 }
 
 struct Leftover {
-  std::string of;    // "step-<n>"
+  std::string of;    // "step-<n>", "weights"
   int attempt = -1;  // of the save; -1: not known
   bool removed = false;
 };
@@ -67,16 +67,6 @@ std::optional<Leftover> ParseLeftover(std::string name) {
   return leftover;
 }
 
-// `path` under a name that says it is on its way out, and that nothing else has: what could not be
-// removed before keeps its own. Returns the name.
-absl::StatusOr<std::string> RenameToRemoved(const Disk& disk, const std::string& path,
-                                            const std::string& base) {
-  std::string removed = base + kRemoved;
-  for (int i = 2; Exists(removed); ++i) removed = absl::StrCat(base, kRemoved, "-", i);
-  RETURN_IF_ERROR(disk.Rename(path, removed));
-  return removed;
-}
-
 absl::Status RemoveLeftoversIf(const Disk& disk, const std::string& directory, int attempt,
                                const std::function<bool(const std::string& of)>& is_ours) {
   ASSIGN_OR_RETURN(const std::vector<std::string> names, DirectoriesIn(directory));
@@ -87,15 +77,13 @@ absl::Status RemoveLeftoversIf(const Disk& disk, const std::string& directory, i
     }
     const std::optional<Leftover> leftover = ParseLeftover(name);
     if (!leftover || !is_ours(leftover->of) || leftover->attempt > attempt) continue;
-    std::string path = directory + "/" + name;
-    if (!leftover->removed) {
-      const absl::StatusOr<std::string> removed =
-          RenameToRemoved(disk, path, path.substr(0, path.rfind('.')));
-      if (absl::IsNotFound(removed.status())) continue;  // it was published meanwhile
-      RETURN_IF_ERROR(removed.status());
-      path = *removed;
+    const std::string path = directory + "/" + name;
+    if (leftover->removed) {
+      RemoveOrWarn(disk, path);
+      continue;
     }
-    RemoveOrWarn(disk, path);
+    const absl::Status retired = Retire(disk, directory, path, path.substr(0, path.rfind('.')));
+    if (!absl::IsNotFound(retired)) RETURN_IF_ERROR(retired);  // else it was published meanwhile
   }
   return absl::OkStatus();
 }
@@ -120,9 +108,7 @@ absl::Status RemoveOldCheckpoints(const Disk& disk, const std::string& directory
   for (const int64_t step : steps) {
     if (step > newest || ++kept <= keep) continue;
     const std::string path = directory + "/" + CheckpointName(step);
-    ASSIGN_OR_RETURN(const std::string removed, RenameToRemoved(disk, path, path));
-    RETURN_IF_ERROR(disk.SyncDirectory(directory));
-    RemoveOrWarn(disk, removed);
+    RETURN_IF_ERROR(Retire(disk, directory, path, path));
   }
   return absl::OkStatus();
 }

@@ -19,9 +19,8 @@ static_assert(std::endian::native == std::endian::little, "records are copied as
 static_assert(sizeof(double) == 8);
 
 constexpr size_t kChecksumOffset = 4;
-// So that the step after it is a number too.
 constexpr int64_t kMaxTokens = int64_t{1} << 36;  // of a batch: a sum over steps cannot wrap
-constexpr int64_t kMaxStep = int64_t{1} << 62;
+constexpr int64_t kMaxStep = int64_t{1} << 62;    // so that the step after it is a number, too
 
 // Of the whole record, with the checksum's own field as zero.
 uint32_t Checksum(std::string_view record) {

@@ -283,6 +283,12 @@ TEST(Checkpoint, ASaveIsCommittedThoughTheOneItReplacesCannotBeRemoved) {
     run.Save(5);
     EXPECT_TRUE(run.checkpointer->last().status.ok()) << run.checkpointer->last().status;
     EXPECT_EQ(*ListCheckpoints(run.checkpoints()), (std::vector<int64_t>{5, 4}));
+    fs::create_directories(run.Path(4) + "/notes");
+    run.Save(4);
+    EXPECT_TRUE(run.checkpointer->last().status.ok()) << run.checkpointer->last().status;
+    fs::remove_all(run.Path(4));
+    EXPECT_TRUE(RemoveLeftovers(Disk(), run.checkpoints(), 0).ok());
+    EXPECT_EQ(*ListCheckpoints(run.checkpoints()), std::vector<int64_t>{5}) << "no old one is back";
   }
 }
 
