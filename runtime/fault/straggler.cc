@@ -194,15 +194,15 @@ void StragglerFinder::Judge(int rank, const std::vector<int>& peers) {
   Rank& r = ranks_[static_cast<size_t>(rank)];
   const double least = std::max(options_.least_threshold, kTimesPastPeak * past_peak_);
   if (r.told || !r.noise.known() || r.sum <= least) return;
-  const auto may_be = [&](double noise) {
+  const auto may_be_noise = [&](double noise) {
     return r.sum <= options_.false_alarm_log * noise * noise / (2 * options_.reference);
   };
-  if (may_be(r.noise.Deviation(r.num_steps))) return;
+  if (may_be_noise(r.noise.Deviation(r.num_steps))) return;
   std::vector<double> of_peers;
   for (const int peer : peers) {
     of_peers.push_back(ranks_[static_cast<size_t>(peer)].noise.Deviation(r.num_steps));
   }
-  if (may_be(Median(std::move(of_peers)))) return;
+  if (may_be_noise(Median(std::move(of_peers)))) return;
   r.told = true;
   past_peak_ = std::max(past_peak_, r.sum);
   found_.push_back({rank, std::expm1(r.excess_sum / r.num_steps)});
